@@ -1,0 +1,151 @@
+//! From configuration to adapters.
+
+use anyhow::Context;
+use broker::{Broker, RabbitBroker};
+use config::{Config, DatabaseUrl, Secret};
+use identity::Tokens;
+use python::{Bundle, ForkServer, ForkServerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Cipher, Store};
+
+/// Name of the bundle of example DAGs.
+pub const EXAMPLES_BUNDLE: &str = "updraft-examples";
+/// How long a component waits at its start for a database that is not there (yet).
+const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens the configured store and checks its schema. A database that cannot be reached is waited for.
+///
+/// # Errors
+/// When it stays away, refuses us, or has another schema.
+pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let deadline = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    let mut told = false;
+    let store = loop {
+        match connect(config).await {
+            Ok(store) => break store,
+            Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
+                if !told {
+                    tracing::warn!("{error}; trying again for {} s", DATABASE_PATIENCE.as_secs());
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error).context("check [database] sql_alchemy_conn"),
+        }
+    };
+    store.check_schema().await?;
+    Ok(store)
+}
+
+async fn connect(config: &Config) -> Result<Store, store::StoreError> {
+    match &config.database.url {
+        DatabaseUrl::Sqlite(path) => Store::open_sqlite(path).await,
+        DatabaseUrl::MariaDb(url) => Store::open_mariadb(url.expose(), config.database.pool_size).await,
+    }
+}
+
+/// The configured broker. It is connected to when it is first needed, so one that is down is no error here.
+///
+/// # Errors
+/// When its URL is not one of RabbitMQ.
+pub fn open_broker(config: &Config, component: &str) -> anyhow::Result<Arc<dyn Broker>> {
+    let name = format!("updraft-{component}@{}", crate::hostname());
+    Ok(Arc::new(RabbitBroker::new(config.celery.broker_url.expose(), &name)?))
+}
+
+/// The cipher for variables and connections.
+///
+/// # Errors
+/// When a key is not a Fernet key.
+pub fn open_cipher(config: &Config) -> anyhow::Result<Cipher> {
+    Ok(Cipher::new(config.core.fernet_keys.expose())?)
+}
+
+/// Signs and checks tokens with the configured secret.
+///
+/// # Errors
+/// When none is configured, or one that is known to everyone.
+pub fn tokens(config: &Config) -> anyhow::Result<Tokens> {
+    let secret = &config.api_auth.jwt_secret;
+    anyhow::ensure!(
+        !secret.is_empty(),
+        "[api_auth] jwt_secret is not set; API servers and workers need the same secret, for example from `openssl rand -base64 48`"
+    );
+    anyhow::ensure!(
+        secret.expose().len() >= 16,
+        "[api_auth] jwt_secret is shorter than 16 characters; make one with `openssl rand -base64 48`"
+    );
+    Ok(Tokens::new(secret, &config.api_auth.jwt_audience))
+}
+
+/// A secret kept in a file of `home` that only its owner can read; made at first use. For an installation on one machine.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn shared_secret(home: &Path) -> anyhow::Result<Secret> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = home.join("jwt_secret.generated");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && text.trim().len() >= 32
+    {
+        return Ok(Secret::new(text.trim()));
+    }
+    let text = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes())?;
+    Ok(Secret::new(text))
+}
+
+/// The fork server for that interpreter, with the configured DAG folder and, if given, the folder of examples. `env` goes
+/// to it and all its children.
+pub fn fork_server(
+    config: &Config,
+    python: PathBuf,
+    examples: Option<PathBuf>,
+    env: &[(String, String)],
+) -> ForkServer {
+    let mut bundles = vec![Bundle { name: "dags-folder".to_owned(), path: config.core.dags_folder.clone() }];
+    bundles.extend(examples.map(|path| Bundle { name: EXAMPLES_BUNDLE.to_owned(), path }));
+    let hidden = std::env::vars().map(|(name, _)| name).filter(|name| is_secret_variable(name)).collect();
+    let timeout = config.core.dagbag_import_timeout.as_secs_f64().to_string();
+    let own = [
+        ("AIRFLOW__CORE__DAGS_FOLDER".to_owned(), config.core.dags_folder.to_string_lossy().into_owned()),
+        ("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT".to_owned(), timeout),
+        ("AIRFLOW__LOGGING__LOGGING_LEVEL".to_owned(), config.logging.level.clone()),
+    ];
+    ForkServer::new(ForkServerConfig {
+        python,
+        home: config.home.clone(),
+        bundles,
+        env: own.into_iter().chain(env.iter().cloned()).collect(),
+        hidden_env: hidden,
+    })
+}
+
+/// Environment variables that tasks and parsers must not see.
+pub fn is_secret_variable(name: &str) -> bool {
+    const SECTIONS: [&str; 4] = ["AIRFLOW__DATABASE__", "AIRFLOW__CELERY__", "AIRFLOW__API_AUTH__", "AIRFLOW__UPDRAFT__"];
+    SECTIONS.iter().any(|section| name.starts_with(section)) || name.starts_with("AIRFLOW__CORE__FERNET_KEY")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_components_are_hidden_from_user_code() {
+        for hidden in ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY_CMD"] {
+            assert!(is_secret_variable(hidden), "{hidden}");
+        }
+        assert!(!is_secret_variable("AIRFLOW_VAR_GREETING"));
+    }
+}

@@ -1,0 +1,21 @@
+//! Configuration as Airflow users know it: `$AIRFLOW_HOME/airflow.cfg`, `AIRFLOW__SECTION__KEY`, and
+//! `AIRFLOW__SECTION__KEY_CMD`, with Airflow's option names and defaults. Options that only Updraft has live
+//! in section `[updraft]`.
+//!
+//! This crate is the only place that reads the environment. What it hands out is checked and typed
+//! ([`Config`]), so that a bad value is told once, at start, with the option's name.
+
+mod error;
+mod ini;
+mod options;
+mod raw;
+mod secret;
+mod typed;
+
+pub use error::ConfigError;
+pub use options::{OPTIONS, OptionSpec};
+pub use raw::{RawConfig, Source};
+pub use secret::Secret;
+pub use typed::{
+    Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, Logging, Scheduler, SimpleUser, Updraft,
+};

@@ -1,0 +1,89 @@
+//! Every option that Updraft reads, with its default. Names and defaults outside `[updraft]` are Airflow
+//! 3.3.2's (`airflow/config_templates/config.yml` and the Celery provider's), except where noted.
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// Section, lower case.
+    pub section: &'static str,
+    /// Name, lower case.
+    pub key: &'static str,
+    /// Default; `{AIRFLOW_HOME}` stands for that folder.
+    pub default: &'static str,
+    /// Whether the value is a secret.
+    pub sensitive: bool,
+    /// What it does.
+    pub description: &'static str,
+}
+
+const fn option(section: &'static str, key: &'static str, default: &'static str, description: &'static str) -> OptionSpec {
+    OptionSpec { section, key, default, sensitive: false, description }
+}
+
+const fn secret(section: &'static str, key: &'static str, default: &'static str, description: &'static str) -> OptionSpec {
+    OptionSpec { section, key, default, sensitive: true, description }
+}
+
+/// All options, by section in Airflow's order, `[updraft]` last.
+pub const OPTIONS: &[OptionSpec] = &[
+    option("core", "dags_folder", "{AIRFLOW_HOME}/dags", "Folder with the DAG files."),
+    option("core", "load_examples", "True", "Whether the example DAGs are loaded beside the DAG folder."),
+    option("core", "parallelism", "32", "Task instances that one scheduler keeps queued or running at the same time."),
+    option("core", "default_timezone", "utc", "Time zone of naive dates: utc or an IANA name."),
+    option("core", "max_active_tasks_per_dag", "16", "Running task instances of one DagRun, where the DAG does not say."),
+    option("core", "max_active_runs_per_dag", "16", "Running DagRuns of one DAG, where the DAG does not say."),
+    option("core", "dags_are_paused_at_creation", "True", "Whether a new DAG starts paused."),
+    option("core", "dagbag_import_timeout", "30.0", "Seconds that importing one DAG file may take."),
+    option("core", "default_pool_task_slot_count", "128", "Slots of default_pool when it is created."),
+    option("core", "killed_task_cleanup_time", "60", "Seconds between SIGTERM and SIGKILL for a task that is being stopped."),
+    option("core", "hide_sensitive_var_conn_fields", "True", "Whether values with sensitive names are shown as ***."),
+    option("core", "sensitive_var_conn_names", "", "More words, separated by commas, that make a name sensitive."),
+    option("core", "simple_auth_manager_users", "admin:admin", "Users as name:role, separated by commas; roles are viewer, user, op, admin."),
+    option("core", "simple_auth_manager_all_admins", "False", "Whether everyone is an admin without logging in."),
+    option("core", "simple_auth_manager_passwords_file", "", "File with the users' passwords; by default simple_auth_manager_passwords.json.generated in AIRFLOW_HOME."),
+    secret("core", "fernet_key", "", "Key (or keys, separated by commas) that connections and variables are encrypted with."),
+    secret("database", "sql_alchemy_conn", "sqlite:///{AIRFLOW_HOME}/airflow.db", "The metadata store: sqlite:///PATH, mysql+pymysql://..., mysql+mysqldb://..."),
+    option("database", "sql_alchemy_pool_size", "10", "Connections that one component keeps to MariaDB."),
+    option("logging", "base_log_folder", "{AIRFLOW_HOME}/logs", "Folder of the task logs; absolute."),
+    option("logging", "logging_level", "INFO", "Level of the components' logs and of the tasks'."),
+    secret("celery", "broker_url", "amqp://guest:guest@localhost:5672//", "RabbitMQ (Airflow's own default is a Redis URL)."),
+    option("celery", "worker_concurrency", "16", "Tasks that one worker runs at the same time."),
+    option("operators", "default_queue", "default", "Queue of tasks that name none."),
+    option("api", "base_url", "", "URL under which users reach the API server."),
+    option("api", "host", "0.0.0.0", "Address that the API server listens on."),
+    option("api", "port", "8080", "Port that the API server listens on."),
+    option("api", "fallback_page_limit", "50", "Entries of a list where the request names no limit."),
+    option("api", "maximum_page_limit", "100", "Most entries that one request can get."),
+    option("api", "instance_name", "", "Name shown in the UI."),
+    secret("api_auth", "jwt_secret", "", "Key that tokens are signed with; the same on API servers and workers. Made at start if empty and nothing is shared."),
+    option("api_auth", "jwt_expiration_time", "86400", "Seconds that a login lasts."),
+    option("api_auth", "jwt_cli_expiration_time", "3600", "Seconds that a command line's login lasts."),
+    option("api_auth", "jwt_audience", "apache-airflow", "Audience of users' tokens."),
+    option("scheduler", "catchup_by_default", "False", "Whether runs missed in the past are made up for, where the DAG does not say."),
+    option("scheduler", "create_cron_data_intervals", "False", "Whether cron strings make data intervals, as in Airflow 2."),
+    option("scheduler", "max_dagruns_to_create_per_loop", "10", "Runs that one turn creates for one DAG."),
+    option("scheduler", "scheduler_health_check_threshold", "30", "Seconds without a heartbeat after which a scheduler counts as unhealthy."),
+    option("scheduler", "task_instance_heartbeat_timeout", "60", "Seconds without a heartbeat after which a worker counts as lost (Airflow: 300)."),
+    option("dag_processor", "refresh_interval", "300", "Seconds between full looks at the DAG folder, beside the watch on it."),
+    option("dag_processor", "min_file_process_interval", "30", "Seconds between looks at a file that cannot be watched."),
+    option("dag_processor", "parsing_processes", "2", "DAG files parsed at the same time."),
+    option("dag_processor", "dag_file_processor_timeout", "50", "Seconds after which the process that parses a file is killed."),
+    option("dag_processor", "max_dag_file_memory_mb", "1024", "Memory (MiB of address space above the parser's own) that parsing one file may take. Updraft only."),
+    option("updraft", "python", "", "Python interpreter of the DAGs' environment, with apache-airflow-task-sdk."),
+    option("updraft", "grpc_host", "127.0.0.1", "Address that the control plane (gRPC) listens on."),
+    option("updraft", "grpc_port", "50051", "Port that the control plane (gRPC) listens on."),
+    option("updraft", "control_plane", "http://127.0.0.1:50051", "URL of the control plane, for workers."),
+    option("updraft", "metrics_port", "0", "Port of /metrics and /health of scheduler, worker and DAG processor; 0: none."),
+    option("updraft", "worker_name", "", "Name of a worker, the same after a restart; by default host name and queues."),
+    option("updraft", "queues", "", "Queues that a worker serves, separated by commas; by default [operators] default_queue."),
+    option("updraft", "drain_grace", "600", "Seconds that running tasks get to end after a worker's SIGTERM."),
+    option("updraft", "native_tasks", "True", "Whether tasks that need no Python run without it."),
+    option("updraft", "infra_retries", "3", "Tries of a task instance that may be lost to a dead worker without counting against its retries."),
+    option("updraft", "max_task_log_mb", "100", "Size (MiB) of one try's log above which lines are left out."),
+    option("updraft", "otlp_endpoint", "", "OTLP (gRPC) endpoint for traces, such as http://localhost:4317; OTEL_EXPORTER_OTLP_ENDPOINT does as well."),
+];
+
+/// The option of that name.
+pub(crate) fn find(section: &str, key: &str) -> Option<&'static OptionSpec> {
+    OPTIONS.iter().find(|o| o.section == section && o.key == key)
+}

@@ -1,0 +1,225 @@
+//! The structure of a DAG as the scheduler needs it, read from Airflow's serialized DAG (`__version` 3).
+
+mod parse;
+
+pub use parse::SerializedDagError;
+
+use crate::timetable::Timetable;
+use crate::trigger_rule::TriggerRule;
+use crate::{DagId, PoolName, QueueName, TaskId, Timestamp};
+use chrono::Duration;
+use std::collections::HashMap;
+
+/// A DAG.
+#[derive(Debug, Clone)]
+pub struct Dag {
+    /// Its name.
+    pub dag_id: DagId,
+    /// Absolute path of its file, as the parser saw it.
+    pub fileloc: String,
+    /// Path of its file within the bundle.
+    pub relative_fileloc: String,
+    /// When it runs by itself.
+    pub timetable: Timetable,
+    /// Whether runs missed in the past are made up for.
+    pub catchup: bool,
+    /// Earliest logical date.
+    pub start_date: Option<Timestamp>,
+    /// Latest logical date.
+    pub end_date: Option<Timestamp>,
+    /// Runs that may be running at the same time.
+    pub max_active_runs: u32,
+    /// Task instances of one run that may be queued or running at the same time.
+    pub max_active_tasks: u32,
+    /// Seconds after which a run is failed.
+    pub dagrun_timeout: Option<Duration>,
+    /// Whether the run stops at the first failure.
+    pub fail_fast: bool,
+    /// Whether callbacks of the DAG itself must run when a run succeeds or fails.
+    pub has_callbacks: RunCallbacks,
+    /// What the file says about being paused at first sight.
+    pub paused_upon_creation: Option<bool>,
+    /// Its tasks; edges refer to places in this list.
+    pub tasks: Vec<Task>,
+    index: HashMap<TaskId, usize>,
+    order: Vec<usize>,
+}
+
+/// Which callbacks a DAG declares for its runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunCallbacks {
+    /// `on_success_callback`.
+    pub on_success: bool,
+    /// `on_failure_callback`.
+    pub on_failure: bool,
+}
+
+/// A task of a DAG.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its name, task group prefixes included.
+    pub task_id: TaskId,
+    /// Class of its operator.
+    pub task_type: String,
+    /// Name that the operator shows (such as `@task`).
+    pub operator_name: String,
+    /// Places of the tasks right before it.
+    pub upstream: Vec<usize>,
+    /// Places of the tasks right after it.
+    pub downstream: Vec<usize>,
+    /// What its upstream tasks must have done.
+    pub trigger_rule: TriggerRule,
+    /// Further tries after the first.
+    pub retries: u32,
+    /// How long to wait between tries.
+    pub retry: RetryPolicy,
+    /// Pool that it takes slots from.
+    pub pool: PoolName,
+    /// How many slots it takes.
+    pub pool_slots: u32,
+    /// Queue of the workers that may run it.
+    pub queue: QueueName,
+    /// Weight with those of the other tasks that its weight rule adds.
+    pub priority_weight: i64,
+    /// Its instances that may be active at the same time over all runs.
+    pub max_active_tis_per_dag: Option<u32>,
+    /// Its instances that may be active at the same time in one run.
+    pub max_active_tis_per_dagrun: Option<u32>,
+    /// Whether the same task of the run before must have succeeded.
+    pub depends_on_past: bool,
+    /// Earliest logical date of a run that it takes part in.
+    pub start_date: Option<Timestamp>,
+    /// Latest logical date of a run that it takes part in.
+    pub end_date: Option<Timestamp>,
+    /// Seconds after which a try is failed.
+    pub execution_timeout: Option<Duration>,
+    /// Whether there is nothing to execute, so that the scheduler itself completes it.
+    pub completes_by_itself: bool,
+    /// Whether it prepares something that a teardown clears away.
+    pub is_setup: bool,
+    /// Whether it clears away what a setup prepared.
+    pub is_teardown: bool,
+    /// Whether a failing teardown fails the run.
+    pub on_failure_fail_dagrun: bool,
+    /// Whether its instances are made at run time (`expand`), alone or by its task group.
+    pub is_mapped: bool,
+    /// What a mapped task expands over, where its own definition says so.
+    pub expansion: Option<Expansion>,
+}
+
+/// What a mapped task expands over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expansion {
+    /// As many instances as the product of these lengths.
+    Product(Vec<MappedLength>),
+    /// Something that this version cannot expand; told to the user by name.
+    Unsupported(String),
+}
+
+/// Where the length of one mapped argument comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MappedLength {
+    /// A list or dict in the DAG file.
+    Literal(usize),
+    /// The value that a task returned.
+    XCom(TaskId),
+}
+
+/// How long to wait between tries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// The delay, or its first value where it grows.
+    pub delay: Duration,
+    /// By what the delay grows from try to try; 0 or 1 for not at all.
+    pub backoff_multiplier: f64,
+    /// Where growth stops.
+    pub max_delay: Option<Duration>,
+}
+
+impl Dag {
+    /// Reads a serialized DAG: the object under `dag`, or the whole document.
+    ///
+    /// # Errors
+    /// When it is not of version 3, or a part that scheduling depends on is missing or malformed.
+    pub fn from_serialized(document: &serde_json::Value) -> Result<Self, SerializedDagError> {
+        parse::dag(document)
+    }
+
+    pub(crate) fn build(mut self) -> Result<Self, SerializedDagError> {
+        self.index = self.tasks.iter().enumerate().map(|(at, task)| (task.task_id.clone(), at)).collect();
+        for at in 0..self.tasks.len() {
+            for down in self.tasks[at].downstream.clone() {
+                self.tasks[down].upstream.push(at);
+            }
+        }
+        self.order = self.topological_order().ok_or_else(|| SerializedDagError::Cycle(self.dag_id.clone()))?;
+        Ok(self)
+    }
+
+    fn topological_order(&self) -> Option<Vec<usize>> {
+        let mut missing: Vec<usize> = self.tasks.iter().map(|task| task.upstream.len()).collect();
+        let mut order: Vec<usize> = (0..self.tasks.len()).filter(|at| missing[*at] == 0).collect();
+        let mut next = 0;
+        while let Some(&at) = order.get(next) {
+            next += 1;
+            for &down in &self.tasks[at].downstream {
+                missing[down] -= 1;
+                if missing[down] == 0 {
+                    order.push(down);
+                }
+            }
+        }
+        (order.len() == self.tasks.len()).then_some(order)
+    }
+
+    /// The task of that name.
+    pub fn task(&self, task_id: &TaskId) -> Option<&Task> {
+        self.index.get(task_id).map(|at| &self.tasks[*at])
+    }
+
+    /// The place of the task of that name.
+    pub fn position(&self, task_id: &TaskId) -> Option<usize> {
+        self.index.get(task_id).copied()
+    }
+
+    /// Places of all tasks, each after those before it.
+    pub fn topological(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// Places of the tasks whose states decide how the run ends (`DagRun._tis_for_dagrun_state`): leaves, looking
+    /// through teardowns that may fail.
+    pub fn deciding_leaves(&self) -> Vec<usize> {
+        let counts = |task: &Task| !task.is_teardown || task.on_failure_fail_dagrun;
+        let leaves: Vec<usize> = (0..self.tasks.len())
+            .filter(|at| counts(&self.tasks[*at]) && !self.tasks[*at].downstream.iter().any(|d| counts(&self.tasks[*d])))
+            .collect();
+        if leaves.is_empty() {
+            return (0..self.tasks.len()).filter(|at| self.tasks[*at].downstream.is_empty()).collect();
+        }
+        leaves
+    }
+
+    /// Whether an instance of `task` belongs to a run with that logical date.
+    pub fn takes_part(task: &Task, logical_date: Option<Timestamp>) -> bool {
+        let Some(date) = logical_date else { return true };
+        task.start_date.is_none_or(|start| start <= date) && task.end_date.is_none_or(|end| date <= end)
+    }
+
+    /// What limits the dates of scheduled runs (`SerializedDAG._time_restriction`).
+    pub fn time_restriction(&self) -> crate::timetable::Restriction {
+        let starts = self.tasks.iter().filter_map(|task| task.start_date).chain(self.start_date);
+        let task_ends: Vec<Timestamp> = self.tasks.iter().filter_map(|task| task.end_date).collect();
+        let latest = if !self.tasks.is_empty() && task_ends.len() == self.tasks.len() {
+            task_ends.into_iter().chain(self.end_date).max()
+        } else {
+            self.end_date
+        };
+        crate::timetable::Restriction { earliest: starts.min(), latest, catchup: self.catchup }
+    }
+
+    /// Whether any task limits its instances over all runs.
+    pub fn has_limits_over_runs(&self) -> bool {
+        self.tasks.iter().any(|task| task.max_active_tis_per_dag.is_some())
+    }
+}

@@ -1,0 +1,360 @@
+//! Reading Airflow's serialized DAG JSON. Defaults are those of `airflow/serialization/schema.json`; per task the
+//! order is schema default, then `client_defaults.tasks`, then the task's own keys.
+
+use super::{Dag, Expansion, MappedLength, RetryPolicy, RunCallbacks, Task};
+use crate::timetable::{Timetable, TimetableError};
+use crate::trigger_rule::TriggerRule;
+use crate::{DagId, PoolName, QueueName, TaskId, Timestamp};
+use chrono::Duration;
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+use thiserror::Error;
+
+/// A serialized DAG that cannot be used.
+#[derive(Debug, Error)]
+pub enum SerializedDagError {
+    /// Not the version that this program reads.
+    #[error("serialized DAG has version {0}, expected 3")]
+    Version(String),
+    /// A part is missing or has another form.
+    #[error("serialized DAG: {0}")]
+    Malformed(String),
+    /// Tasks depend on each other in a circle.
+    #[error("cycle detected in DAG {0}")]
+    Cycle(DagId),
+    /// The schedule cannot be understood.
+    #[error("DAG {dag_id}: {source}")]
+    Timetable {
+        /// The DAG.
+        dag_id: DagId,
+        /// What is wrong with it.
+        source: TimetableError,
+    },
+}
+
+fn malformed(what: impl Into<String>) -> SerializedDagError {
+    SerializedDagError::Malformed(what.into())
+}
+
+/// Strips `{"__type": ..., "__var": v}` down to `v`.
+fn plain(value: &Value) -> &Value {
+    value.get("__var").filter(|_| value.get("__type").is_some()).unwrap_or(value)
+}
+
+fn seconds(value: &Value) -> Option<Duration> {
+    let micros = plain(value).as_f64()? * 1e6;
+    Some(Duration::microseconds(micros as i64))
+}
+
+fn instant(value: &Value) -> Option<Timestamp> {
+    crate::time::from_micros((plain(value).as_f64()? * 1e6).round() as i64)
+}
+
+/// One object, looked up key by key.
+struct Fields<'a> {
+    layers: Vec<&'a Map<String, Value>>,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.layers.iter().find_map(|layer| layer.get(key)).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, key: &str) -> Option<&'a str> {
+        plain(self.get(key)?).as_str()
+    }
+
+    fn whole(&self, key: &str) -> Option<i64> {
+        let value = plain(self.get(key)?);
+        value.as_i64().or_else(|| value.as_f64().map(|n| n as i64))
+    }
+
+    fn count(&self, key: &str, default: u32) -> u32 {
+        self.whole(key).map_or(default, |n| u32::try_from(n).unwrap_or(0))
+    }
+
+    fn truth(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| plain(value).as_bool() == Some(true))
+    }
+
+    fn filled(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| match plain(value) {
+            Value::Array(items) => !items.is_empty(),
+            Value::Bool(yes) => *yes,
+            Value::Null => false,
+            Value::Number(_) | Value::String(_) | Value::Object(_) => true,
+        })
+    }
+}
+
+pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
+    if let Some(version) = document.get("__version").filter(|v| v.as_i64() != Some(3)) {
+        return Err(SerializedDagError::Version(version.to_string()));
+    }
+    let body = document.get("dag").unwrap_or(document);
+    let body = body.as_object().ok_or_else(|| malformed("`dag` is not an object"))?;
+    let fields = Fields { layers: vec![body] };
+    let dag_id = DagId::new(fields.text("dag_id").ok_or_else(|| malformed("`dag_id` is missing"))?);
+    let timetable = fields.get("timetable").ok_or_else(|| malformed("`timetable` is missing"))?;
+    let timetable = Timetable::from_serialized(timetable)
+        .map_err(|source| SerializedDagError::Timetable { dag_id: dag_id.clone(), source })?;
+    let defaults = document.pointer("/client_defaults/tasks").and_then(Value::as_object);
+    let items = fields.get("tasks").and_then(Value::as_array).ok_or_else(|| malformed("`tasks` is missing"))?;
+    let start_date = fields.get("start_date").and_then(instant);
+    let end_date = fields.get("end_date").and_then(instant);
+    let mut tasks = items
+        .iter()
+        .map(|item| plain(item).as_object().ok_or_else(|| malformed("a task is not an object")))
+        .map(|object| object.and_then(|object| task(object, defaults, (start_date, end_date))))
+        .collect::<Result<Vec<_>, _>>()?;
+    connect(&mut tasks, items)?;
+    weigh(&mut tasks, items, defaults);
+    Dag {
+        dag_id,
+        fileloc: fields.text("fileloc").unwrap_or_default().to_owned(),
+        relative_fileloc: fields.text("relative_fileloc").unwrap_or_default().to_owned(),
+        timetable,
+        catchup: fields.truth("catchup"),
+        start_date,
+        end_date,
+        max_active_runs: fields.count("max_active_runs", 16),
+        max_active_tasks: fields.count("max_active_tasks", 16),
+        dagrun_timeout: fields.get("dagrun_timeout").and_then(seconds),
+        fail_fast: fields.truth("fail_fast"),
+        has_callbacks: RunCallbacks {
+            on_success: fields.truth("has_on_success_callback"),
+            on_failure: fields.truth("has_on_failure_callback"),
+        },
+        paused_upon_creation: fields.get("is_paused_upon_creation").and_then(|v| plain(v).as_bool()),
+        tasks,
+        index: HashMap::new(),
+        order: Vec::new(),
+    }
+    .build()
+}
+
+fn layers<'a>(object: &'a Map<String, Value>, defaults: Option<&'a Map<String, Value>>) -> Fields<'a> {
+    let partial = object.get("partial_kwargs").map(plain).and_then(Value::as_object);
+    Fields { layers: [Some(object), partial, defaults].into_iter().flatten().collect() }
+}
+
+fn task(
+    object: &Map<String, Value>,
+    defaults: Option<&Map<String, Value>>,
+    (dag_start, dag_end): (Option<Timestamp>, Option<Timestamp>),
+) -> Result<Task, SerializedDagError> {
+    let fields = layers(object, defaults);
+    let task_id = TaskId::new(fields.text("task_id").ok_or_else(|| malformed("a task has no `task_id`"))?);
+    let rule = fields.text("trigger_rule").unwrap_or("all_success");
+    let trigger_rule: TriggerRule =
+        rule.parse().map_err(|error| malformed(format!("task {task_id}: {error}")))?;
+    let task_type = fields.text("task_type").unwrap_or_default().to_owned();
+    let empty = fields.truth("_is_empty");
+    let needs_run = ["has_on_execute_callback", "has_on_success_callback", "inlets", "outlets"]
+        .iter()
+        .any(|key| fields.filled(key));
+    Ok(Task {
+        task_id,
+        operator_name: fields.text("_operator_name").unwrap_or(&task_type).to_owned(),
+        task_type,
+        upstream: Vec::new(),
+        downstream: Vec::new(),
+        trigger_rule,
+        retries: fields.count("retries", 0),
+        retry: retry_policy(&fields),
+        pool: PoolName::new(fields.text("pool").unwrap_or("default_pool")),
+        pool_slots: fields.count("pool_slots", 1),
+        queue: QueueName::new(fields.text("queue").unwrap_or("default")),
+        priority_weight: fields.whole("priority_weight").unwrap_or(1),
+        max_active_tis_per_dag: fields.whole("max_active_tis_per_dag").and_then(|n| n.try_into().ok()),
+        max_active_tis_per_dagrun: fields.whole("max_active_tis_per_dagrun").and_then(|n| n.try_into().ok()),
+        depends_on_past: fields.truth("depends_on_past") || fields.truth("wait_for_downstream"),
+        start_date: fields.get("start_date").and_then(instant).or(dag_start),
+        end_date: fields.get("end_date").and_then(instant).or(dag_end),
+        execution_timeout: fields.get("execution_timeout").and_then(seconds),
+        completes_by_itself: empty && !needs_run,
+        is_setup: fields.truth("is_setup"),
+        is_teardown: fields.truth("is_teardown"),
+        on_failure_fail_dagrun: fields.truth("on_failure_fail_dagrun") || fields.truth("_on_failure_fail_dagrun"),
+        is_mapped: fields.truth("_is_mapped") || fields.truth("_needs_expansion"),
+        expansion: expansion(object),
+    })
+}
+
+fn retry_policy(fields: &Fields<'_>) -> RetryPolicy {
+    let backoff_multiplier = fields.get("retry_exponential_backoff").map_or(0.0, |value| match plain(value) {
+        Value::Bool(true) => 2.0,
+        Value::Bool(false) | Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => 0.0,
+        Value::Number(n) => n.as_f64().unwrap_or(0.0),
+    });
+    RetryPolicy {
+        delay: fields.get("retry_delay").and_then(seconds).unwrap_or_else(|| Duration::seconds(300)),
+        backoff_multiplier,
+        max_delay: fields.get("max_retry_delay").and_then(seconds),
+    }
+}
+
+fn expansion(object: &Map<String, Value>) -> Option<Expansion> {
+    if object.get("_is_mapped").and_then(Value::as_bool) != Some(true) {
+        return None;
+    }
+    let attribute = object.get("_expand_input_attr").and_then(Value::as_str).unwrap_or("expand_input");
+    let input = object.get(attribute)?;
+    let unsupported = |what: &str| Some(Expansion::Unsupported(what.to_owned()));
+    let value = plain(input.get("value")?);
+    match (input.get("type").and_then(Value::as_str), value) {
+        (Some("dict-of-lists"), Value::Object(arguments)) => {
+            let lengths: Option<Vec<MappedLength>> = arguments.values().map(mapped_length).collect();
+            match lengths {
+                Some(lengths) => Some(Expansion::Product(lengths)),
+                None => unsupported("an argument that is neither a literal nor the value returned by a task"),
+            }
+        }
+        (Some("list-of-dicts"), value) => match mapped_length(value) {
+            Some(length) => Some(Expansion::Product(vec![length])),
+            None => unsupported("expand_kwargs over a computed value"),
+        },
+        _ => unsupported("an unknown form of expand"),
+    }
+}
+
+fn mapped_length(value: &Value) -> Option<MappedLength> {
+    if value.get("__type").and_then(Value::as_str) == Some("xcomref") {
+        let reference = value.get("__var")?;
+        let is_direct = reference.get("type").is_none()
+            && reference.get("key").and_then(Value::as_str).unwrap_or("return_value") == "return_value";
+        return is_direct.then(|| reference.get("task_id")?.as_str().map(|id| MappedLength::XCom(TaskId::new(id))))?;
+    }
+    match plain(value) {
+        Value::Array(items) => Some(MappedLength::Literal(items.len())),
+        Value::Object(items) => Some(MappedLength::Literal(items.len())),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+fn connect(tasks: &mut [Task], items: &[Value]) -> Result<(), SerializedDagError> {
+    let index: HashMap<TaskId, usize> =
+        tasks.iter().enumerate().map(|(at, task)| (task.task_id.clone(), at)).collect();
+    for (at, item) in items.iter().enumerate() {
+        let Some(ids) = plain(item).get("downstream_task_ids").map(plain).and_then(Value::as_array) else { continue };
+        for id in ids.iter().filter_map(Value::as_str) {
+            let down = index
+                .get(&TaskId::new(id))
+                .ok_or_else(|| malformed(format!("task {} is before {id}, which does not exist", tasks[at].task_id)))?;
+            tasks[at].downstream.push(*down);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the weights of other tasks as each task's weight rule says (`priority_weight_total`).
+fn weigh(tasks: &mut [Task], items: &[Value], defaults: Option<&Map<String, Value>>) {
+    let own: Vec<i64> = tasks.iter().map(|task| task.priority_weight).collect();
+    let down: Vec<Vec<usize>> = tasks.iter().map(|task| task.downstream.clone()).collect();
+    let mut up: Vec<Vec<usize>> = vec![Vec::new(); tasks.len()];
+    for (at, after) in down.iter().enumerate() {
+        for d in after {
+            up[*d].push(at);
+        }
+    }
+    for (at, task) in tasks.iter_mut().enumerate() {
+        let Some(object) = plain(&items[at]).as_object() else { continue };
+        let edges = match layers(object, defaults).text("weight_rule").unwrap_or("downstream") {
+            "absolute" => continue,
+            "upstream" => &up,
+            _ => &down,
+        };
+        let sum: i64 = reachable(edges, at).into_iter().map(|other| own[other]).sum();
+        task.priority_weight = (own[at] + sum).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+    }
+}
+
+fn reachable(edges: &[Vec<usize>], from: usize) -> HashSet<usize> {
+    let mut seen = HashSet::new();
+    let mut stack = edges[from].clone();
+    while let Some(at) = stack.pop() {
+        if seen.insert(at) {
+            stack.extend(&edges[at]);
+        }
+    }
+    seen.remove(&from);
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sample(tasks: Value) -> Value {
+        json!({"__version": 3, "dag": {
+            "dag_id": "d", "fileloc": "/dags/d.py", "relative_fileloc": "d.py", "catchup": false,
+            "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+            "max_active_tasks": 4, "max_active_runs": 2, "tasks": tasks,
+        }})
+    }
+
+    fn operator(body: Value) -> Value {
+        json!({"__type": "operator", "__var": body})
+    }
+
+    #[test]
+    fn edges_defaults_and_weights_are_read() {
+        let dag = Dag::from_serialized(&sample(json!([
+            operator(json!({"task_id": "a", "task_type": "BashOperator", "downstream_task_ids": ["b", "c"]})),
+            operator(json!({"task_id": "b", "task_type": "BashOperator", "retries": 2, "retry_delay": 60.0,
+                            "retry_exponential_backoff": true, "priority_weight": 5})),
+            operator(json!({"task_id": "c", "task_type": "EmptyOperator", "_is_empty": true, "pool": "p",
+                            "trigger_rule": "one_failed"})),
+        ])))
+        .unwrap();
+        let a = dag.task(&"a".into()).unwrap();
+        assert_eq!(a.priority_weight, 1 + 5 + 1);
+        assert_eq!(a.retry.delay, Duration::seconds(300));
+        let b = dag.task(&"b".into()).unwrap();
+        assert_eq!((b.retries, b.upstream.as_slice()), (2, &[0][..]));
+        assert!((b.retry.backoff_multiplier - 2.0).abs() < f64::EPSILON);
+        let c = dag.task(&"c".into()).unwrap();
+        assert!(c.completes_by_itself);
+        assert_eq!((c.trigger_rule, c.pool.as_str()), (TriggerRule::OneFailed, "p"));
+        assert_eq!(dag.deciding_leaves(), [1, 2]);
+    }
+
+    #[test]
+    fn an_empty_operator_with_a_callback_must_run() {
+        let dag = Dag::from_serialized(&sample(json!([operator(
+            json!({"task_id": "a", "task_type": "EmptyOperator", "_is_empty": true, "has_on_success_callback": true})
+        )])))
+        .unwrap();
+        assert!(!dag.tasks[0].completes_by_itself);
+    }
+
+    #[test]
+    fn a_cycle_and_another_version_are_refused() {
+        let cycle = sample(json!([
+            operator(json!({"task_id": "a", "task_type": "X", "downstream_task_ids": ["b"]})),
+            operator(json!({"task_id": "b", "task_type": "X", "downstream_task_ids": ["a"]})),
+        ]));
+        assert!(matches!(Dag::from_serialized(&cycle), Err(SerializedDagError::Cycle(_))));
+        let old = json!({"__version": 1, "dag": {}});
+        assert!(matches!(Dag::from_serialized(&old), Err(SerializedDagError::Version(_))));
+    }
+
+    #[test]
+    fn what_a_mapped_task_expands_over_is_read() {
+        let dag = Dag::from_serialized(&sample(json!([
+            operator(json!({"task_id": "gen", "task_type": "X", "downstream_task_ids": ["m"]})),
+            operator(json!({"task_id": "m", "task_type": "X", "_is_mapped": true, "_expand_input_attr": "op_kwargs_expand_input",
+                "partial_kwargs": {"retries": 3},
+                "op_kwargs_expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {
+                    "x": {"__type": "xcomref", "__var": {"task_id": "gen", "key": "return_value"}}, "y": [1, 2]}}}})),
+        ])))
+        .unwrap();
+        let m = dag.task(&"m".into()).unwrap();
+        assert_eq!(m.retries, 3);
+        assert_eq!(
+            m.expansion,
+            Some(Expansion::Product(vec![MappedLength::XCom("gen".into()), MappedLength::Literal(2)]))
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! The ground that every other crate stands on: identifiers, states and the
+//! moves between them, the structure of a DAG, timetables, trigger rules.
+//!
+//! Nothing here awaits, reads a clock, touches a file or draws a random number.
+//! The time and all randomness arrive as arguments, so the same input always
+//! gives the same answer.
+
+pub mod dag;
+pub mod dag_run;
+pub mod ids;
+pub mod retry;
+pub mod task_instance;
+pub mod time;
+pub mod timetable;
+pub mod trigger_rule;
+
+pub use ids::{
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId,
+    TryNumber, WorkerId,
+};
+pub use time::Timestamp;

@@ -1,0 +1,484 @@
+//! Timetables: when a DAG runs by itself, and over which data interval.
+//!
+//! Each follows the Airflow class of the same name (`airflow/timetables/*.py`). The time now is an argument.
+
+mod cron;
+mod delta;
+mod zone;
+
+pub use cron::CronExpression;
+pub use delta::Delta;
+pub use zone::Zone;
+
+use crate::time::Timestamp;
+use chrono::Duration;
+use serde_json::Value;
+use thiserror::Error;
+
+/// A timetable that cannot be understood or followed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TimetableError {
+    /// A cron expression is wrong, or names no date.
+    #[error("[{expression}] is not acceptable: {problem}")]
+    Cron {
+        /// The expression.
+        expression: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The serialized form is wrong.
+    #[error("timetable: {0}")]
+    Malformed(String),
+}
+
+/// The span of data that a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataInterval {
+    /// First instant.
+    pub start: Timestamp,
+    /// First instant after it.
+    pub end: Timestamp,
+}
+
+impl DataInterval {
+    /// The interval of no length at `at`.
+    pub const fn exact(at: Timestamp) -> Self {
+        Self { start: at, end: at }
+    }
+}
+
+/// The next run that a timetable wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextRun {
+    /// Its logical date.
+    pub logical_date: Timestamp,
+    /// Its data interval.
+    pub interval: DataInterval,
+    /// Earliest time at which it may be created.
+    pub run_after: Timestamp,
+}
+
+impl NextRun {
+    const fn over(interval: DataInterval) -> Self {
+        Self { logical_date: interval.start, interval, run_after: interval.end }
+    }
+}
+
+/// What the DAG says about the dates of its runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restriction {
+    /// Earliest logical date.
+    pub earliest: Option<Timestamp>,
+    /// Latest logical date.
+    pub latest: Option<Timestamp>,
+    /// Whether runs missed in the past are made up for.
+    pub catchup: bool,
+}
+
+/// When a DAG runs by itself.
+#[derive(Debug, Clone)]
+pub enum Timetable {
+    /// Never.
+    Null,
+    /// Once.
+    Once,
+    /// Again as soon as the run before ended.
+    Continuous,
+    /// When its assets are updated; makes no runs by the clock.
+    AssetTriggered,
+    /// At the times of cron expressions.
+    CronTrigger {
+        /// When; the earliest counts.
+        crons: Vec<CronExpression>,
+        /// In which time zone.
+        zone: Zone,
+        /// Length of the data interval before each time.
+        interval: Delta,
+        /// What to do at first sight without a start date.
+        run_immediately: RunImmediately,
+    },
+    /// After each interval between two times of a cron expression.
+    CronDataInterval {
+        /// The expression.
+        cron: Box<CronExpression>,
+        /// In which time zone.
+        zone: Zone,
+    },
+    /// Every so often.
+    DeltaTrigger {
+        /// How often.
+        delta: Delta,
+        /// Length of the data interval before each time.
+        interval: Delta,
+    },
+    /// After each interval of that length.
+    DeltaDataInterval {
+        /// The length.
+        delta: Delta,
+    },
+    /// At listed times.
+    Events {
+        /// The times, in order.
+        dates: Vec<Timestamp>,
+        /// Whether manual runs get the date of a listed time.
+        restrict: bool,
+    },
+    /// A class of the user's, or one that this version does not know; makes no runs by itself.
+    Foreign {
+        /// Its import path.
+        class: String,
+    },
+}
+
+/// What a cron trigger does at first sight where nothing says where to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunImmediately {
+    /// Runs for the time just past.
+    Yes,
+    /// Runs for the time just past if that is not long ago: a tenth of the period, at least five minutes.
+    IfRecent,
+    /// Runs for the time just past if that is at most so long ago.
+    Within(Duration),
+}
+
+impl Timetable {
+    /// Reads the serialized form `{"__type": path, "__var": {...}}`.
+    ///
+    /// # Errors
+    /// When a known timetable has parts that make no sense.
+    pub fn from_serialized(value: &Value) -> Result<Self, TimetableError> {
+        let class = value
+            .get("__type")
+            .and_then(Value::as_str)
+            .ok_or_else(|| TimetableError::Malformed("`__type` is missing".to_owned()))?;
+        let body = value.get("__var").unwrap_or(&Value::Null);
+        let zone = || Zone::from_serialized(body.get("timezone"));
+        let cron = |text: Option<&Value>| {
+            let text = text.and_then(Value::as_str);
+            CronExpression::parse(text.ok_or_else(|| TimetableError::Malformed("`expression` is missing".to_owned()))?)
+        };
+        let name = class.strip_prefix("airflow.timetables.").unwrap_or(class);
+        Ok(match name {
+            "simple.NullTimetable" | "simple.PartitionedAtRuntime" => Self::Null,
+            "simple.OnceTimetable" => Self::Once,
+            "simple.ContinuousTimetable" => Self::Continuous,
+            "simple.AssetTriggeredTimetable" => Self::AssetTriggered,
+            "trigger.CronTriggerTimetable" => Self::CronTrigger {
+                crons: vec![cron(body.get("expression"))?],
+                zone: zone()?,
+                interval: Delta::from_serialized(body.get("interval"))?,
+                run_immediately: RunImmediately::from_serialized(body.get("run_immediately")),
+            },
+            "trigger.MultipleCronTriggerTimetable" => {
+                let texts = body.get("expressions").and_then(Value::as_array);
+                let texts = texts.ok_or_else(|| TimetableError::Malformed("`expressions` is missing".to_owned()))?;
+                Self::CronTrigger {
+                    crons: texts.iter().map(|text| cron(Some(text))).collect::<Result<_, _>>()?,
+                    zone: zone()?,
+                    interval: Delta::from_serialized(body.get("interval"))?,
+                    run_immediately: RunImmediately::from_serialized(body.get("run_immediately")),
+                }
+            }
+            "interval.CronDataIntervalTimetable" => {
+                Self::CronDataInterval { cron: Box::new(cron(body.get("expression"))?), zone: zone()? }
+            }
+            "trigger.DeltaTriggerTimetable" => Self::DeltaTrigger {
+                delta: positive(Delta::from_serialized(body.get("delta"))?)?,
+                interval: Delta::from_serialized(body.get("interval"))?,
+            },
+            "interval.DeltaDataIntervalTimetable" => {
+                Self::DeltaDataInterval { delta: positive(Delta::from_serialized(body.get("delta"))?)? }
+            }
+            "events.EventsTimetable" => events(body)?,
+            _ => Self::Foreign { class: class.to_owned() },
+        })
+    }
+
+    /// Whether the scheduler may make runs of it.
+    pub const fn can_be_scheduled(&self) -> bool {
+        match self {
+            Self::Null | Self::AssetTriggered | Self::Foreign { .. } => false,
+            Self::Once
+            | Self::Continuous
+            | Self::CronTrigger { .. }
+            | Self::CronDataInterval { .. }
+            | Self::DeltaTrigger { .. }
+            | Self::DeltaDataInterval { .. }
+            | Self::Events { .. } => true,
+        }
+    }
+
+    /// Most runs that may be active at the same time, where the timetable itself limits them.
+    pub const fn active_runs_limit(&self) -> Option<u32> {
+        match self {
+            Self::Continuous => Some(1),
+            Self::Null
+            | Self::Once
+            | Self::AssetTriggered
+            | Self::CronTrigger { .. }
+            | Self::CronDataInterval { .. }
+            | Self::DeltaTrigger { .. }
+            | Self::DeltaDataInterval { .. }
+            | Self::Events { .. }
+            | Self::Foreign { .. } => None,
+        }
+    }
+
+    /// The data interval of a run triggered by hand for `at`.
+    ///
+    /// # Errors
+    /// When a cron expression names no date before it.
+    pub fn manual_interval(&self, at: Timestamp) -> Result<DataInterval, TimetableError> {
+        Ok(match self {
+            Self::CronTrigger { interval, .. } | Self::DeltaTrigger { interval, .. } => {
+                DataInterval { start: interval.before(at), end: at }
+            }
+            Self::CronDataInterval { cron, zone } => {
+                let clock = Clock { cron, zone: *zone };
+                let end = clock.at_or_before(at)?;
+                DataInterval { start: clock.before(end)?, end }
+            }
+            Self::DeltaDataInterval { delta } => DataInterval { start: delta.before(at), end: at },
+            Self::Events { dates, restrict: true } => {
+                let last = dates.iter().rev().find(|date| **date <= at).or_else(|| dates.first());
+                DataInterval::exact(last.copied().unwrap_or(at))
+            }
+            Self::Null
+            | Self::Once
+            | Self::Continuous
+            | Self::AssetTriggered
+            | Self::Events { .. }
+            | Self::Foreign { .. } => DataInterval::exact(at),
+        })
+    }
+
+    /// The run after the one over `last`, as wanted at `now`.
+    ///
+    /// # Errors
+    /// When a cron expression names no further date.
+    pub fn next_run(
+        &self,
+        last: Option<DataInterval>,
+        restriction: &Restriction,
+        now: Timestamp,
+    ) -> Result<Option<NextRun>, TimetableError> {
+        let run = match self {
+            Self::Null | Self::AssetTriggered | Self::Foreign { .. } => return Ok(None),
+            Self::Once => match last {
+                Some(_) => return Ok(None),
+                None => NextRun::over(DataInterval::exact(restriction.earliest.unwrap_or(now))),
+            },
+            Self::Continuous => NextRun::over(continuous(last, restriction, now)),
+            Self::CronTrigger { crons, zone, interval, run_immediately } => {
+                let mut times = Vec::new();
+                for cron in crons {
+                    let clock = Clock { cron, zone: *zone };
+                    times.push(clock.trigger(last, restriction, now, *run_immediately)?);
+                }
+                let Some(at) = choose(&times, restriction.catchup, now) else { return Ok(None) };
+                let interval = DataInterval { start: interval.before(at), end: at };
+                // `latest` bounds the time itself here, not the logical date.
+                return Ok(restriction.latest.is_none_or(|latest| at <= latest).then(|| NextRun::over(interval)));
+            }
+            Self::DeltaTrigger { delta, interval } => {
+                let at = delta_trigger(*delta, last, restriction, now);
+                let interval = DataInterval { start: interval.before(at), end: at };
+                return Ok(restriction.latest.is_none_or(|latest| at <= latest).then(|| NextRun::over(interval)));
+            }
+            Self::CronDataInterval { cron, zone } => {
+                let clock = Clock { cron, zone: *zone };
+                match clock.next_interval(last, restriction, now)? {
+                    Some(interval) => NextRun::over(interval),
+                    None => return Ok(None),
+                }
+            }
+            Self::DeltaDataInterval { delta } => match next_delta_interval(*delta, last, restriction, now) {
+                Some(interval) => NextRun::over(interval),
+                None => return Ok(None),
+            },
+            Self::Events { dates, .. } => {
+                let earliest = if restriction.catchup { restriction.earliest } else { restriction.earliest.max(Some(now)) };
+                let fits = |date: &&Timestamp| {
+                    earliest.is_none_or(|earliest| **date >= earliest) && last.is_none_or(|last| **date > last.end)
+                };
+                match dates.iter().find(fits) {
+                    Some(date) => NextRun::over(DataInterval::exact(*date)),
+                    None => return Ok(None),
+                }
+            }
+        };
+        let bound = if matches!(self, Self::Continuous) { run.interval.end } else { run.logical_date };
+        Ok(restriction.latest.is_none_or(|latest| bound <= latest).then_some(run))
+    }
+}
+
+fn positive(delta: Delta) -> Result<Delta, TimetableError> {
+    if delta.is_positive() {
+        Ok(delta)
+    } else {
+        Err(TimetableError::Malformed("schedule interval must be positive".to_owned()))
+    }
+}
+
+fn events(body: &Value) -> Result<Timetable, TimetableError> {
+    let texts = body.get("event_dates").and_then(Value::as_array);
+    let texts = texts.ok_or_else(|| TimetableError::Malformed("`event_dates` is missing".to_owned()))?;
+    let mut dates = Vec::new();
+    for text in texts.iter().filter_map(Value::as_str) {
+        let date = chrono::DateTime::parse_from_rfc3339(text)
+            .map_err(|error| TimetableError::Malformed(format!("event date {text:?}: {error}")))?;
+        dates.push(date.to_utc());
+    }
+    dates.sort_unstable();
+    let restrict = body.get("restrict_to_events").and_then(Value::as_bool).unwrap_or(false);
+    Ok(Timetable::Events { dates, restrict })
+}
+
+/// Of the next times of several cron expressions: the earliest to make up for, or the latest that is already past.
+fn choose(times: &[Option<Timestamp>], catchup: bool, now: Timestamp) -> Option<Timestamp> {
+    let times = times.iter().flatten().copied();
+    if catchup {
+        return times.min();
+    }
+    let (past, future): (Vec<_>, Vec<_>) = times.partition(|at| *at <= now);
+    past.into_iter().max().or_else(|| future.into_iter().min())
+}
+
+fn continuous(last: Option<DataInterval>, restriction: &Restriction, now: Timestamp) -> DataInterval {
+    let start = restriction.earliest.unwrap_or(now);
+    match last {
+        Some(last) if last.end > now => DataInterval { start, end: start + (last.end - last.start) },
+        Some(last) => DataInterval { start: last.end, end: now },
+        None => DataInterval { start, end: start.max(now) },
+    }
+}
+
+fn delta_trigger(delta: Delta, last: Option<DataInterval>, restriction: &Restriction, now: Timestamp) -> Timestamp {
+    let next = last.map(|last| delta.after(last.end));
+    if restriction.catchup {
+        return next.or(restriction.earliest).unwrap_or(now);
+    }
+    [Some(now), next, restriction.earliest].into_iter().flatten().max().unwrap_or(now)
+}
+
+fn next_delta_interval(
+    delta: Delta,
+    last: Option<DataInterval>,
+    restriction: &Restriction,
+    now: Timestamp,
+) -> Option<DataInterval> {
+    let earliest = if restriction.catchup {
+        restriction.earliest
+    } else {
+        let latest_start = delta.before(delta.floor(now, restriction.earliest.unwrap_or(now)));
+        Some(restriction.earliest.map_or(latest_start, |earliest| earliest.max(latest_start)))
+    };
+    let start = match last {
+        None => earliest?,
+        Some(last) => {
+            let start = earliest.map_or(last.end, |earliest| earliest.max(last.end));
+            if start <= last.start { delta.after(start) } else { start }
+        }
+    };
+    Some(DataInterval { start, end: delta.after(start) })
+}
+
+impl RunImmediately {
+    fn from_serialized(value: Option<&Value>) -> Self {
+        match value {
+            Some(Value::Bool(true)) => Self::Yes,
+            Some(Value::Number(n)) => Self::Within(Duration::microseconds((n.as_f64().unwrap_or(0.0) * 1e6) as i64)),
+            None | Some(Value::Null | Value::Bool(false) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+                Self::IfRecent
+            }
+        }
+    }
+}
+
+/// A cron expression on the wall clock of a time zone (`CronMixin`).
+struct Clock<'a> {
+    cron: &'a CronExpression,
+    zone: Zone,
+}
+
+impl Clock<'_> {
+    fn after(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
+        let wall = self.zone.wall_clock(at);
+        let next = self.cron.after(wall)?;
+        Ok(if self.cron.covers_every_hour() { at + (next - wall) } else { self.zone.instant(next) })
+    }
+
+    fn before(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
+        let wall = self.zone.wall_clock(at);
+        let last = self.cron.before(wall)?;
+        Ok(if self.cron.covers_every_hour() { at - (wall - last) } else { self.zone.instant(last) })
+    }
+
+    fn at_or_after(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
+        let next = self.after(at)?;
+        Ok(if self.before(next)? == at { at } else { next })
+    }
+
+    fn at_or_before(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
+        let last = self.before(at)?;
+        Ok(if self.after(last)? == at { at } else { last })
+    }
+
+    fn trigger(
+        &self,
+        last: Option<DataInterval>,
+        restriction: &Restriction,
+        now: Timestamp,
+        run_immediately: RunImmediately,
+    ) -> Result<Option<Timestamp>, TimetableError> {
+        let earliest = restriction.earliest.map(|earliest| self.at_or_after(earliest)).transpose()?;
+        let follow_up = match last {
+            Some(last) => Some(self.after(last.end)?),
+            None if earliest.is_none() => Some(self.first_run(now, run_immediately)?),
+            None => None,
+        };
+        if restriction.catchup {
+            return Ok(follow_up.or(earliest));
+        }
+        Ok([Some(self.at_or_before(now)?), follow_up, earliest].into_iter().flatten().max())
+    }
+
+    fn first_run(&self, now: Timestamp, run_immediately: RunImmediately) -> Result<Timestamp, TimetableError> {
+        let (past, next) = (self.at_or_before(now)?, self.at_or_after(now)?);
+        let patience = match run_immediately {
+            RunImmediately::Yes => return Ok(past),
+            RunImmediately::IfRecent => ((next - past) / 10).max(Duration::minutes(5)),
+            RunImmediately::Within(patience) => patience,
+        };
+        Ok(if now - past <= patience { past } else { next })
+    }
+
+    fn next_interval(
+        &self,
+        last: Option<DataInterval>,
+        restriction: &Restriction,
+        now: Timestamp,
+    ) -> Result<Option<DataInterval>, TimetableError> {
+        let aligned = restriction.earliest.map(|earliest| self.at_or_after(earliest)).transpose()?;
+        let earliest = if restriction.catchup {
+            aligned
+        } else {
+            let last_start = self.before(now)?;
+            let start = if self.after(last_start)? == now { last_start } else { self.before(last_start)? };
+            Some(aligned.map_or(start, |aligned| aligned.max(start)))
+        };
+        let start = match (last, earliest) {
+            (None, None) => return Ok(None),
+            (None, Some(earliest)) => earliest,
+            (Some(last), earliest) => {
+                let end = self.at_or_before(last.end)?;
+                let start = earliest.map_or(end, |earliest| earliest.max(end));
+                if start <= last.start { self.after(start)? } else { start }
+            }
+        };
+        Ok(Some(DataInterval { start, end: self.after(start)? }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! Drives Python.
+//!
+//! User code runs only in children of a [`ForkServer`]: one child per task try, one per parse of a DAG file. A child
+//! speaks the supervisor schema of the Task SDK ([`frames`], [`messages`]) on a socket; whatever it does harms only
+//! its own task or file.
+
+pub mod environment;
+mod fork_server;
+pub mod frames;
+pub mod messages;
+mod parse;
+
+pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
+pub use parse::{ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file};

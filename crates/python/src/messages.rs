@@ -1,0 +1,289 @@
+//! Messages of the supervisor schema (version 2026-06-16 of `airflow/sdk/execution_time/schema/schema.json`).
+//!
+//! A child's message is one of three: the end of the try, something that the supervisor itself deals with, or a question
+//! that the control plane answers.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What the worker deals with itself.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type")]
+#[expect(missing_docs, reason = "the names are those of the schema")]
+pub enum FromTask {
+    SucceedTask { end_date: String, #[serde(default)] rendered_map_index: Option<String> },
+    TaskState { state: String, #[serde(default)] end_date: Option<String>, #[serde(default)] rendered_map_index: Option<String> },
+    RetryTask {
+        end_date: String,
+        #[serde(default)]
+        rendered_map_index: Option<String>,
+        #[serde(default)]
+        retry_delay_seconds: Option<f64>,
+        #[serde(default)]
+        retry_reason: Option<String>,
+    },
+    RescheduleTask { reschedule_date: String, end_date: String },
+    DeferTask { classpath: String, next_method: String, #[serde(default)] next_kwargs: Option<Value> },
+    AwaitInputTask { next_method: String, #[serde(default)] next_kwargs: Option<Value> },
+    SetRenderedFields { rendered_fields: Value },
+    SetRenderedMapIndex { rendered_map_index: String },
+    MaskSecret { value: Value, #[serde(default)] name: Option<String> },
+    ResendLoggingFD,
+}
+
+/// What the control plane answers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type")]
+#[expect(missing_docs, reason = "the names are those of the schema")]
+pub enum Question {
+    GetVariable { key: String },
+    GetVariableKeys { #[serde(default)] prefix: Option<String>, #[serde(default)] limit: Option<usize>, #[serde(default)] offset: Option<usize> },
+    PutVariable { key: String, #[serde(default)] value: Option<String>, #[serde(default)] description: Option<String> },
+    DeleteVariable { key: String },
+    GetConnection { conn_id: String },
+    GetXCom {
+        key: String,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+        #[serde(default)]
+        map_index: Option<i32>,
+        #[serde(default)]
+        include_prior_dates: bool,
+    },
+    SetXCom {
+        key: String,
+        #[serde(default)]
+        value: Value,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+        #[serde(default)]
+        map_index: Option<i32>,
+        #[serde(default)]
+        mapped_length: Option<i64>,
+    },
+    DeleteXCom { key: String, dag_id: String, run_id: String, task_id: String, #[serde(default)] map_index: Option<i32> },
+    GetXComCount { key: String, dag_id: String, run_id: String, task_id: String },
+    GetXComSequenceItem { key: String, dag_id: String, run_id: String, task_id: String, offset: i64 },
+    GetXComSequenceSlice {
+        key: String,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+        #[serde(default)]
+        start: Option<i64>,
+        #[serde(default)]
+        stop: Option<i64>,
+        #[serde(default)]
+        step: Option<i64>,
+    },
+    SkipDownstreamTasks { tasks: Vec<Value> },
+    TriggerDagRun {
+        dag_id: String,
+        run_id: String,
+        #[serde(default)]
+        logical_date: Option<String>,
+        #[serde(default)]
+        run_after: Option<String>,
+        #[serde(default)]
+        conf: Option<Value>,
+        #[serde(default)]
+        reset_dag_run: Option<bool>,
+        #[serde(default)]
+        note: Option<String>,
+    },
+    GetDagRun { dag_id: String, run_id: String },
+    GetDagRunState { dag_id: String, run_id: String },
+    GetDag { dag_id: String },
+    GetDRCount {
+        dag_id: String,
+        #[serde(default)]
+        logical_dates: Option<Vec<String>>,
+        #[serde(default)]
+        run_ids: Option<Vec<String>>,
+        #[serde(default)]
+        states: Option<Vec<String>>,
+    },
+    GetTICount {
+        dag_id: String,
+        #[serde(default)]
+        map_index: Option<i32>,
+        #[serde(default)]
+        task_ids: Option<Vec<String>>,
+        #[serde(default)]
+        task_group_id: Option<String>,
+        #[serde(default)]
+        logical_dates: Option<Vec<String>>,
+        #[serde(default)]
+        run_ids: Option<Vec<String>>,
+        #[serde(default)]
+        states: Option<Vec<String>>,
+    },
+    GetTaskStates {
+        dag_id: String,
+        #[serde(default)]
+        map_index: Option<i32>,
+        #[serde(default)]
+        task_ids: Option<Vec<String>>,
+        #[serde(default)]
+        task_group_id: Option<String>,
+        #[serde(default)]
+        logical_dates: Option<Vec<String>>,
+        #[serde(default)]
+        run_ids: Option<Vec<String>>,
+    },
+    GetTaskBreadcrumbs { dag_id: String, run_id: String },
+    GetPreviousDagRun { dag_id: String, logical_date: String, #[serde(default)] state: Option<String> },
+    GetPrevSuccessfulDagRun {},
+    GetPreviousTI {
+        dag_id: String,
+        task_id: String,
+        #[serde(default)]
+        logical_date: Option<String>,
+        #[serde(default)]
+        map_index: Option<i32>,
+        #[serde(default)]
+        state: Option<String>,
+    },
+    GetTaskRescheduleStartDate {},
+    ValidateInletsAndOutlets {},
+}
+
+/// Messages of the schema that get the error "Unhandled request": what they ask for does not exist here yet.
+pub const UNHANDLED: [&str; 19] = [
+    "GetAssetByName",
+    "GetAssetByUri",
+    "GetAssetsByAlias",
+    "GetAssetEventByAsset",
+    "GetAssetEventByAssetAlias",
+    "GetTaskStateStore",
+    "SetTaskStateStore",
+    "DeleteTaskStateStore",
+    "ClearTaskStateStore",
+    "GetAssetStateStoreByName",
+    "GetAssetStateStoreByUri",
+    "SetAssetStateStoreByName",
+    "SetAssetStateStoreByUri",
+    "DeleteAssetStateStoreByName",
+    "DeleteAssetStateStoreByUri",
+    "ClearAssetStateStoreByName",
+    "ClearAssetStateStoreByUri",
+    "CreateHITLDetailPayload",
+    "UpdateHITLDetail",
+];
+
+/// A reply to a question: its body slot, or its error slot, or neither.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Answer {
+    /// Goes into the body slot.
+    pub body: Option<Value>,
+    /// Goes into the error slot, which raises in the user's code.
+    pub error: Option<Value>,
+}
+
+impl Answer {
+    /// A plain acknowledgement.
+    pub const fn done() -> Self {
+        Self { body: None, error: None }
+    }
+
+    /// A body of that type.
+    pub fn of(kind: &str, mut fields: Value) -> Self {
+        if let Some(fields) = fields.as_object_mut() {
+            fields.insert("type".to_owned(), kind.into());
+        }
+        Self { body: Some(fields), error: None }
+    }
+
+    /// `{"ok": true}`.
+    pub fn ok() -> Self {
+        Self::of("OKResponse", json!({"ok": true}))
+    }
+
+    /// "There is no such thing", in the body slot, where the SDK expects it.
+    pub fn missing(error: &str, detail: Value) -> Self {
+        Self::of("ErrorResponse", json!({"error": error, "detail": detail}))
+    }
+
+    /// An error that raises in the user's code.
+    pub fn failure(status: u16, message: impl Into<String>) -> Self {
+        let detail = json!({"status_code": status, "message": message.into()});
+        let error = json!({"type": "ErrorResponse", "error": "API_SERVER_ERROR", "detail": detail});
+        Self { body: None, error: Some(error) }
+    }
+}
+
+/// Facts that make up `StartupDetails`.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the names are those of the schema")]
+pub struct Startup {
+    pub ti_id: String,
+    pub task_id: String,
+    pub dag_id: String,
+    pub run_id: String,
+    pub try_number: u32,
+    pub dag_version_id: String,
+    pub map_index: i32,
+    pub queue: String,
+    pub dag_rel_path: String,
+    pub bundle_name: String,
+    pub start_date: String,
+    pub max_tries: u32,
+    pub should_retry: bool,
+    pub task_reschedule_count: u32,
+    pub first_start: Option<String>,
+    pub next_method: Option<String>,
+    pub next_kwargs: Option<Value>,
+    pub trace_context: Option<BTreeMap<String, String>>,
+    pub dag_run: Value,
+}
+
+impl Startup {
+    /// The message. Absent optional parts are left out: the SDK's models forbid what they do not know.
+    pub fn message(&self) -> Value {
+        let mut context = json!({
+            "dag_run": self.dag_run,
+            "max_tries": self.max_tries,
+            "should_retry": self.should_retry,
+            "task_reschedule_count": self.task_reschedule_count,
+            "xcom_keys_to_clear": [],
+        });
+        if let (Some(method), Some(fields)) = (&self.next_method, context.as_object_mut()) {
+            fields.insert("next_method".to_owned(), method.as_str().into());
+            fields.insert("next_kwargs".to_owned(), self.next_kwargs.clone().unwrap_or_else(|| json!({})));
+            fields.insert("start_date".to_owned(), self.start_date.as_str().into());
+        }
+        json!({
+            "type": "StartupDetails",
+            "dag_rel_path": self.dag_rel_path,
+            "bundle_info": {"name": self.bundle_name, "version": null},
+            "start_date": self.start_date,
+            "sentry_integration": "",
+            "ti": {
+                "id": self.ti_id, "task_id": self.task_id, "dag_id": self.dag_id, "run_id": self.run_id,
+                "try_number": self.try_number, "dag_version_id": self.dag_version_id, "map_index": self.map_index,
+                "hostname": null, "context_carrier": self.trace_context, "queue": self.queue,
+            },
+            "ti_context": context,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_told_apart_by_their_type() {
+        let end: FromTask = serde_json::from_value(json!({
+            "type": "RetryTask", "state": "up_for_retry", "end_date": "2025-01-01T00:00:00Z", "retry_delay_seconds": 2.5,
+        }))
+        .unwrap();
+        assert!(matches!(end, FromTask::RetryTask { retry_delay_seconds: Some(_), .. }));
+        let question: Question = serde_json::from_value(json!({"type": "GetVariable", "key": "k"})).unwrap();
+        assert_eq!(question, Question::GetVariable { key: "k".to_owned() });
+        assert!(serde_json::from_value::<Question>(json!({"type": "GetAssetByName", "name": "a"})).is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! Parsing one DAG file in a child.
+
+use crate::fork_server::{Bundle, Child, ChildExit, ForkServer, PythonError, Work};
+use crate::frames::{read_request, write_reply};
+use crate::messages::{Answer, Question};
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+/// A result may be this large, in bytes.
+const RESULT_LIMIT: usize = 256 << 20;
+/// Output of a file that is kept for an error message, in bytes.
+const OUTPUT_KEPT: usize = 4 << 10;
+
+/// Which file to parse.
+#[derive(Debug, Clone)]
+pub struct ParseRequest {
+    /// The file.
+    pub file: PathBuf,
+    /// Its bundle.
+    pub bundle: Bundle,
+    /// What it may use.
+    pub limits: ParseLimits,
+}
+
+/// What parsing one file may use.
+#[derive(Debug, Clone, Copy)]
+pub struct ParseLimits {
+    /// Time in all.
+    pub time: Duration,
+    /// MiB of memory.
+    pub memory_mb: u64,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ParsedFile {
+    /// Its DAGs.
+    pub dags: Vec<PythonDag>,
+    /// Errors by file.
+    pub import_errors: BTreeMap<String, String>,
+    /// Modules of the bundle that it imported, by path within the bundle.
+    pub imports: Vec<String>,
+}
+
+/// A DAG as Python describes it.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of Airflow's DagModel")]
+pub struct PythonDag {
+    pub dag_id: String,
+    pub fileloc: String,
+    pub relative_fileloc: String,
+    pub display_name: Option<String>,
+    pub description: Option<String>,
+    pub owners: Vec<String>,
+    pub tags: Vec<String>,
+    pub timetable_type: String,
+    pub timetable_summary: Option<String>,
+    pub timetable_description: Option<String>,
+    pub has_timetable: bool,
+    pub max_consecutive_failed: u32,
+    pub paused_upon_creation: Option<bool>,
+    pub serialized: String,
+    pub canonical: String,
+    pub native: String,
+}
+
+/// Why a file gave no result. The text is what users see as the file's import error.
+#[derive(Debug, Error)]
+pub enum ParseFailure {
+    /// The file took too long.
+    #[error("parsing the file took longer than {0} s ([dag_processor] dag_file_processor_timeout) and was stopped")]
+    TooSlow(u64),
+    /// The child ended without a result.
+    #[error("the process that parsed the file {how} before it delivered a result{output}")]
+    Died {
+        /// How it ended.
+        how: String,
+        /// What it printed last.
+        output: String,
+    },
+    /// What the child sent is no result.
+    #[error("the process that parsed the file sent something that is no result: {0}")]
+    Nonsense(String),
+    /// Python cannot be used at all; no fault of the file.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+}
+
+/// Parses a file. Questions for variables and connections at its top level are answered by `answer`.
+///
+/// # Errors
+/// When the file gives no result; import errors are part of a result.
+pub async fn parse_file<F, Fut>(server: &ForkServer, request: &ParseRequest, answer: F) -> Result<ParsedFile, ParseFailure>
+where
+    F: Fn(Question) -> Fut + Send,
+    Fut: Future<Output = Answer> + Send,
+{
+    let work = Work::Parse {
+        file: request.file.clone(),
+        bundle: request.bundle.clone(),
+        memory_mb: request.limits.memory_mb,
+    };
+    let mut child = server.fork(&work, &[]).await?;
+    let (Some(stdout), Some(stderr)) = (take(&mut child.stdout), take(&mut child.stderr)) else {
+        return Err(PythonError::System("the child has no output".to_owned()).into());
+    };
+    let stdout = tokio::spawn(last_output(stdout));
+    let stderr = tokio::spawn(last_output(stderr));
+    let logs = take(&mut child.logs).map(|logs| tokio::spawn(last_output(logs)));
+    let outcome = tokio::time::timeout(request.limits.time, conversation(&mut child, &answer)).await;
+    child.signal(Signal::SIGKILL);
+    let failure = match outcome {
+        Ok(Ok(Some(parsed))) => Ok(parsed),
+        Ok(Ok(None)) => {
+            let how = match tokio::time::timeout(Duration::from_secs(5), &mut child.exit).await {
+                Ok(Ok(ChildExit::Code(code))) => format!("ended with exit code {code}"),
+                Ok(Ok(ChildExit::Signal(signal))) => format!("was ended by signal {signal}"),
+                Ok(Ok(ChildExit::Lost) | Err(_)) | Err(_) => "was lost with the fork server".to_owned(),
+            };
+            let mut output = String::new();
+            for stream in [stdout, stderr] {
+                output.push_str(&tokio::time::timeout(Duration::from_secs(1), stream).await.ok().and_then(Result::ok).unwrap_or_default());
+            }
+            let output = if output.trim().is_empty() { String::new() } else { format!("; it printed:\n{}", output.trim()) };
+            Err(ParseFailure::Died { how, output })
+        }
+        Ok(Err(problem)) => Err(ParseFailure::Nonsense(problem)),
+        Err(_) => Err(ParseFailure::TooSlow(request.limits.time.as_secs())),
+    };
+    if let Some(logs) = logs {
+        logs.abort();
+    }
+    failure
+}
+
+/// Takes a stream out of a child, leaving a closed one.
+fn take(stream: &mut UnixStream) -> Option<UnixStream> {
+    let (closed, _) = UnixStream::pair().ok()?;
+    Some(std::mem::replace(stream, closed))
+}
+
+async fn conversation<F, Fut>(child: &mut Child, answer: &F) -> Result<Option<ParsedFile>, String>
+where
+    F: Fn(Question) -> Fut + Send,
+    Fut: Future<Output = Answer> + Send,
+{
+    loop {
+        let frame = read_request(&mut child.requests, RESULT_LIMIT).await.map_err(|error| error.to_string())?;
+        let Some(frame) = frame else { return Ok(None) };
+        let kind = frame.body.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if kind == "UpdraftParseResult" {
+            return serde_json::from_value(frame.body).map(Some).map_err(|error| error.to_string());
+        }
+        let reply = match serde_json::from_value::<Question>(frame.body) {
+            _ if kind == "MaskSecret" => Answer::done(),
+            Ok(question) => answer(question).await,
+            Err(_) => Answer::failure(400, format!("{kind} cannot be used at the top level of a DAG file")),
+        };
+        write_reply(&mut child.requests, frame.id, reply.body.as_ref(), reply.error.as_ref())
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+}
+
+/// Reads a stream to its end and keeps the last of it; however much there is, memory stays bounded.
+async fn last_output(mut stream: UnixStream) -> String {
+    let mut kept: Vec<u8> = Vec::new();
+    let mut buffer = vec![0; 8 << 10];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..length]);
+        if kept.len() > 2 * OUTPUT_KEPT {
+            kept.drain(..kept.len() - OUTPUT_KEPT);
+        }
+    }
+    String::from_utf8_lossy(&kept[kept.len().saturating_sub(OUTPUT_KEPT)..]).into_owned()
+}

@@ -1,0 +1,384 @@
+"""The fork server: imports the Task SDK once and forks a child for every task and every DAG file.
+
+Started by Updraft with a SOCK_SEQPACKET socket as standard input. A request is a JSON object and four sockets
+(requests, stdout, stderr, logs); the answers are JSON objects, too: {"ready": ...}, {"tag": n, "pid": p},
+{"exit": p, "status": s}. No user code ever runs in this process, only in its children.
+
+All private names of the SDK that Updraft depends on are used in this file and nowhere else.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+STARTED = time.monotonic()
+PR_SET_PDEATHSIG = 1
+
+control = socket.socket(fileno=os.dup(0))
+null = os.open(os.devnull, os.O_RDONLY)
+os.dup2(null, 0)
+os.close(null)
+
+
+def tell(message):
+    control.send(json.dumps(message).encode())
+
+
+try:
+    import importlib.metadata
+
+    SDK_VERSION = importlib.metadata.version("apache-airflow-task-sdk")
+    import airflow.sdk
+    import airflow.sdk.execution_time.comms as comms
+    import airflow.sdk.execution_time.supervisor as supervisor
+    import airflow.sdk.execution_time.task_runner as task_runner
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+    from pydantic import TypeAdapter as _TypeAdapter
+except BaseException as error:  # noqa: B036 - whatever it is, the parent must hear of it
+    tell({"broken": "".join(traceback.format_exception_only(error)).strip()})
+    sys.exit(1)
+
+# Building these takes longer than a small task; every child would build the same ones.
+_adapters = {}
+
+
+class TypeAdapter:
+    """Stands for pydantic's TypeAdapter where the SDK builds one per call: the same type gives the same adapter."""
+
+    def __new__(cls, kind, *args, **kwargs):
+        if args or kwargs:
+            return _TypeAdapter(kind, *args, **kwargs)
+        try:
+            return _adapters[kind]
+        except KeyError:
+            return _adapters.setdefault(kind, _TypeAdapter(kind))
+        except TypeError:
+            return _TypeAdapter(kind)
+
+    def __class_getitem__(cls, item):
+        return cls
+
+
+comms.TypeAdapter = TypeAdapter
+task_runner.TypeAdapter = TypeAdapter
+
+WARM_MODULES = (
+    "airflow.dag_processing.bundles.local", "airflow.models.dagbag", "airflow.models.serialized_dag",
+    "airflow.providers.standard.decorators.python", "airflow.providers.standard.operators.bash",
+    "airflow.providers.standard.operators.empty", "airflow.providers.standard.operators.python",
+    "airflow.providers.standard.operators.trigger_dagrun", "airflow.providers.standard.sensors.external_task",
+    "airflow.providers.standard.sensors.bash", "airflow.providers.standard.sensors.python",
+    "airflow.sdk.definitions.asset.metadata", "airflow.sdk.definitions.decorators", "asgiref.sync",
+    "encodings.idna", "jinja2.ext", "jinja2.nativetypes", "jinja2.sandbox", "setproctitle", "stringprep",
+)
+
+WARM_DAG = """
+from datetime import datetime
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, task
+with DAG("updraft_warm", schedule=None, start_date=datetime(2025, 1, 1)) as dag:
+    @task
+    def produce():
+        return [1]
+    BashOperator(task_id="b", bash_command="echo {{ ds }}") >> produce()
+"""
+
+
+def warm():
+    """Runs through what every child does, so that all of it is imported and cached before the first fork."""
+    for name in WARM_MODULES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+    from airflow.sdk.listener import get_listener_manager
+    from airflow.sdk.plugins_manager import integrate_macros_plugins
+
+    get_listener_manager()
+    integrate_macros_plugins()
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "updraft_warm.py")
+        path.write_text(WARM_DAG)
+        bag = BundleDagBag(dag_folder=str(path), bundle_path=Path(folder), bundle_name="warm", load_op_links=False)
+        sys.path.remove(folder)
+        for dag in bag.dags.values():
+            DagSerialization.to_dict(dag)
+            dag.get_template_env().from_string("{{ 1 }}").render()
+    for name in [name for name in sys.modules if name.startswith("unusual_prefix_")]:
+        del sys.modules[name]
+    TypeAdapter(comms.ToTask)
+    from pydantic import JsonValue
+
+    TypeAdapter(JsonValue)
+    task_runner.get_hostname() if hasattr(task_runner, "get_hostname") else None
+
+
+class Message:
+    """A message of ours to the supervisor."""
+
+    def __init__(self, body):
+        self.body = body
+
+    def model_dump(self, **_):
+        return self.body
+
+
+def plain(value):
+    """The value if it is JSON as it stands (no tuples, no subclasses), else raises TypeError."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is list:
+        return [plain(item) for item in value]
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: plain(item) for key, item in value.items()}
+    raise TypeError(type(value))
+
+
+CALLBACKS = (
+    "on_execute_callback", "on_failure_callback", "on_success_callback", "on_retry_callback", "on_skipped_callback",
+)
+
+
+def runs_without_python(dag, task):
+    """Whether nothing of the user's own would run around the operator itself."""
+    if any(getattr(task, name, None) for name in CALLBACKS):
+        return False
+    if getattr(task, "_pre_execute_hook", None) or getattr(task, "_post_execute_hook", None):
+        return False
+    blocking = ("inlets", "outlets", "run_as_user", "email", "retry_policy", "executor_config", "resources", "executor")
+    if any(getattr(task, name, None) for name in blocking):
+        return False
+    if task.operator_extra_links or getattr(task, "multiple_outputs", False):
+        return False
+    if getattr(task, "render_template_as_native_obj", None) or dag.render_template_as_native_obj:
+        return False
+    if dag.user_defined_macros or dag.user_defined_filters or dag.jinja_environment_kwargs:
+        return False
+    import jinja2
+
+    if dag.template_undefined is not jinja2.StrictUndefined:
+        return False
+    from airflow.sdk.listener import get_listener_manager
+
+    return not get_listener_manager().has_listeners
+
+
+def native_bash(task):
+    import inspect
+
+    from airflow.providers.standard.operators.bash import BashOperator
+
+    if type(task) is not BashOperator:
+        return None
+    default = inspect.signature(BashOperator.__init__).parameters["output_processor"].default
+    if task.output_processor is not default:
+        return None
+    command, env, cwd = task.bash_command, task.env, task.cwd
+    if type(command) is not str or command.endswith((".sh", ".bash")):
+        return None
+    if env is not None and not (type(env) is dict and all(type(k) is str and type(v) is str for k, v in env.items())):
+        return None
+    if cwd is not None and type(cwd) is not str:
+        return None
+    if task.output_encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        return None
+    return {
+        "operator": "bash", "bash_command": command, "env": env, "append_env": bool(task.append_env), "cwd": cwd,
+        "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
+    }
+
+
+def native_empty(task):
+    from airflow.providers.standard.operators.empty import EmptyOperator
+
+    return {"operator": "empty"} if type(task) is EmptyOperator else None
+
+
+def side_document(dag):
+    """What Updraft needs to run tasks of this DAG itself; tasks that need Python are left out."""
+    tasks = {}
+    for task in dag.tasks:
+        try:
+            if task.is_mapped or task.get_closest_mapped_task_group() is not None:
+                continue
+            document = native_bash(task) or native_empty(task)
+            if document is None or not runs_without_python(dag, task):
+                continue
+            document["params"] = plain({**dag.params.dump(), **task.params.dump()})
+            document["do_xcom_push"] = bool(task.do_xcom_push)
+            document["owner"] = task.owner
+            tasks[task.task_id] = plain(document)
+        except Exception:  # noqa: BLE001 - what cannot be described runs in Python, which is always right
+            continue
+    return {"tasks": tasks}
+
+
+def describe(dag, data):
+    """One DAG of a file, with everything that Python alone can tell."""
+    timetable = dag.timetable
+    body = data["dag"]
+    canonical = {key: value for key, value in body.items() if key not in ("fileloc", "_processor_dags_folder")}
+    from airflow.serialization.encoders import coerce_to_core_timetable
+
+    core = coerce_to_core_timetable(timetable)
+    owners = sorted({task.owner for task in dag.tasks if task.owner})
+    return {
+        "dag_id": dag.dag_id,
+        "fileloc": dag.fileloc,
+        "relative_fileloc": body.get("relative_fileloc") or "",
+        "display_name": dag.dag_display_name,
+        "description": dag.description,
+        "owners": owners,
+        "tags": sorted(dag.tags or []),
+        "timetable_type": type_name(core),
+        "timetable_summary": core.summary,
+        "timetable_description": core.description,
+        "has_timetable": bool(core.periodic or core.can_be_scheduled),
+        "max_consecutive_failed": dag.max_consecutive_failed_dag_runs or 0,
+        "paused_upon_creation": dag.is_paused_upon_creation,
+        "serialized": json.dumps(data, default=str),
+        "canonical": json.dumps([canonical, data.get("client_defaults")], default=str, sort_keys=True),
+        "native": json.dumps(side_document(dag)),
+    }
+
+
+def type_name(timetable):
+    kind = type(timetable)
+    return kind.__name__ if kind.__module__.startswith("airflow.timetables") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def limit_memory(megabytes):
+    with open("/proc/self/status") as status:
+        used = next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
+    limit = used * 1024 + megabytes * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def parse(request):
+    """Parses one DAG file and sends what it found."""
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
+    decoder = comms.CommsDecoder()
+    task_runner.SUPERVISOR_COMMS = decoder
+    bundle, before = Path(request["bundle_path"]), set(sys.modules)
+    limit_memory(request["memory_mb"])
+    bag = BundleDagBag(
+        dag_folder=request["file"], bundle_path=bundle, bundle_name=request["bundle_name"], load_op_links=False
+    )
+    errors, dags = dict(bag.import_errors), []
+    for dag in bag.dags.values():
+        try:
+            dags.append(describe(dag, DagSerialization.to_dict(dag)))
+        except Exception:  # noqa: BLE001 - the other DAGs of the file are to go on
+            errors[dag.relative_fileloc or dag.fileloc] = traceback.format_exc(limit=-2)
+    for key, text in errors.items():
+        if "MemoryError" in text:
+            errors[key] = f"{text}\nThe file took more memory than [dag_processor] max_dag_file_memory_mb allows."
+    imports = set()
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(bundle) and str(file) != request["file"]:
+            imports.add(str(Path(file).relative_to(bundle)))
+    result = {"type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports)}
+    decoder.send(Message(result))
+
+
+def child(request, fds):
+    """Runs in the forked child; never returns."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    control.close()
+    os.environ.update(request.get("env", {}))
+    requests, out, err, logs = (socket.socket(fileno=fd) for fd in fds)
+    target = task_runner.main if request["op"] == "task" else lambda: parse(request)
+    supervisor._fork_main(requests, out, err, logs.detach(), target)
+
+
+def reap(children):
+    while children:
+        try:
+            pid, status, _ = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        children.discard(pid)
+        tell({"exit": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def serve():
+    children = set()
+    wake, notify = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        readable, _, _ = select.select([control, wake], [], [])
+        if wake in readable:
+            try:
+                os.read(wake, 4096)
+            except BlockingIOError:
+                pass
+        reap(children)
+        if control not in readable:
+            continue
+        try:
+            message, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+        except OSError:
+            message, fds = b"", []
+        if not message:
+            # The one who asked for the children is gone, and nobody else looks after them.
+            for pid in children:
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            os._exit(0)
+        request = json.loads(message)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(wake)
+                os.close(notify)
+                child(request, fds)
+            finally:
+                os._exit(124)
+        for fd in fds:
+            os.close(fd)
+        try:
+            os.setpgid(pid, pid)
+        except OSError:
+            pass
+        children.add(pid)
+        tell({"tag": request["tag"], "pid": pid})
+
+
+try:
+    warm()
+except BaseException as error:  # noqa: B036
+    tell({"broken": "warming up failed: " + "".join(traceback.format_exception(error))[-4000:]})
+    sys.exit(1)
+gc.collect()
+gc.freeze()
+with open("/proc/self/status") as status:
+    RSS = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+tell({"ready": {"sdk": SDK_VERSION, "python": sys.version.split()[0], "seconds": time.monotonic() - STARTED, "rss_kb": RSS}})
+serve()

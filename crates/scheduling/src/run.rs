@@ -1,0 +1,309 @@
+//! What becomes of the tasks of one run.
+//!
+//! One pass in topological order decides everything that the snapshot allows: a chain of skips or upstream failures
+//! goes through at once, however long it is.
+
+use model::dag::{Dag, Expansion, MappedLength, Task};
+use model::task_instance::StateName;
+use model::trigger_rule::{Ending, Upstreams, Verdict};
+use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
+use std::collections::{HashMap, HashSet};
+
+/// A task instance as the planner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskSnapshot {
+    /// The task instance.
+    pub id: TaskInstanceId,
+    /// Its task.
+    pub task_id: TaskId,
+    /// Its place among its mapped siblings.
+    pub map_index: MapIndex,
+    /// Where it stands.
+    pub state: StateName,
+    /// Earliest start, for one that waits to be retried or poked again.
+    pub not_before: Option<Timestamp>,
+}
+
+/// A running DagRun and all that its plan depends on.
+#[derive(Debug)]
+pub struct RunSnapshot<'a> {
+    /// Structure of the DAG, in the version of the run.
+    pub dag: &'a Dag,
+    /// Whether the DAG is paused: nothing new is scheduled then, but the run may end.
+    pub paused: bool,
+    /// All its task instances.
+    pub tasks: &'a [TaskSnapshot],
+    /// Active instances of tasks with `max_active_tis_per_dag`, over all runs.
+    pub active_over_runs: &'a HashMap<TaskId, u32>,
+    /// Tasks with `depends_on_past` whose instance in the run before has not succeeded.
+    pub held_by_past: &'a HashSet<TaskId>,
+    /// Lengths of the values that tasks returned, for those that a mapped task expands over.
+    pub lengths: &'a HashMap<TaskId, usize>,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+/// What is to happen to one task instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Its dependencies are met and the run's limits leave room: it waits for a slot from now on.
+    Schedule,
+    /// There is nothing to execute: it succeeds right away.
+    Complete,
+    /// It will not run because something before it failed.
+    FailUpstream,
+    /// It will not run because something before it was skipped.
+    Skip,
+    /// Its task is gone from the DAG.
+    Remove,
+    /// It becomes the first of so many mapped instances (at least one).
+    Expand(usize),
+    /// It uses something that cannot be run; fails with this text.
+    Refuse(String),
+}
+
+/// A decision about a task instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The task instance.
+    pub id: TaskInstanceId,
+    /// State in which the decision found it; the change is guarded by it.
+    pub from: StateName,
+    /// The decision.
+    pub decision: Decision,
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every deciding leaf succeeded or was skipped.
+    Success,
+    /// A deciding leaf failed.
+    TaskFailure,
+    /// Nothing can go on.
+    Deadlock,
+}
+
+impl RunEnd {
+    /// The reason that Airflow gives to callbacks.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::TaskFailure => "task_failure",
+            Self::Deadlock => "all_tasks_deadlocked",
+        }
+    }
+
+    /// Whether the run failed.
+    pub const fn is_failure(self) -> bool {
+        match self {
+            Self::Success => false,
+            Self::TaskFailure | Self::Deadlock => true,
+        }
+    }
+}
+
+/// What to do with a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Changes of task instances, those to schedule in the order of their weight.
+    pub moves: Vec<Move>,
+    /// How the run ends, if it does.
+    pub end: Option<RunEnd>,
+    /// When to look again because a waiting time is over.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// Decides what becomes of a run. The same snapshot always gives the same plan.
+pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
+    let mut planner = Planner::new(snapshot);
+    planner.remove_orphans();
+    for &at in snapshot.dag.topological() {
+        planner.decide_task(at);
+    }
+    planner.admit();
+    planner.finish()
+}
+
+struct Planner<'a> {
+    snapshot: &'a RunSnapshot<'a>,
+    /// Places in `snapshot.tasks`, by place of the task in the DAG.
+    instances: Vec<Vec<usize>>,
+    /// States with the decisions of this pass applied.
+    states: Vec<StateName>,
+    ready: Vec<usize>,
+    held_back: bool,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn new(snapshot: &'a RunSnapshot<'a>) -> Self {
+        let mut instances = vec![Vec::new(); snapshot.dag.tasks.len()];
+        for (at, ti) in snapshot.tasks.iter().enumerate() {
+            if let Some(task) = snapshot.dag.position(&ti.task_id) {
+                instances[task].push(at);
+            }
+        }
+        let states = snapshot.tasks.iter().map(|ti| ti.state).collect();
+        Self { snapshot, instances, states, ready: Vec::new(), held_back: false, plan: Plan::default() }
+    }
+
+    fn decide(&mut self, at: usize, decision: Decision) {
+        let ti = &self.snapshot.tasks[at];
+        self.states[at] = match &decision {
+            Decision::Schedule | Decision::Expand(_) => StateName::Scheduled,
+            Decision::Complete => StateName::Success,
+            Decision::FailUpstream => StateName::UpstreamFailed,
+            Decision::Skip => StateName::Skipped,
+            Decision::Remove => StateName::Removed,
+            Decision::Refuse(_) => StateName::Failed,
+        };
+        self.plan.moves.push(Move { id: ti.id, from: ti.state, decision });
+    }
+
+    fn remove_orphans(&mut self) {
+        for (at, ti) in self.snapshot.tasks.iter().enumerate() {
+            let may_go = !ti.state.is_finished() && !matches!(ti.state, StateName::Running | StateName::Restarting);
+            if may_go && self.snapshot.dag.position(&ti.task_id).is_none() {
+                self.decide(at, Decision::Remove);
+            }
+        }
+    }
+
+    fn decide_task(&mut self, task_at: usize) {
+        let task = &self.snapshot.dag.tasks[task_at];
+        let waiting: Vec<usize> =
+            self.instances[task_at].iter().copied().filter(|at| self.states[*at].is_schedulable()).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let verdict = task.trigger_rule.judge(&self.upstreams(task));
+        for at in waiting {
+            match verdict {
+                Verdict::Wait => {}
+                Verdict::End(ending) if self.states[at] == StateName::NoStatus => self.decide(
+                    at,
+                    match ending {
+                        Ending::UpstreamFailed => Decision::FailUpstream,
+                        Ending::Skipped => Decision::Skip,
+                    },
+                ),
+                Verdict::End(_) => {}
+                Verdict::Met => self.consider(at, task),
+            }
+        }
+    }
+
+    fn upstreams(&self, task: &Task) -> Upstreams {
+        let mut up = Upstreams::default();
+        for &before in &task.upstream {
+            let is_setup = self.snapshot.dag.tasks[before].is_setup;
+            for &at in &self.instances[before] {
+                up.add(self.states[at], is_setup);
+            }
+        }
+        up
+    }
+
+    /// A task instance whose trigger rule is met.
+    fn consider(&mut self, at: usize, task: &Task) {
+        let ti = &self.snapshot.tasks[at];
+        if let Some(not_before) = ti.not_before.filter(|not_before| *not_before > self.snapshot.now) {
+            self.plan.wake_at = Some(self.plan.wake_at.map_or(not_before, |wake| wake.min(not_before)));
+            return;
+        }
+        if self.snapshot.paused || self.snapshot.held_by_past.contains(&task.task_id) {
+            self.held_back = true;
+            return;
+        }
+        if task.is_mapped && ti.map_index == MapIndex::UNMAPPED {
+            let decision = self.expand(task);
+            self.decide(at, decision);
+        } else if task.completes_by_itself {
+            self.decide(at, Decision::Complete);
+        } else {
+            self.ready.push(at);
+        }
+    }
+
+    fn expand(&self, task: &Task) -> Decision {
+        let lengths = match &task.expansion {
+            Some(Expansion::Product(lengths)) => lengths,
+            Some(Expansion::Unsupported(what)) => {
+                return Decision::Refuse(format!("task {} expands over {what}, which is not supported yet", task.task_id));
+            }
+            None => {
+                return Decision::Refuse(format!(
+                    "task {} is part of a mapped task group, which is not supported yet",
+                    task.task_id
+                ));
+            }
+        };
+        let mut count = 1;
+        for length in lengths {
+            count *= match length {
+                MappedLength::Literal(length) => *length,
+                MappedLength::XCom(source) => match self.snapshot.lengths.get(source) {
+                    Some(length) => *length,
+                    None => return Decision::FailUpstream,
+                },
+            };
+        }
+        if count == 0 { Decision::Skip } else { Decision::Expand(count) }
+    }
+
+    /// Lets ready task instances through in the order of their weight, as far as the run's limits allow.
+    fn admit(&mut self) {
+        let dag = self.snapshot.dag;
+        let task_of = |at: usize| dag.task(&self.snapshot.tasks[at].task_id);
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.sort_by_key(|at| (task_of(*at).map(|task| -task.priority_weight), self.snapshot.tasks[*at].map_index));
+        let is_active = |state: StateName| state == StateName::Scheduled || state.occupies_slot();
+        let mut in_run = u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
+        let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
+        for (at, ti) in self.snapshot.tasks.iter().enumerate() {
+            let counts = is_active(self.states[at]) || self.states[at] == StateName::Deferred;
+            *of_task.entry(&ti.task_id).or_default() += u32::from(counts);
+        }
+        let mut over_runs = self.snapshot.active_over_runs.clone();
+        for at in ready {
+            let ti = &self.snapshot.tasks[at];
+            let Some(task) = dag.task(&ti.task_id) else { continue };
+            let in_task = of_task.entry(&ti.task_id).or_default();
+            let everywhere = over_runs.entry(ti.task_id.clone()).or_default();
+            let full = in_run >= dag.max_active_tasks
+                || task.max_active_tis_per_dagrun.is_some_and(|limit| *in_task >= limit)
+                || task.max_active_tis_per_dag.is_some_and(|limit| *everywhere >= limit);
+            if full {
+                self.held_back = true;
+                continue;
+            }
+            in_run += 1;
+            *in_task += 1;
+            *everywhere += 1;
+            self.decide(at, Decision::Schedule);
+        }
+    }
+
+    fn finish(mut self) -> Plan {
+        self.plan.end = self.end();
+        self.plan
+    }
+
+    fn end(&self) -> Option<RunEnd> {
+        if self.states.iter().all(|state| state.is_finished()) {
+            let leaves = self.snapshot.dag.deciding_leaves();
+            let failed = leaves
+                .iter()
+                .flat_map(|leaf| &self.instances[*leaf])
+                .any(|at| matches!(self.states[*at], StateName::Failed | StateName::UpstreamFailed));
+            return Some(if failed { RunEnd::TaskFailure } else { RunEnd::Success });
+        }
+        let unfinished = || self.states.iter().filter(|state| !state.is_finished());
+        let idle = unfinished().all(|state| *state == StateName::NoStatus);
+        (idle && self.plan.moves.is_empty() && !self.held_back).then_some(RunEnd::Deadlock)
+    }
+}
+
+#[cfg(test)]
+mod tests;

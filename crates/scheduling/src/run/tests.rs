@@ -1,0 +1,205 @@
+use super::*;
+use chrono::{DateTime, Duration};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+fn dag_of(tasks: Vec<Value>, max_active_tasks: u32) -> Dag {
+    let tasks: Vec<Value> = tasks.into_iter().map(|task| json!({"__type": "operator", "__var": task})).collect();
+    Dag::from_serialized(&json!({"__version": 3, "dag": {
+        "dag_id": "d", "max_active_tasks": max_active_tasks, "max_active_runs": 1, "tasks": tasks,
+        "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+    }}))
+    .unwrap()
+}
+
+fn chain(rules: &[&str]) -> Dag {
+    let tasks = rules
+        .iter()
+        .enumerate()
+        .map(|(n, rule)| {
+            let next: Vec<String> = (n + 1 < rules.len()).then(|| format!("t{}", n + 1)).into_iter().collect();
+            json!({"task_id": format!("t{n}"), "task_type": "X", "trigger_rule": rule, "downstream_task_ids": next})
+        })
+        .collect();
+    dag_of(tasks, 16)
+}
+
+fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
+    dag.tasks
+        .iter()
+        .zip(states)
+        .enumerate()
+        .map(|(n, (task, state))| TaskSnapshot {
+            id: TaskInstanceId::new(Uuid::from_u128(n as u128)),
+            task_id: task.task_id.clone(),
+            map_index: MapIndex::UNMAPPED,
+            state: *state,
+            not_before: None,
+        })
+        .collect()
+}
+
+struct World {
+    active_over_runs: HashMap<TaskId, u32>,
+    held_by_past: HashSet<TaskId>,
+    lengths: HashMap<TaskId, usize>,
+}
+
+fn plan_in(world: &World, dag: &Dag, tasks: &[TaskSnapshot], paused: bool) -> Plan {
+    plan_run(&RunSnapshot {
+        dag,
+        paused,
+        tasks,
+        active_over_runs: &world.active_over_runs,
+        held_by_past: &world.held_by_past,
+        lengths: &world.lengths,
+        now: DateTime::UNIX_EPOCH,
+    })
+}
+
+fn world() -> World {
+    World { active_over_runs: HashMap::new(), held_by_past: HashSet::new(), lengths: HashMap::new() }
+}
+
+fn plan(dag: &Dag, tasks: &[TaskSnapshot]) -> Plan {
+    plan_in(&world(), dag, tasks, false)
+}
+
+fn decisions(plan: &Plan) -> Vec<Decision> {
+    plan.moves.iter().map(|m| m.decision.clone()).collect()
+}
+
+use StateName::{Failed, NoStatus, Running, Success, UpForRetry};
+
+#[test]
+fn a_task_is_scheduled_when_the_one_before_it_succeeded() {
+    let dag = chain(&["all_success"; 3]);
+    let plan = plan(&dag, &instances(&dag, &[Success, NoStatus, NoStatus]));
+    assert_eq!(plan.moves.len(), 1);
+    assert_eq!(plan.moves[0].id, TaskInstanceId::new(Uuid::from_u128(1)));
+    assert_eq!(plan.moves[0].decision, Decision::Schedule);
+    assert_eq!(plan.end, None);
+}
+
+#[test]
+fn a_failure_goes_through_the_whole_chain_at_once_and_fails_the_run() {
+    let dag = chain(&["all_success"; 4]);
+    let plan = plan(&dag, &instances(&dag, &[Failed, NoStatus, NoStatus, NoStatus]));
+    assert_eq!(decisions(&plan), vec![Decision::FailUpstream; 3]);
+    assert_eq!(plan.end, Some(RunEnd::TaskFailure));
+}
+
+#[test]
+fn a_leaf_that_runs_after_all_makes_the_run_succeed() {
+    let dag = chain(&["all_success", "all_done"]);
+    assert_eq!(plan(&dag, &instances(&dag, &[Failed, Success])).end, Some(RunEnd::Success));
+}
+
+#[test]
+fn a_retry_waits_for_its_time_and_says_when() {
+    let dag = chain(&["all_success"]);
+    let mut tasks = instances(&dag, &[UpForRetry]);
+    let due = DateTime::UNIX_EPOCH + Duration::seconds(5);
+    tasks[0].not_before = Some(due);
+    let waiting = plan(&dag, &tasks);
+    assert_eq!((waiting.moves.len(), waiting.wake_at, waiting.end), (0, Some(due), None));
+    tasks[0].not_before = Some(DateTime::UNIX_EPOCH);
+    assert_eq!(decisions(&plan(&dag, &tasks)), [Decision::Schedule]);
+}
+
+#[test]
+fn a_paused_dag_schedules_nothing_but_lets_the_run_end() {
+    let dag = chain(&["all_success"; 2]);
+    let half = plan_in(&world(), &dag, &instances(&dag, &[Success, NoStatus]), true);
+    assert_eq!((half.moves.len(), half.end), (0, None));
+    assert_eq!(plan_in(&world(), &dag, &instances(&dag, &[Success, Success]), true).end, Some(RunEnd::Success));
+}
+
+#[test]
+fn empty_operators_complete_without_a_worker_and_what_follows_is_decided_too() {
+    let empty = |id: &str, next: &[&str]| {
+        json!({"task_id": id, "task_type": "EmptyOperator", "_is_empty": true, "downstream_task_ids": next})
+    };
+    let dag = dag_of(vec![empty("a", &["b"]), empty("b", &[])], 16);
+    let plan = plan(&dag, &instances(&dag, &[NoStatus, NoStatus]));
+    assert_eq!(decisions(&plan), [Decision::Complete, Decision::Complete]);
+    assert_eq!(plan.end, Some(RunEnd::Success));
+}
+
+#[test]
+fn max_active_tasks_lets_the_heaviest_through() {
+    let task = |id: &str, weight: i64| json!({"task_id": id, "task_type": "X", "priority_weight": weight});
+    let dag = dag_of(vec![task("light", 1), task("heavy", 9), task("busy", 1)], 2);
+    let plan = plan(&dag, &instances(&dag, &[NoStatus, NoStatus, Running]));
+    assert_eq!(plan.moves.len(), 1);
+    assert_eq!(plan.moves[0].id, TaskInstanceId::new(Uuid::from_u128(1)));
+    assert_eq!(plan.end, None);
+}
+
+#[test]
+fn a_limit_over_all_runs_counts_the_other_runs() {
+    let dag = dag_of(vec![json!({"task_id": "a", "task_type": "X", "max_active_tis_per_dag": 1})], 16);
+    let mut busy = world();
+    busy.active_over_runs.insert("a".into(), 1);
+    let plan = plan_in(&busy, &dag, &instances(&dag, &[NoStatus]), false);
+    assert_eq!((plan.moves.len(), plan.end), (0, None));
+}
+
+#[test]
+fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
+    let dag = dag_of(
+        vec![
+            json!({"task_id": "gen", "task_type": "X", "downstream_task_ids": ["m"]}),
+            json!({"task_id": "m", "task_type": "X", "_is_mapped": true, "_expand_input_attr": "expand_input",
+                   "expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {
+                       "x": {"__type": "xcomref", "__var": {"task_id": "gen", "key": "return_value"}}}}}}),
+        ],
+        16,
+    );
+    let mut three = world();
+    three.lengths.insert("gen".into(), 3);
+    let tasks = instances(&dag, &[Success, NoStatus]);
+    assert_eq!(decisions(&plan_in(&three, &dag, &tasks, false)), [Decision::Expand(3)]);
+    three.lengths.insert("gen".into(), 0);
+    let none = plan_in(&three, &dag, &tasks, false);
+    assert_eq!((decisions(&none), none.end), (vec![Decision::Skip], Some(RunEnd::Success)));
+}
+
+#[test]
+fn a_task_that_left_the_dag_is_removed() {
+    let dag = chain(&["all_success"]);
+    let mut tasks = instances(&dag, &[Success]);
+    tasks.push(TaskSnapshot {
+        id: TaskInstanceId::new(Uuid::from_u128(9)),
+        task_id: "gone".into(),
+        map_index: MapIndex::UNMAPPED,
+        state: NoStatus,
+        not_before: None,
+    });
+    let plan = plan(&dag, &tasks);
+    assert_eq!((decisions(&plan), plan.end), (vec![Decision::Remove], Some(RunEnd::Success)));
+}
+
+proptest! {
+    /// Whatever the states: nothing is scheduled before its upstream succeeded (all_success), limits hold, and the
+    /// same snapshot gives the same plan.
+    #[test]
+    fn plans_are_sound(states in prop::collection::vec(0usize..14, 6), limit in 1u32..5) {
+        let edges = [("t0", vec!["t2", "t3"]), ("t1", vec!["t3"]), ("t2", vec!["t4"]), ("t3", vec!["t4", "t5"]), ("t4", vec![]), ("t5", vec![])];
+        let dag = dag_of(edges.iter().map(|(id, next)| json!({"task_id": id, "task_type": "X", "downstream_task_ids": next})).collect(), limit);
+        let states: Vec<StateName> = states.into_iter().map(|n| StateName::ALL[n]).collect();
+        let tasks = instances(&dag, &states);
+        let first = plan(&dag, &tasks);
+        prop_assert_eq!(&first, &plan(&dag, &tasks));
+        let active = states.iter().filter(|s| **s == StateName::Scheduled || s.occupies_slot()).count() as u32;
+        let scheduled: Vec<_> = first.moves.iter().filter(|m| m.decision == Decision::Schedule).collect();
+        prop_assert!(scheduled.is_empty() || active + scheduled.len() as u32 <= limit);
+        for chosen in scheduled {
+            let at = tasks.iter().position(|ti| ti.id == chosen.id).unwrap();
+            for up in &dag.tasks[at].upstream {
+                prop_assert!(matches!(states[*up], StateName::Success | StateName::Removed));
+            }
+        }
+    }
+}

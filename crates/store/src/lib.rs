@@ -1,0 +1,71 @@
+//! The metadata store.
+//!
+//! One SQL for MariaDB and SQLite, written once in `repo/`, on a small port ([`sql`]) that two drivers implement.
+//! [`Store::reader`] gives reads, [`transact!`] gives read-write transactions; both hand out a [`Tx`], whose methods are
+//! the repositories.
+//!
+//! Invariants:
+//! - every change of a state is a guarded update whose affected rows are checked;
+//! - claims read one table along the index that gives their order, and skip what others hold;
+//! - locks are taken in the order dag, dag_run, task_instance, slot_pool, and task instances of other runs only
+//!   skipping locked ones;
+//! - leases are judged by the database's clock alone.
+
+mod cipher;
+mod driver;
+mod error;
+mod migrate;
+pub mod repo;
+mod schema;
+pub mod sql;
+mod unit_of_work;
+
+pub use cipher::Cipher;
+pub use error::StoreError;
+pub use migrate::SchemaState;
+pub use unit_of_work::{Attempts, Tx};
+
+use sql::{Driver, Mode};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A metadata store; clones share their connections.
+#[derive(Clone)]
+pub struct Store {
+    driver: Arc<dyn Driver>,
+}
+
+impl Store {
+    /// Opens (or creates) a SQLite database.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { driver: Arc::new(driver::sqlite::SqliteDriver::open(path).await?) })
+    }
+
+    /// Connects to MariaDB with at most so many connections.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or is set to forget acknowledged commits.
+    pub async fn open_mariadb(url: &str, connections: u32) -> Result<Self, StoreError> {
+        Ok(Self { driver: Arc::new(driver::mariadb::MariaDbDriver::open(url, connections).await?) })
+    }
+
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// A session for reads, each statement by itself.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn reader(&self) -> Result<Tx, StoreError> {
+        Tx::open(self.driver(), Mode::Read).await
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.driver.close().await;
+    }
+}

@@ -1,0 +1,27 @@
+//! Repositories: methods of [`crate::Tx`], one file per noun.
+
+mod admin;
+mod claims;
+mod dags;
+mod dispatch;
+mod files;
+mod jobs;
+mod list;
+mod planning;
+mod runs;
+mod tasks;
+mod workers;
+mod xcoms;
+
+pub use admin::{ConnectionRecord, PoolRecord, PoolSlots, VariableRecord};
+pub use claims::{Claimed, ClaimRequest, Report, Reported};
+pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};
+pub use dispatch::{Dispatch, DispatchLimits};
+pub use files::{FileRecord, ImportErrorRecord};
+pub use jobs::JobRecord;
+pub use list::{Condition, Listing, Order};
+pub use planning::LockedRun;
+pub use runs::{NewRun, RunRecord};
+pub use tasks::{HistoryRecord, TaskInstanceRecord};
+pub use workers::{LostTask, WorkerRecord};
+pub use xcoms::{NewXCom, XComRecord};

@@ -1,0 +1,213 @@
+//! From waiting for a slot to the broker: slots, the outbox, and what was overlooked.
+
+use super::dags::id_values;
+use crate::sql::{Row, Value, placeholders};
+use crate::unit_of_work::Tx;
+use crate::{StoreError, params};
+use model::{PoolName, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
+use scheduling::{Candidate, PoolUse, choose_for_slots};
+use std::collections::{HashMap, HashSet};
+
+/// A reference to publish: which task instance, which try, which hand-over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatch {
+    /// The task instance.
+    pub id: TaskInstanceId,
+    /// The try.
+    pub try_number: TryNumber,
+    /// Number of the hand-over.
+    pub sequence: i64,
+    /// Queue of the workers that may run it.
+    pub queue: QueueName,
+}
+
+/// What bounds one turn of dispatching.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchLimits {
+    /// The scheduler that queues (its job id); `[core] parallelism` counts per scheduler.
+    pub scheduler: WorkerId,
+    /// Task instances that this scheduler may have queued or running.
+    pub parallelism: u32,
+}
+
+struct Waiting {
+    dispatch: Dispatch,
+    pool: PoolName,
+    slots: i64,
+    order: i64,
+}
+
+/// Rows that one claim query locks at most.
+const CLAIM_LIMIT: i64 = 100;
+
+/// The claim query. Public to the contract suite, which checks its plan.
+pub(crate) fn candidates_sql(dialect: crate::sql::Dialect) -> String {
+    let index = dialect.force_index("ix_ti_dispatch");
+    let lock = dialect.skip_locked();
+    format!(
+        "SELECT id, try_number, dispatch_seq, queue, pool, pool_slots, dispatch_order FROM task_instance{index} \
+         WHERE state = 'scheduled' AND pool = ? ORDER BY dispatch_order, id LIMIT ?{lock}"
+    )
+}
+
+impl Tx {
+    /// Gives free slots to waiting task instances, heaviest first: queues them and writes the outbox. The dispatches
+    /// returned are to be published after the commit.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn dispatch(&mut self, limits: DispatchLimits, now: Timestamp) -> Result<Vec<Dispatch>, StoreError> {
+        let sql = "SELECT DISTINCT pool FROM task_instance WHERE state = 'scheduled'";
+        let waiting_pools: Vec<PoolName> =
+            self.query(sql, &[]).await?.into_iter().map(|mut row| row.next()).collect::<Result<_, _>>()?;
+        if waiting_pools.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pools = self.lock_pools(&waiting_pools).await?;
+        let sql = "SELECT COUNT(*) FROM task_instance WHERE state IN ('queued', 'running') AND queued_by = ?";
+        let row = self.query_one(sql, params![limits.scheduler]).await?;
+        let busy: i64 = row.map_or(Ok(0), |mut row| row.next())?;
+        let capacity = i64::from(limits.parallelism) - busy;
+        if capacity <= 0 {
+            return Ok(Vec::new());
+        }
+        let mut waiting = Vec::new();
+        for (pool, usage) in &pools {
+            let most = usage.open().min(capacity).min(CLAIM_LIMIT);
+            if most > 0 {
+                waiting.extend(self.lock_candidates(pool, most).await?);
+            }
+        }
+        waiting.sort_by_key(|w| (w.order, w.dispatch.id));
+        let candidates: Vec<Candidate> = waiting
+            .iter()
+            .map(|w| Candidate { id: w.dispatch.id, pool: w.pool.clone(), slots: w.slots })
+            .collect();
+        let chosen: HashSet<TaskInstanceId> =
+            choose_for_slots(&candidates, &pools, usize::try_from(capacity).unwrap_or(0)).into_iter().collect();
+        let mut dispatches: Vec<Dispatch> =
+            waiting.into_iter().map(|w| w.dispatch).filter(|d| chosen.contains(&d.id)).collect();
+        self.queue(&mut dispatches, limits.scheduler, now).await?;
+        Ok(dispatches)
+    }
+
+    /// Locks the pools, in the order of their keys, and counts what they hold: read under the lock, the counts are exact.
+    async fn lock_pools(&mut self, names: &[PoolName]) -> Result<HashMap<PoolName, PoolUse>, StoreError> {
+        let lock = self.dialect().for_update();
+        let names: Vec<Value> = names.iter().map(Value::from).collect();
+        let marks = placeholders(names.len());
+        let sql = format!("SELECT pool, slots, include_deferred FROM slot_pool WHERE pool IN ({marks}) ORDER BY id{lock}");
+        let mut pools = HashMap::new();
+        let mut counts_deferred = HashSet::new();
+        for mut row in self.query(&sql, &names).await? {
+            let (name, total): (PoolName, i64) = (row.next()?, row.next()?);
+            if row.next::<bool>()? {
+                counts_deferred.insert(name.clone());
+            }
+            pools.insert(name, PoolUse { total, used: 0 });
+        }
+        let sql = format!(
+            "SELECT pool, state, CAST(SUM(pool_slots) AS {}) FROM task_instance \
+             WHERE state IN ('queued', 'running', 'deferred') AND pool IN ({marks}) GROUP BY pool, state",
+            if self.dialect() == crate::sql::Dialect::MariaDb { "SIGNED" } else { "INTEGER" }
+        );
+        for mut row in self.query(&sql, &names).await? {
+            let (name, state, used): (PoolName, String, i64) = (row.next()?, row.next()?, row.next()?);
+            let counts = state != "deferred" || counts_deferred.contains(&name);
+            if let Some(pool) = pools.get_mut(&name).filter(|_| counts) {
+                pool.used += used;
+            }
+        }
+        Ok(pools)
+    }
+
+    async fn lock_candidates(&mut self, pool: &PoolName, limit: i64) -> Result<Vec<Waiting>, StoreError> {
+        let read = |mut row: Row| {
+            Ok(Waiting {
+                dispatch: Dispatch {
+                    id: row.next()?,
+                    try_number: row.next()?,
+                    sequence: row.next()?,
+                    queue: row.next()?,
+                },
+                pool: row.next()?,
+                slots: row.next()?,
+                order: row.next()?,
+            })
+        };
+        let sql = candidates_sql(self.dialect());
+        self.query(&sql, params![pool, limit]).await?.into_iter().map(read).collect()
+    }
+
+    async fn queue(&mut self, dispatches: &mut [Dispatch], by: WorkerId, now: Timestamp) -> Result<(), StoreError> {
+        if dispatches.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<TaskInstanceId> = dispatches.iter().map(|d| d.id).collect();
+        for chunk in Self::chunks(&id_values(&ids)) {
+            let sql = format!(
+                "UPDATE task_instance SET state = 'queued', queued_at = ?, queued_by = ?, updated_at = ?, \
+                 dispatch_seq = dispatch_seq + 1 WHERE state = 'scheduled' AND id IN ({})",
+                placeholders(chunk.len())
+            );
+            let mut values = params![now, by, now].to_vec();
+            values.extend_from_slice(chunk);
+            if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
+                let detail = "a task instance moved on meanwhile".to_owned();
+                return Err(StoreError::Contention { name: "dispatch", detail });
+            }
+        }
+        for chunk in dispatches.chunks_mut(100) {
+            let tail = self.dialect().on_duplicate("ti_id", &["try_number", "dispatch_seq", "queue", "created_at"]);
+            let rows = vec!["(?, ?, ?, ?, ?)"; chunk.len()].join(", ");
+            let sql = format!("INSERT INTO outbox (ti_id, try_number, dispatch_seq, queue, created_at) VALUES {rows}{tail}");
+            let mut values = Vec::with_capacity(chunk.len() * 5);
+            for dispatch in chunk {
+                dispatch.sequence += 1;
+                let row = params![dispatch.id, dispatch.try_number, dispatch.sequence, &dispatch.queue, now];
+                values.extend_from_slice(row);
+            }
+            self.execute(&sql, &values).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes published dispatches out of the outbox; newer hand-overs of the same task instances stay.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn confirm_dispatches(&mut self, published: &[Dispatch]) -> Result<(), StoreError> {
+        for chunk in published.chunks(200) {
+            let marks = vec!["(ti_id = ? AND dispatch_seq <= ?)"; chunk.len()].join(" OR ");
+            let values: Vec<Value> =
+                chunk.iter().flat_map(|d| [Value::from(d.id), Value::from(d.sequence)]).collect();
+            self.execute(&format!("DELETE FROM outbox WHERE {marks}"), &values).await?;
+        }
+        Ok(())
+    }
+
+    /// Dispatches that were written before `before` and not confirmed since. They may have been published; publishing
+    /// again is harmless.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn unconfirmed_dispatches(&mut self, before: Timestamp, limit: i64) -> Result<Vec<Dispatch>, StoreError> {
+        let sql = "SELECT ti_id, try_number, dispatch_seq, queue FROM outbox WHERE created_at < ? \
+                   ORDER BY created_at, ti_id LIMIT ?";
+        self.query(sql, params![before, limit]).await?.into_iter().map(read_dispatch).collect()
+    }
+
+    /// Task instances queued before `before` that no worker has claimed.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn unclaimed(&mut self, before: Timestamp, limit: i64) -> Result<Vec<Dispatch>, StoreError> {
+        let sql = "SELECT id, try_number, dispatch_seq, queue FROM task_instance WHERE state = 'queued' AND queued_at < ? \
+                   ORDER BY queued_at LIMIT ?";
+        self.query(sql, params![before, limit]).await?.into_iter().map(read_dispatch).collect()
+    }
+}
+
+fn read_dispatch(mut row: Row) -> Result<Dispatch, StoreError> {
+    Ok(Dispatch { id: row.next()?, try_number: row.next()?, sequence: row.next()?, queue: row.next()? })
+}

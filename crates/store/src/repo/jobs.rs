@@ -1,0 +1,77 @@
+//! Which schedulers and DAG processors are alive.
+
+use crate::sql::Row;
+use crate::unit_of_work::Tx;
+use crate::{StoreError, params};
+use model::{Timestamp, WorkerId};
+use std::time::Duration;
+
+/// A component's present life.
+#[derive(Debug, Clone)]
+pub struct JobRecord {
+    /// Identity of this life.
+    pub id: WorkerId,
+    /// `scheduler`, `dag_processor`, `triggerer`.
+    pub kind: String,
+    /// Its last sign of life, by the database's clock.
+    pub heartbeat_at: Timestamp,
+}
+
+impl Tx {
+    /// A sign of life; the first one registers the component.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn beat(&mut self, id: WorkerId, kind: &str, hostname: &str) -> Result<(), StoreError> {
+        let now = self.dialect().now();
+        let tail = self.dialect().on_duplicate("id", &["heartbeat_at", "state"]);
+        let sql = format!(
+            "INSERT INTO job (id, kind, hostname, state, started_at, heartbeat_at) VALUES (?, ?, ?, 'running', {now}, {now}){tail}"
+        );
+        self.execute(&sql, params![id, kind, hostname]).await.map(|_| ())
+    }
+
+    /// Notes that a component ended.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn end_job(&mut self, id: WorkerId) -> Result<(), StoreError> {
+        self.execute("UPDATE job SET state = 'ended' WHERE id = ?", params![id]).await.map(|_| ())
+    }
+
+    /// The latest life of each kind of component.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn latest_jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
+        let sql = "SELECT id, kind, heartbeat_at FROM job WHERE state = 'running' ORDER BY heartbeat_at DESC LIMIT 100";
+        let read =
+            |mut row: Row| Ok(JobRecord { id: row.next()?, kind: row.next()?, heartbeat_at: row.next()? });
+        self.query(sql, &[]).await?.into_iter().map(read).collect()
+    }
+
+    /// Components of a kind that gave a sign of life within `within`, by id.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn living(&mut self, kind: &str, within: Duration) -> Result<Vec<WorkerId>, StoreError> {
+        let now = self.dialect().now();
+        let sql = format!(
+            "SELECT id FROM job WHERE kind = ? AND state = 'running' AND heartbeat_at > {now} - ? ORDER BY id"
+        );
+        let within = i64::try_from(within.as_micros()).unwrap_or(i64::MAX);
+        self.query(&sql, params![kind, within]).await?.into_iter().map(|mut row| row.next()).collect()
+    }
+
+    /// A value kept for the installation as a whole, made with `make` at first use.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn setting(&mut self, name: &str, make: &(dyn Fn() -> String + Sync)) -> Result<String, StoreError> {
+        let head = self.dialect().insert_ignore();
+        let sql = format!("{head} setting (name, value) VALUES (?, ?)");
+        self.execute(&sql, params![name, make()]).await?;
+        let row = self.query_one("SELECT value FROM setting WHERE name = ?", params![name]).await?;
+        row.ok_or_else(|| StoreError::Inconsistent(format!("setting {name} vanished")))?.next()
+    }
+}

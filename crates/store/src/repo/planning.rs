@@ -1,0 +1,284 @@
+//! What the scheduler reads for a plan, and how a plan is carried out.
+
+use super::dags::id_values;
+use super::runs::RunRecord;
+use super::tasks::NewTaskInstance;
+use crate::sql::{Row, Value, placeholders};
+use crate::unit_of_work::Tx;
+use crate::{StoreError, params};
+use model::dag::Dag;
+use model::task_instance::StateName;
+use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use scheduling::{Decision, Move, TaskSnapshot};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// What locking a run for planning found.
+#[derive(Debug)]
+pub enum LockedRun {
+    /// The run, locked until the transaction ends.
+    Mine(Box<RunRecord>),
+    /// Another scheduler plans it right now.
+    Busy,
+    /// There is no such run (any more).
+    Gone,
+}
+
+impl Tx {
+    /// Notes durably that something about a run changed, so that it is planned even if every hint is lost.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn add_run_event(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
+        self.execute("INSERT INTO run_event (run_key, created_at) VALUES (?, ?)", params![key, now]).await.map(|_| ())
+    }
+
+    /// Locks a run for planning.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn lock_run(&mut self, key: DagRunKey) -> Result<LockedRun, StoreError> {
+        let lock = self.dialect().skip_locked();
+        let got = self.query_one(&format!("SELECT id FROM dag_run WHERE id = ?{lock}"), params![key]).await?;
+        match (got, self.run_by_key(key).await?) {
+            (Some(_), Some(run)) => Ok(LockedRun::Mine(Box::new(run))),
+            (None, Some(_)) => Ok(LockedRun::Busy),
+            (_, None) => Ok(LockedRun::Gone),
+        }
+    }
+
+    /// The number of the last event of a run; events up to it are covered by a plan whose snapshot is read afterwards.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn last_run_event(&mut self, key: DagRunKey) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT MAX(id) FROM run_event WHERE run_key = ?";
+        self.query_one(sql, params![key]).await?.map_or(Ok(None), |mut row| row.next())
+    }
+
+    /// Deletes the events that a plan has covered.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn clear_run_events(&mut self, key: DagRunKey, up_to: i64) -> Result<(), StoreError> {
+        self.execute("DELETE FROM run_event WHERE run_key = ? AND id <= ?", params![key, up_to]).await.map(|_| ())
+    }
+
+    /// Runs with events older than `before`: their hints were lost, or are being worked on.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn overlooked_runs(&mut self, before: Timestamp, limit: i64) -> Result<Vec<DagRunKey>, StoreError> {
+        let sql = "SELECT DISTINCT run_key FROM run_event WHERE created_at < ? LIMIT ?";
+        self.query(sql, params![before, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+    }
+
+    /// All running runs.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn running_runs(&mut self) -> Result<Vec<DagRunKey>, StoreError> {
+        let sql = "SELECT id FROM dag_run WHERE state = 'running'";
+        self.query(sql, &[]).await?.into_iter().map(|mut row| row.next()).collect()
+    }
+
+    /// Runs with task instances whose waiting time is over at `now`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn runs_with_due_tasks(&mut self, now: Timestamp, limit: i64) -> Result<Vec<DagRunKey>, StoreError> {
+        let sql = "SELECT DISTINCT run_key FROM task_instance WHERE state IN ('up_for_retry', 'up_for_reschedule') \
+                   AND not_before <= ? LIMIT ?";
+        self.query(sql, params![now, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+    }
+
+    /// All task instances of a run as the planner sees them.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn snapshot(&mut self, key: DagRunKey) -> Result<Vec<TaskSnapshot>, StoreError> {
+        let sql = "SELECT id, task_id, map_index, state, not_before FROM task_instance WHERE run_key = ?";
+        let read = |mut row: Row| {
+            Ok(TaskSnapshot {
+                id: row.next()?,
+                task_id: row.next()?,
+                map_index: row.next()?,
+                state: row.parse()?,
+                not_before: row.next()?,
+            })
+        };
+        self.query(sql, params![key]).await?.into_iter().map(read).collect()
+    }
+
+    /// Active instances, over all runs, of the tasks that limit them.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn active_over_runs(&mut self, dag: &Dag) -> Result<HashMap<TaskId, u32>, StoreError> {
+        let mut counts = HashMap::new();
+        for task in dag.tasks.iter().filter(|task| task.max_active_tis_per_dag.is_some()) {
+            let sql = "SELECT COUNT(*) FROM task_instance WHERE dag_id = ? AND task_id = ? \
+                       AND state IN ('scheduled', 'queued', 'running', 'deferred', 'awaiting_input')";
+            let row = self.query_one(sql, params![&dag.dag_id, &task.task_id]).await?;
+            counts.insert(task.task_id.clone(), row.map_or(Ok(0), |mut row| row.next())?);
+        }
+        Ok(counts)
+    }
+
+    /// Tasks with `depends_on_past` whose instances in the run before have not succeeded.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn held_by_past(&mut self, dag: &Dag, run: &RunRecord) -> Result<HashSet<TaskId>, StoreError> {
+        let mut held = HashSet::new();
+        let (true, Some(logical_date)) = (dag.tasks.iter().any(|task| task.depends_on_past), run.logical_date) else {
+            return Ok(held);
+        };
+        let Some(previous) = self.previous_run(&dag.dag_id, logical_date, None).await? else { return Ok(held) };
+        for task in dag.tasks.iter().filter(|task| task.depends_on_past) {
+            let before_its_start = task.start_date.zip(previous.logical_date).is_some_and(|(start, date)| date < start);
+            let sql = "SELECT COUNT(*) FROM task_instance WHERE run_key = ? AND task_id = ? \
+                       AND state NOT IN ('success', 'skipped')";
+            let row = self.query_one(sql, params![previous.key, &task.task_id]).await?;
+            let open: i64 = row.map_or(Ok(0), |mut row| row.next())?;
+            if open > 0 && !before_its_start {
+                held.insert(task.task_id.clone());
+            }
+        }
+        Ok(held)
+    }
+
+    /// Lengths of the values that these tasks returned in a run.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn mapped_lengths(&mut self, key: DagRunKey, tasks: &[TaskId]) -> Result<HashMap<TaskId, usize>, StoreError> {
+        let mut lengths = HashMap::new();
+        for task_id in tasks {
+            let sql = "SELECT COUNT(*), MAX(mapped_length), MAX(map_index) FROM xcom \
+                       WHERE run_key = ? AND task_id = ? AND xcom_key = 'return_value'";
+            let Some(mut row) = self.query_one(sql, params![key, task_id]).await? else { continue };
+            let (count, length, last_index): (i64, Option<i64>, Option<i64>) = (row.next()?, row.next()?, row.next()?);
+            // What a mapped task returned is as long as it has instances.
+            let length = if last_index.is_some_and(|index| index >= 0) { Some(count) } else { length };
+            if let Some(length) = length {
+                lengths.insert(task_id.clone(), usize::try_from(length).unwrap_or(0));
+            }
+        }
+        Ok(lengths)
+    }
+
+    /// Carries out the moves of a plan. Each is guarded by the state that the plan saw.
+    ///
+    /// # Errors
+    /// [`StoreError::Contention`] when a task instance moved on meanwhile; the plan must then be made anew.
+    pub async fn apply_moves(
+        &mut self,
+        run: &RunRecord,
+        dag: &Dag,
+        moves: &[Move],
+        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut groups: BTreeMap<(&'static str, StateName), Vec<TaskInstanceId>> = BTreeMap::new();
+        for planned in moves {
+            let change = match &planned.decision {
+                Decision::Schedule => "state = 'scheduled', scheduled_at = ?, not_before = NULL, \
+                    try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END",
+                Decision::Complete => "state = 'success', try_number = try_number + 1, end_date = ?, start_date = updated_at",
+                Decision::FailUpstream => "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, updated_at)",
+                Decision::Skip => "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, updated_at)",
+                Decision::Remove => "state = 'removed', end_date = ?",
+                Decision::Expand(count) => {
+                    self.expand(run, dag, planned.id, *count, ids, now).await?;
+                    continue;
+                }
+                Decision::Refuse(why) => {
+                    self.refuse(planned, why, now).await?;
+                    continue;
+                }
+            };
+            groups.entry((change, planned.from)).or_default().push(planned.id);
+        }
+        for ((change, from), group) in groups {
+            self.move_group(change, from, &group, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn move_group(
+        &mut self,
+        change: &'static str,
+        from: StateName,
+        group: &[TaskInstanceId],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for chunk in Self::chunks(&id_values(group)) {
+            // `updated_at` comes first: MariaDB assigns from left to right, and a start date may be taken from it.
+            let sql = format!(
+                "UPDATE task_instance SET updated_at = ?, {change} WHERE state = ? AND id IN ({})",
+                placeholders(chunk.len())
+            );
+            let mut values = vec![Value::from(now)];
+            if change.contains('?') {
+                values.push(now.into());
+            }
+            values.push(from.as_str().into());
+            values.extend_from_slice(chunk);
+            if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
+                let detail = "a task instance moved on meanwhile".to_owned();
+                return Err(StoreError::Contention { name: "plan run", detail });
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse(&mut self, planned: &Move, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET state = 'failed', exit_cause = ?, start_date = ?, end_date = ?, updated_at = ? \
+                   WHERE id = ? AND state = ?";
+        let values = params![why, now, now, now, planned.id, planned.from.as_str()];
+        match self.execute(sql, values).await?.rows {
+            1 => Ok(()),
+            _ => Err(self.moved_meanwhile("plan run", planned.id)),
+        }
+    }
+
+    /// Makes the first of `count` mapped instances of an unexpanded one, and the others beside it.
+    async fn expand(
+        &mut self,
+        run: &RunRecord,
+        dag: &Dag,
+        id: TaskInstanceId,
+        count: usize,
+        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET map_index = 0, updated_at = ? WHERE id = ? AND map_index = -1";
+        if self.execute(sql, params![now, id]).await?.rows != 1 {
+            return Err(self.moved_meanwhile("plan run", id));
+        }
+        let row = self.query_one("SELECT task_id FROM task_instance WHERE id = ?", params![id]).await?;
+        let task_id: TaskId = row.ok_or_else(|| self.moved_meanwhile("plan run", id))?.next()?;
+        let Some(task) = dag.task(&task_id) else { return Ok(()) };
+        let rows: Vec<NewTaskInstance<'_>> = (1..count)
+            .map(|index| NewTaskInstance { id: ids(), task, map_index: MapIndex(i32::try_from(index).unwrap_or(i32::MAX)) })
+            .collect();
+        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, run.version_id, &rows, now).await
+    }
+
+    /// Notes when a run was last decided upon.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn note_decision(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
+        self.execute("UPDATE dag_run SET last_decision_at = ? WHERE id = ?", params![now, key]).await.map(|_| ())
+    }
+
+    /// Keys of running runs of a DAG.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn running_runs_of(&mut self, dag_id: &DagId) -> Result<Vec<DagRunKey>, StoreError> {
+        let sql = "SELECT id FROM dag_run WHERE state = 'running' AND dag_id = ?";
+        self.query(sql, params![dag_id]).await?.into_iter().map(|mut row| row.next()).collect()
+    }
+}

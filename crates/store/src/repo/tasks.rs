@@ -1,0 +1,426 @@
+//! Task instances: reading them, making them, what people do to them.
+
+use super::dags::id_values;
+use super::list::Listing;
+use crate::sql::{Row, Value, placeholders};
+use crate::unit_of_work::Tx;
+use crate::{StoreError, params};
+use model::dag::Task;
+use model::task_instance::{Claim, LastCounters, StateName, TaskInstanceState};
+use model::{
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp,
+    TryNumber, WorkerId,
+};
+use serde::{Deserialize, Serialize};
+
+pub(super) const COLUMNS: &str = "id, run_key, dag_id, run_id, task_id, map_index, state, try_number, max_tries, pool, \
+    pool_slots, queue, priority_weight, operator, operator_name, version_id, claim_epoch, claim_id, worker_id, dispatch_seq, \
+    not_before, scheduled_at, queued_at, start_date, end_date, hostname, unixname, pid, infra_losses, reschedules, \
+    first_start, last_report, exit_cause, rendered_map_index, next_method, next_kwargs, note, trace_context";
+
+/// A task instance.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is the column of its name; the names are those of Airflow's TaskInstance")]
+pub struct TaskInstanceRecord {
+    pub id: TaskInstanceId,
+    pub run_key: DagRunKey,
+    pub dag_id: DagId,
+    pub run_id: RunId,
+    pub task_id: TaskId,
+    pub map_index: MapIndex,
+    pub state: StateName,
+    pub try_number: TryNumber,
+    pub max_tries: u32,
+    pub pool: PoolName,
+    pub pool_slots: i64,
+    pub queue: QueueName,
+    pub priority_weight: i64,
+    pub operator: String,
+    pub operator_name: String,
+    pub version_id: DagVersionId,
+    pub claim_epoch: ClaimEpoch,
+    pub claim_id: Option<String>,
+    pub worker_id: Option<WorkerId>,
+    pub dispatch_seq: i64,
+    pub not_before: Option<Timestamp>,
+    pub scheduled_at: Option<Timestamp>,
+    pub queued_at: Option<Timestamp>,
+    pub start_date: Option<Timestamp>,
+    pub end_date: Option<Timestamp>,
+    pub hostname: Option<String>,
+    pub unixname: Option<String>,
+    pub pid: Option<i64>,
+    pub infra_losses: u32,
+    pub reschedules: u32,
+    pub first_start: Option<Timestamp>,
+    pub last_report: Option<String>,
+    pub exit_cause: Option<String>,
+    pub rendered_map_index: Option<String>,
+    pub next_method: Option<String>,
+    pub next_kwargs: Option<String>,
+    pub note: Option<String>,
+    pub trace_context: Option<String>,
+}
+
+impl TaskInstanceRecord {
+    pub(super) fn read(mut row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.next()?,
+            run_key: row.next()?,
+            dag_id: row.next()?,
+            run_id: row.next()?,
+            task_id: row.next()?,
+            map_index: row.next()?,
+            state: row.parse()?,
+            try_number: row.next()?,
+            max_tries: row.next()?,
+            pool: row.next()?,
+            pool_slots: row.next()?,
+            queue: row.next()?,
+            priority_weight: row.next()?,
+            operator: row.next()?,
+            operator_name: row.next()?,
+            version_id: row.next()?,
+            claim_epoch: row.next()?,
+            claim_id: row.next()?,
+            worker_id: row.next()?,
+            dispatch_seq: row.next()?,
+            not_before: row.next()?,
+            scheduled_at: row.next()?,
+            queued_at: row.next()?,
+            start_date: row.next()?,
+            end_date: row.next()?,
+            hostname: row.next()?,
+            unixname: row.next()?,
+            pid: row.next()?,
+            infra_losses: row.next()?,
+            reschedules: row.next()?,
+            first_start: row.next()?,
+            last_report: row.next()?,
+            exit_cause: row.next()?,
+            rendered_map_index: row.next()?,
+            next_method: row.next()?,
+            next_kwargs: row.next()?,
+            note: row.next()?,
+            trace_context: row.next()?,
+        })
+    }
+
+    /// The state with what belongs to it.
+    ///
+    /// # Errors
+    /// When the row lacks what its state needs.
+    pub fn full_state(&self) -> Result<TaskInstanceState, StoreError> {
+        let lacks = |what: &str| {
+            StoreError::Inconsistent(format!("task instance {} is {} but has no {what}", self.id, self.state))
+        };
+        let claim = || {
+            let worker = self.worker_id.ok_or_else(|| lacks("worker"))?;
+            Ok::<_, StoreError>(Claim { worker, epoch: self.claim_epoch })
+        };
+        let not_before = || self.not_before.ok_or_else(|| lacks("time to wait for"));
+        Ok(match self.state {
+            StateName::NoStatus => TaskInstanceState::NoStatus,
+            StateName::Scheduled => TaskInstanceState::Scheduled,
+            StateName::Queued => TaskInstanceState::Queued { sequence: self.dispatch_seq },
+            StateName::Running => TaskInstanceState::Running(claim()?),
+            StateName::Restarting => TaskInstanceState::Restarting(claim()?),
+            StateName::UpForRetry => TaskInstanceState::UpForRetry { not_before: not_before()? },
+            StateName::UpForReschedule => TaskInstanceState::UpForReschedule { not_before: not_before()? },
+            StateName::Deferred => TaskInstanceState::Deferred,
+            StateName::AwaitingInput => TaskInstanceState::AwaitingInput,
+            StateName::Success => TaskInstanceState::Success,
+            StateName::Failed => TaskInstanceState::Failed,
+            StateName::Skipped => TaskInstanceState::Skipped,
+            StateName::UpstreamFailed => TaskInstanceState::UpstreamFailed,
+            StateName::Removed => TaskInstanceState::Removed,
+        })
+    }
+
+    /// The counters that outlive its states.
+    pub const fn counters(&self) -> LastCounters {
+        LastCounters { sequence: self.dispatch_seq, epoch: self.claim_epoch }
+    }
+
+    /// Whether a failing try is followed by another one (`TIRunContext.should_retry`).
+    pub const fn should_retry(&self) -> bool {
+        self.max_tries != 0 && self.try_number.0 <= self.max_tries
+    }
+
+    /// Seconds from start to end, where it has both.
+    pub fn duration(&self) -> Option<f64> {
+        Some((self.end_date? - self.start_date?).as_seconds_f64())
+    }
+}
+
+/// A finished try, as it was when the next one was decided upon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in TaskInstanceRecord")]
+pub struct HistoryRecord {
+    pub try_number: u32,
+    pub state: String,
+    pub start_date: Option<Timestamp>,
+    pub end_date: Option<Timestamp>,
+    pub queued_at: Option<Timestamp>,
+    pub scheduled_at: Option<Timestamp>,
+    pub hostname: Option<String>,
+    pub unixname: Option<String>,
+    pub pid: Option<i64>,
+    pub max_tries: u32,
+    pub exit_cause: Option<String>,
+}
+
+/// A task instance to create.
+pub(super) struct NewTaskInstance<'a> {
+    pub(super) id: TaskInstanceId,
+    pub(super) task: &'a Task,
+    pub(super) map_index: MapIndex,
+}
+
+/// Rows of one INSERT; far below both databases' limits on parameters.
+const INSERT_CHUNK: usize = 50;
+
+impl Tx {
+    pub(super) async fn insert_task_instances(
+        &mut self,
+        key: DagRunKey,
+        dag_id: &DagId,
+        run_id: &RunId,
+        version_id: DagVersionId,
+        rows: &[NewTaskInstance<'_>],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        const HEAD: &str = "INSERT INTO task_instance (id, run_key, dag_id, run_id, task_id, map_index, state, try_number, \
+            max_tries, pool, pool_slots, queue, priority_weight, dispatch_order, operator, operator_name, version_id, \
+            claim_epoch, dispatch_seq, infra_losses, reschedules, updated_at) VALUES ";
+        const ROW: &str = "(?, ?, ?, ?, ?, ?, 'none', 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?)";
+        for chunk in rows.chunks(INSERT_CHUNK) {
+            let sql = format!("{HEAD}{}", vec![ROW; chunk.len()].join(", "));
+            let mut values = Vec::with_capacity(chunk.len() * 16);
+            for row in chunk {
+                let task = row.task;
+                values.extend_from_slice(params![
+                    row.id,
+                    key,
+                    dag_id,
+                    run_id,
+                    &task.task_id,
+                    row.map_index,
+                    task.retries,
+                    &task.pool,
+                    task.pool_slots,
+                    &task.queue,
+                    task.priority_weight,
+                    -task.priority_weight,
+                    &task.task_type,
+                    &task.operator_name,
+                    version_id,
+                    now,
+                ]);
+            }
+            self.execute(&sql, &values).await?;
+        }
+        Ok(())
+    }
+
+    /// The task instance of that name.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn task_instance(
+        &mut self,
+        dag_id: &DagId,
+        run_id: &RunId,
+        task_id: &TaskId,
+        map_index: MapIndex,
+    ) -> Result<Option<TaskInstanceRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM task_instance WHERE run_key = (SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?) \
+             AND task_id = ? AND map_index = ?"
+        );
+        self.query_one(&sql, params![dag_id, run_id, task_id, map_index]).await?.map(TaskInstanceRecord::read).transpose()
+    }
+
+    /// The task instance with that id.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn task_instance_by_id(&mut self, id: TaskInstanceId) -> Result<Option<TaskInstanceRecord>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE id = ?");
+        self.query_one(&sql, params![id]).await?.map(TaskInstanceRecord::read).transpose()
+    }
+
+    /// Task instances that fit, and how many there are.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn task_instances(&mut self, listing: &Listing) -> Result<(Vec<TaskInstanceRecord>, i64), StoreError> {
+        let (rows, total) = self.list("task_instance", COLUMNS, listing).await?;
+        Ok((rows.into_iter().map(TaskInstanceRecord::read).collect::<Result<_, _>>()?, total))
+    }
+
+    /// All task instances of a run.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn task_instances_of(&mut self, key: DagRunKey) -> Result<Vec<TaskInstanceRecord>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE run_key = ? ORDER BY task_id, map_index");
+        self.query(&sql, params![key]).await?.into_iter().map(TaskInstanceRecord::read).collect()
+    }
+
+    /// Earlier tries of a task instance, oldest first.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn history(&mut self, id: TaskInstanceId) -> Result<Vec<HistoryRecord>, StoreError> {
+        let sql = "SELECT record FROM task_instance_history WHERE ti_id = ? ORDER BY try_number";
+        let read = |mut row: Row| {
+            let text: String = row.next()?;
+            serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("history of {id}: {error}")))
+        };
+        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+    }
+
+    /// Keeps the present try in the history.
+    pub(super) async fn keep_try(&mut self, ti: &TaskInstanceRecord, state: StateName, end: Timestamp) -> Result<(), StoreError> {
+        if ti.try_number.0 == 0 {
+            return Ok(());
+        }
+        let record = HistoryRecord {
+            try_number: ti.try_number.0,
+            state: state.as_str().to_owned(),
+            start_date: ti.start_date,
+            end_date: Some(ti.end_date.unwrap_or(end)),
+            queued_at: ti.queued_at,
+            scheduled_at: ti.scheduled_at,
+            hostname: ti.hostname.clone(),
+            unixname: ti.unixname.clone(),
+            pid: ti.pid,
+            max_tries: ti.max_tries,
+            exit_cause: ti.exit_cause.clone(),
+        };
+        let text = serde_json::to_string(&record).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        let head = self.dialect().insert_ignore();
+        let sql = format!("{head} task_instance_history (ti_id, try_number, run_key, record) VALUES (?, ?, ?, ?)");
+        self.execute(&sql, params![ti.id, ti.try_number, ti.run_key, text]).await.map(|_| ())
+    }
+
+    /// Sets the outcome as a person asks. A process that runs is stopped when its worker hears that it lost its claim.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn mark_task_instance(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        to: StateName,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET state = ?, start_date = COALESCE(start_date, ?), end_date = ?, not_before = NULL, \
+                   updated_at = ? WHERE id = ? AND state = ?";
+        let values = params![to.as_str(), now, now, now, ti.id, ti.state.as_str()];
+        if self.execute(sql, values).await?.rows != 1 {
+            return Err(self.moved_meanwhile("mark", ti.id));
+        }
+        self.add_run_event(ti.run_key, now).await
+    }
+
+    /// Clears a task instance so that it runs again; one that runs is stopped first.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn clear_task_instance(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        retries: u32,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let next = ti
+            .full_state()?
+            .apply(model::task_instance::TaskEvent::Clear, ti.counters())
+            .map_err(|error| StoreError::Inconsistent(error.to_string()))?
+            .name();
+        self.keep_try(ti, if ti.state.is_finished() { ti.state } else { StateName::Failed }, now).await?;
+        let sql = "UPDATE task_instance SET state = ?, max_tries = ?, not_before = NULL, next_method = NULL, \
+                   next_kwargs = NULL, reschedules = 0, exit_cause = NULL, updated_at = ? WHERE id = ? AND state = ?";
+        let max_tries = if next == StateName::Restarting { ti.max_tries } else { ti.try_number.0 + retries };
+        let values = params![next.as_str(), max_tries, now, ti.id, ti.state.as_str()];
+        if self.execute(sql, values).await?.rows != 1 {
+            return Err(self.moved_meanwhile("clear", ti.id));
+        }
+        self.add_run_event(ti.run_key, now).await
+    }
+
+    pub(super) fn moved_meanwhile(&self, name: &'static str, id: TaskInstanceId) -> StoreError {
+        StoreError::Contention { name, detail: format!("task instance {id} moved on meanwhile") }
+    }
+
+    /// Skips task instances that are not running or finished (`skip-downstream`).
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn skip_tasks(
+        &mut self,
+        key: DagRunKey,
+        tasks: &[(TaskId, MapIndex)],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for (task_id, map_index) in tasks {
+            let sql = "UPDATE task_instance SET state = 'skipped', start_date = ?, end_date = ?, updated_at = ? \
+                       WHERE run_key = ? AND task_id = ? AND map_index = ? AND state NOT IN ('running', 'success', 'failed')";
+            self.execute(sql, params![now, now, now, key, task_id, *map_index]).await?;
+        }
+        self.add_run_event(key, now).await
+    }
+
+    /// Stores what the templates of a task instance came to.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_rendered_fields(
+        &mut self,
+        id: TaskInstanceId,
+        key: DagRunKey,
+        fields: &str,
+    ) -> Result<(), StoreError> {
+        let tail = self.dialect().on_duplicate("ti_id", &["fields"]);
+        let sql = format!("INSERT INTO rendered_fields (ti_id, run_key, fields) VALUES (?, ?, ?){tail}");
+        self.execute(&sql, params![id, key, fields]).await.map(|_| ())
+    }
+
+    /// What the templates of these task instances came to, as JSON objects.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn rendered_fields(&mut self, ids: &[TaskInstanceId]) -> Result<Vec<(TaskInstanceId, String)>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!("SELECT ti_id, fields FROM rendered_fields WHERE ti_id IN ({})", placeholders(ids.len()));
+        let read = |mut row: Row| Ok((row.next()?, row.next()?));
+        self.query(&sql, &id_values(ids)).await?.into_iter().map(read).collect()
+    }
+
+    /// Stores the label of a mapped task instance.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_map_label(&mut self, id: TaskInstanceId, label: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET rendered_map_index = ? WHERE id = ?";
+        self.execute(sql, params![label, id]).await.map(|_| ())
+    }
+
+    /// Task instances of several DAGs by DAG and state, for those whose state is not final.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn state_counts(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        let sql = "SELECT state, COUNT(*) FROM task_instance GROUP BY state";
+        let read = |mut row: Row| Ok((row.next()?, row.next()?));
+        self.query(sql, &[]).await?.into_iter().map(read).collect()
+    }
+
+    /// Runs a condition over a list of values in pieces that both databases take.
+    pub(super) fn chunks(values: &[Value]) -> impl Iterator<Item = &[Value]> {
+        values.chunks(400)
+    }
+}

@@ -1,0 +1,155 @@
+//! Workers and their leases.
+
+use crate::sql::Row;
+use crate::unit_of_work::Tx;
+use crate::{StoreError, params};
+use model::{ClaimEpoch, TaskInstanceId, WorkerId};
+use std::time::Duration;
+
+/// A worker's present life.
+#[derive(Debug, Clone)]
+pub struct WorkerRecord {
+    /// Identity of this life.
+    pub id: WorkerId,
+    /// Name, the same after a restart.
+    pub name: String,
+    /// Its machine.
+    pub hostname: String,
+    /// Queues that it serves.
+    pub queues: Vec<String>,
+    /// Tasks that it runs at the same time.
+    pub concurrency: u32,
+}
+
+/// A task instance whose worker is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostTask {
+    /// The task instance.
+    pub id: TaskInstanceId,
+    /// The claim that was held.
+    pub epoch: ClaimEpoch,
+    /// How often the infrastructure has lost it before.
+    pub infra_losses: u32,
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Tx {
+    /// Registers a worker's new life. Earlier lives of the same name end by this, since the worker stops everything that
+    /// they left running before it registers; their ids are returned.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn register_worker(&mut self, worker: &WorkerRecord, lease: Duration) -> Result<Vec<WorkerId>, StoreError> {
+        let sql = "SELECT id FROM worker WHERE name = ? AND state IN ('active', 'draining') AND id <> ?";
+        let earlier: Vec<WorkerId> = self
+            .query(sql, params![&worker.name, worker.id])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
+        for id in &earlier {
+            self.execute("UPDATE worker SET state = 'gone' WHERE id = ?", params![*id]).await?;
+        }
+        let now = self.dialect().now();
+        let tail = self.dialect().on_duplicate("id", &["state", "seen_at", "lease_expires_at"]);
+        let sql = format!(
+            "INSERT INTO worker (id, name, hostname, queues, concurrency, state, registered_at, seen_at, lease_expires_at) \
+             VALUES (?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
+        );
+        let queues = serde_json::to_string(&worker.queues).unwrap_or_else(|_| "[]".to_owned());
+        let values =
+            params![worker.id, &worker.name, &worker.hostname, queues, worker.concurrency, micros(lease)];
+        self.execute(&sql, values).await?;
+        Ok(earlier)
+    }
+
+    /// Renews a lease that has not ended. Whether it could be renewed.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn renew_lease(&mut self, id: WorkerId, lease: Duration, draining: bool) -> Result<bool, StoreError> {
+        let now = self.dialect().now();
+        let sql = format!(
+            "UPDATE worker SET seen_at = {now}, lease_expires_at = {now} + ?, state = ? \
+             WHERE id = ? AND state IN ('active', 'draining')"
+        );
+        let state = if draining { "draining" } else { "active" };
+        Ok(self.execute(&sql, params![micros(lease), state, id]).await?.rows == 1)
+    }
+
+    /// Ends a worker's life: it left, or its lease ran out. Whether it was alive.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn retire_worker(&mut self, id: WorkerId) -> Result<bool, StoreError> {
+        let sql = "UPDATE worker SET state = 'gone' WHERE id = ? AND state IN ('active', 'draining')";
+        Ok(self.execute(sql, params![id]).await?.rows == 1)
+    }
+
+    /// Ends a worker's life if its lease has run out by the database's clock. Whether it had.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn expire_worker(&mut self, id: WorkerId) -> Result<bool, StoreError> {
+        let now = self.dialect().now();
+        let sql = format!(
+            "UPDATE worker SET state = 'gone' WHERE id = ? AND state IN ('active', 'draining') AND lease_expires_at < {now}"
+        );
+        Ok(self.execute(&sql, params![id]).await?.rows == 1)
+    }
+
+    /// Workers whose lease has run out, and how many are alive in all.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn expired_workers(&mut self) -> Result<(Vec<WorkerId>, usize), StoreError> {
+        let now = self.dialect().now();
+        let sql = format!("SELECT id, lease_expires_at < {now} FROM worker WHERE state IN ('active', 'draining')");
+        let rows = self.query(&sql, &[]).await?;
+        let alive = rows.len();
+        let mut expired = Vec::new();
+        for mut row in rows {
+            let id = row.next()?;
+            if row.next::<bool>()? {
+                expired.push(id);
+            }
+        }
+        Ok((expired, alive))
+    }
+
+    /// Task instances that a worker holds, by its claims.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn tasks_of_worker(&mut self, id: WorkerId) -> Result<Vec<LostTask>, StoreError> {
+        let sql = "SELECT id, claim_epoch, infra_losses FROM task_instance WHERE worker_id = ? \
+                   AND state IN ('running', 'restarting')";
+        let read = |mut row: Row| Ok(LostTask { id: row.next()?, epoch: row.next()?, infra_losses: row.next()? });
+        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+    }
+
+    /// Task instances still held by workers that are gone: what a crash between ending a worker's life and ending its
+    /// claims left over.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn tasks_of_gone_workers(&mut self) -> Result<Vec<LostTask>, StoreError> {
+        let sql = "SELECT t.id, t.claim_epoch, t.infra_losses FROM worker w JOIN task_instance t ON t.worker_id = w.id \
+                   WHERE w.state = 'gone' AND t.state IN ('running', 'restarting')";
+        let read = |mut row: Row| Ok(LostTask { id: row.next()?, epoch: row.next()?, infra_losses: row.next()? });
+        self.query(sql, &[]).await?.into_iter().map(read).collect()
+    }
+
+    /// Claims of a worker that it may go on with: those that are still current, by task instance and epoch.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn current_claims(&mut self, id: WorkerId) -> Result<Vec<(TaskInstanceId, ClaimEpoch)>, StoreError> {
+        let sql = "SELECT id, claim_epoch FROM task_instance WHERE worker_id = ? AND state = 'running'";
+        let read = |mut row: Row| Ok((row.next()?, row.next()?));
+        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+    }
+}

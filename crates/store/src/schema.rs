@@ -1,0 +1,221 @@
+//! The schema, as numbered migrations that both databases understand.
+//!
+//! MariaDB commits each DDL statement by itself, so every step can be run again: it looks whether its table, index or
+//! column is there. A migration is only ever added, never changed.
+
+use crate::sql::Dialect;
+
+/// One migration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Migration {
+    pub(crate) version: i64,
+    pub(crate) name: &'static str,
+    pub(crate) steps: &'static [Step],
+}
+
+/// One step of a migration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// Creates a table.
+    Table { name: &'static str, columns: &'static str },
+    /// Creates an index.
+    Index { name: &'static str, table: &'static str, columns: &'static str, unique: bool },
+}
+
+/// The version that this program works with.
+pub(crate) const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "initial", steps: INITIAL }];
+
+/// Translates the neutral type words of a table's columns.
+pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {
+    let words: &[(&str, &str)] = match dialect {
+        Dialect::MariaDb => &[
+            ("KEY64", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"),
+            ("INT64", "BIGINT"),
+            ("FLOAT64", "DOUBLE"),
+            ("NAME", "VARCHAR(250)"),
+            ("PATH", "VARCHAR(700)"),
+            ("UUID", "CHAR(36)"),
+            ("WORD", "VARCHAR(50)"),
+            ("TEXT", "LONGTEXT"),
+        ],
+        Dialect::Sqlite => &[
+            ("KEY64", "INTEGER PRIMARY KEY AUTOINCREMENT"),
+            ("INT64", "INTEGER"),
+            ("FLOAT64", "REAL"),
+            ("NAME", "TEXT"),
+            ("PATH", "TEXT"),
+            ("UUID", "TEXT"),
+            ("WORD", "TEXT"),
+            ("TEXT", "TEXT"),
+        ],
+    };
+    let mut out = String::new();
+    for token in neutral.split_inclusive(|c: char| c == ' ' || c == ',' || c == '\n') {
+        let word = token.trim_end_matches([' ', ',', '\n']);
+        let tail = &token[word.len()..];
+        out.push_str(words.iter().find(|(neutral, _)| *neutral == word).map_or(word, |(_, own)| own));
+        out.push_str(tail);
+    }
+    out
+}
+
+const fn index(name: &'static str, table: &'static str, columns: &'static str) -> Step {
+    Step::Index { name, table, columns, unique: false }
+}
+
+const fn unique(name: &'static str, table: &'static str, columns: &'static str) -> Step {
+    Step::Index { name, table, columns, unique: true }
+}
+
+const INITIAL: &[Step] = &[
+    Step::Table {
+        name: "dag",
+        columns: "dag_id NAME NOT NULL PRIMARY KEY, is_paused INT64 NOT NULL, is_stale INT64 NOT NULL,
+            fileloc TEXT NOT NULL, relative_fileloc PATH NOT NULL, bundle_name NAME NOT NULL, display_name TEXT,
+            description TEXT, owners TEXT NOT NULL, tags TEXT NOT NULL, timetable_type NAME NOT NULL,
+            timetable_summary TEXT, timetable_description TEXT, has_timetable INT64 NOT NULL, max_active_runs INT64 NOT NULL,
+            max_active_tasks INT64 NOT NULL, max_consecutive_failed INT64 NOT NULL, has_import_errors INT64 NOT NULL,
+            has_task_limits INT64 NOT NULL, version_id UUID NOT NULL, version_number INT64 NOT NULL,
+            last_parsed_at INT64 NOT NULL, last_parse_duration FLOAT64 NOT NULL, next_logical_date INT64,
+            next_interval_start INT64, next_interval_end INT64, next_run_after INT64",
+    },
+    index("ix_dag_due", "dag", "is_paused, is_stale, next_run_after"),
+    index("ix_dag_file", "dag", "relative_fileloc"),
+    Step::Table {
+        name: "dag_version",
+        columns: "id UUID NOT NULL PRIMARY KEY, dag_id NAME NOT NULL, version_number INT64 NOT NULL,
+            structure_hash WORD NOT NULL, serialized TEXT NOT NULL, native TEXT NOT NULL, source TEXT NOT NULL,
+            fileloc TEXT NOT NULL, relative_fileloc PATH NOT NULL, bundle_name NAME NOT NULL, created_at INT64 NOT NULL,
+            source_updated_at INT64 NOT NULL",
+    },
+    unique("ux_dag_version", "dag_version", "dag_id, version_number"),
+    Step::Table {
+        name: "dag_file",
+        columns: "path PATH NOT NULL PRIMARY KEY, fingerprint WORD NOT NULL, imports TEXT NOT NULL,
+            parsed_at INT64 NOT NULL, parse_duration FLOAT64 NOT NULL",
+    },
+    Step::Table {
+        name: "import_error",
+        columns: "id KEY64, path PATH NOT NULL, bundle_name NAME NOT NULL, fileloc TEXT NOT NULL,
+            stack_trace TEXT NOT NULL, created_at INT64 NOT NULL",
+    },
+    unique("ux_import_error", "import_error", "path"),
+    Step::Table {
+        name: "dag_run",
+        columns: "id KEY64, dag_id NAME NOT NULL, run_id NAME NOT NULL, logical_date INT64, run_type WORD NOT NULL,
+            state WORD NOT NULL, conf TEXT NOT NULL, data_interval_start INT64, data_interval_end INT64,
+            run_after INT64 NOT NULL, queued_at INT64, start_date INT64, end_date INT64, version_id UUID NOT NULL,
+            triggered_by WORD, triggering_user NAME, note TEXT, clear_number INT64 NOT NULL,
+            last_decision_at INT64, trace_context TEXT, updated_at INT64 NOT NULL",
+    },
+    unique("ux_dag_run_id", "dag_run", "dag_id, run_id"),
+    unique("ux_dag_run_date", "dag_run", "dag_id, logical_date"),
+    index("ix_dag_run_state", "dag_run", "state, dag_id, run_after, id"),
+    index("ix_dag_run_after", "dag_run", "dag_id, run_after"),
+    Step::Table {
+        name: "run_event",
+        columns: "id KEY64, run_key INT64 NOT NULL, created_at INT64 NOT NULL",
+    },
+    index("ix_run_event", "run_event", "run_key"),
+    index("ix_run_event_age", "run_event", "created_at"),
+    Step::Table {
+        name: "task_instance",
+        columns: "id UUID NOT NULL PRIMARY KEY, run_key INT64 NOT NULL, dag_id NAME NOT NULL, run_id NAME NOT NULL,
+            task_id NAME NOT NULL, map_index INT64 NOT NULL, state WORD NOT NULL, try_number INT64 NOT NULL,
+            max_tries INT64 NOT NULL, pool NAME NOT NULL, pool_slots INT64 NOT NULL, queue NAME NOT NULL,
+            priority_weight INT64 NOT NULL, dispatch_order INT64 NOT NULL, operator NAME NOT NULL,
+            operator_name NAME NOT NULL, version_id UUID NOT NULL, claim_epoch INT64 NOT NULL, claim_id UUID,
+            worker_id UUID, dispatch_seq INT64 NOT NULL, queued_by UUID, not_before INT64, scheduled_at INT64,
+            queued_at INT64, start_date INT64, end_date INT64, hostname NAME, unixname NAME, pid INT64,
+            infra_losses INT64 NOT NULL, reschedules INT64 NOT NULL, first_start INT64, last_report TEXT,
+            exit_cause TEXT, retry_delay INT64, rendered_map_index TEXT, next_method NAME, next_kwargs TEXT,
+            note TEXT, trace_context TEXT, updated_at INT64 NOT NULL",
+    },
+    unique("ux_task_instance", "task_instance", "run_key, task_id, map_index"),
+    index("ix_ti_dispatch", "task_instance", "state, pool, dispatch_order, id, pool_slots, queued_by"),
+    index("ix_ti_wake", "task_instance", "state, not_before"),
+    index("ix_ti_worker", "task_instance", "worker_id, state"),
+    index("ix_ti_task", "task_instance", "dag_id, task_id, state"),
+    Step::Table {
+        name: "task_instance_history",
+        columns: "ti_id UUID NOT NULL, try_number INT64 NOT NULL, run_key INT64 NOT NULL, record TEXT NOT NULL,
+            PRIMARY KEY (ti_id, try_number)",
+    },
+    index("ix_ti_history_run", "task_instance_history", "run_key"),
+    Step::Table {
+        name: "xcom",
+        columns: "run_key INT64 NOT NULL, task_id NAME NOT NULL, map_index INT64 NOT NULL, xcom_key NAME NOT NULL,
+            dag_id NAME NOT NULL, run_id NAME NOT NULL, value TEXT NOT NULL, mapped_length INT64, created_at INT64 NOT NULL,
+            PRIMARY KEY (run_key, task_id, map_index, xcom_key)",
+    },
+    Step::Table {
+        name: "rendered_fields",
+        columns: "ti_id UUID NOT NULL PRIMARY KEY, run_key INT64 NOT NULL, fields TEXT NOT NULL",
+    },
+    index("ix_rendered_run", "rendered_fields", "run_key"),
+    Step::Table {
+        name: "outbox",
+        columns: "ti_id UUID NOT NULL PRIMARY KEY, try_number INT64 NOT NULL, dispatch_seq INT64 NOT NULL,
+            queue NAME NOT NULL, created_at INT64 NOT NULL",
+    },
+    index("ix_outbox_age", "outbox", "created_at, ti_id"),
+    Step::Table {
+        name: "variable",
+        columns: "var_key NAME NOT NULL PRIMARY KEY, value TEXT NOT NULL, description TEXT, is_encrypted INT64 NOT NULL",
+    },
+    Step::Table {
+        name: "connection",
+        columns: "conn_id NAME NOT NULL PRIMARY KEY, conn_type NAME NOT NULL, description TEXT, host TEXT,
+            schema_name TEXT, login TEXT, password TEXT, port INT64, extra TEXT, is_encrypted INT64 NOT NULL",
+    },
+    Step::Table {
+        name: "slot_pool",
+        columns: "id KEY64, pool NAME NOT NULL, slots INT64 NOT NULL, description TEXT, include_deferred INT64 NOT NULL",
+    },
+    unique("ux_slot_pool", "slot_pool", "pool"),
+    Step::Table {
+        name: "worker",
+        columns: "id UUID NOT NULL PRIMARY KEY, name NAME NOT NULL, hostname NAME NOT NULL, queues TEXT NOT NULL,
+            concurrency INT64 NOT NULL, state WORD NOT NULL, registered_at INT64 NOT NULL, seen_at INT64 NOT NULL,
+            lease_expires_at INT64 NOT NULL",
+    },
+    index("ix_worker_lease", "worker", "state, lease_expires_at"),
+    index("ix_worker_name", "worker", "name, state"),
+    Step::Table {
+        name: "job",
+        columns: "id UUID NOT NULL PRIMARY KEY, kind WORD NOT NULL, hostname NAME NOT NULL, state WORD NOT NULL,
+            started_at INT64 NOT NULL, heartbeat_at INT64 NOT NULL",
+    },
+    index("ix_job", "job", "kind, state, heartbeat_at"),
+    Step::Table {
+        name: "setting",
+        columns: "name NAME NOT NULL PRIMARY KEY, value TEXT NOT NULL",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_words_are_translated_and_nothing_else() {
+        let neutral = "id KEY64, name NAME NOT NULL, PRIMARY KEY (id, name)";
+        assert_eq!(
+            columns(Dialect::MariaDb, neutral),
+            "id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, name VARCHAR(250) NOT NULL, PRIMARY KEY (id, name)"
+        );
+        assert_eq!(
+            columns(Dialect::Sqlite, neutral),
+            "id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, PRIMARY KEY (id, name)"
+        );
+    }
+
+    #[test]
+    fn versions_go_up_by_one() {
+        for (at, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(migration.version, at as i64 + 1);
+        }
+    }
+}

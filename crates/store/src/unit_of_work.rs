@@ -1,0 +1,125 @@
+//! Transactions: named, retried when they lose against others, undone when they are dropped.
+
+use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
+use crate::{Store, StoreError};
+use std::time::Duration;
+
+/// A session with the store: one read-write transaction, or reads outside of one. The repositories are its methods,
+/// one file per noun under `repo/`.
+pub struct Tx {
+    session: Box<dyn Session>,
+    dialect: Dialect,
+}
+
+impl Tx {
+    pub(crate) async fn open(driver: &dyn Driver, mode: Mode) -> Result<Self, StoreError> {
+        Ok(Self { session: driver.open(mode).await?, dialect: driver.dialect() })
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    pub(crate) async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<Affected, StoreError> {
+        self.session.execute(sql, params).await
+    }
+
+    pub(crate) async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+        self.session.query(sql, params).await
+    }
+
+    pub(crate) async fn query_one(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>, StoreError> {
+        Ok(self.query(sql, params).await?.into_iter().next())
+    }
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn now(&mut self) -> Result<model::Timestamp, StoreError> {
+        let sql = format!("SELECT {}", self.dialect.now());
+        let row = self.query_one(&sql, &[]).await?;
+        row.ok_or_else(|| StoreError::Inconsistent("the database has no clock".to_owned()))?.next()
+    }
+
+    #[doc(hidden)]
+    pub async fn commit(self) -> Result<(), StoreError> {
+        self.session.commit().await
+    }
+
+    #[doc(hidden)]
+    pub async fn rollback(self) {
+        self.session.rollback().await;
+    }
+}
+
+/// How often a transaction is run before its error is handed on.
+const MOST_ATTEMPTS: u32 = 6;
+
+/// Counts the attempts of one transaction and waits between them.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Attempts {
+    name: &'static str,
+    made: u32,
+}
+
+impl Attempts {
+    #[doc(hidden)]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, made: 0 }
+    }
+
+    /// Whether to run the transaction again after this error; waits first if so.
+    #[doc(hidden)]
+    pub async fn again(&mut self, error: &StoreError) -> bool {
+        self.made += 1;
+        if !error.is_transient() || self.made >= MOST_ATTEMPTS {
+            return false;
+        }
+        metrics::counter!("updraft_store_retries_total", "transaction" => self.name).increment(1);
+        let ceiling = 10u64 << (self.made * 2).min(8);
+        let wait = rand::random_range(ceiling / 2..=ceiling).min(1000);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        true
+    }
+}
+
+impl Store {
+    #[doc(hidden)]
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
+        Tx::open(self.driver(), Mode::Write).await
+    }
+}
+
+/// Runs a block as one transaction: `transact!(store, "name", |tx| { ...; Ok(value) })`.
+///
+/// The block sees `tx: &mut Tx`, may borrow from around it, and must do nothing but talk to the store: it is run again
+/// when the transaction loses against another one or the outcome of its commit is unknown. So it must be written such
+/// that running it after it was in fact applied changes nothing more (guards, keys).
+#[macro_export]
+macro_rules! transact {
+    ($store:expr, $name:literal, |$tx:ident| $body:expr) => {{
+        let store: &$crate::Store = &$store;
+        let mut attempts = $crate::Attempts::new($name);
+        loop {
+            let outcome = async {
+                let mut unit = store.begin().await?;
+                let $tx = &mut unit;
+                let done: ::core::result::Result<_, $crate::StoreError> = async { $body }.await;
+                match done {
+                    Ok(value) => unit.commit().await.map(|()| value),
+                    Err(error) => {
+                        unit.rollback().await;
+                        Err(error)
+                    }
+                }
+            }
+            .await;
+            match outcome {
+                Err(error) if attempts.again(&error).await => {}
+                other => break other,
+            }
+        }
+    }};
+}

@@ -1,0 +1,161 @@
+//! What came of a file, and how it is stored.
+
+use crate::Shared;
+use crate::files::{DagFile, Fingerprints};
+use broker::Hint;
+use chrono::Utc;
+use config::Config;
+use model::dag::Dag;
+use model::dag_run::is_valid_dag_id;
+use model::timetable::DataInterval;
+use model::{DagId, DagVersionId, Timestamp};
+use python::{ParsedFile, PythonDag};
+use std::collections::BTreeMap;
+use store::repo::{FileRecord, ParsedDag};
+use store::{StoreError, Tx};
+
+/// Source code beyond this is not stored, in bytes.
+const SOURCE: usize = 4 << 20;
+
+/// A DAG with its structure.
+pub(crate) struct ReadDag {
+    parsed: ParsedDag,
+    dag: Dag,
+}
+
+/// What came of a file.
+#[derive(Default)]
+pub(crate) struct FileOutcome {
+    pub(crate) dags: Vec<ReadDag>,
+    /// Errors by path within the bundle.
+    pub(crate) errors: BTreeMap<String, String>,
+    imports: Vec<String>,
+}
+
+impl FileOutcome {
+    /// The file gave nothing at all.
+    pub(crate) fn failed(file: &DagFile, why: String) -> Self {
+        Self { errors: BTreeMap::from([(file.relative.clone(), why)]), ..Self::default() }
+    }
+
+    /// Reads what Python found; a DAG that cannot be used becomes an error, the others go on.
+    pub(crate) fn read(file: &DagFile, parsed: ParsedFile, seconds: f64, config: &Config) -> Self {
+        let source = std::fs::read(&file.path).unwrap_or_default();
+        let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
+        let mut outcome = Self { errors: parsed.import_errors, imports: parsed.imports, ..Self::default() };
+        for found in parsed.dags {
+            let dag_id = found.dag_id.clone();
+            match read_dag(file, found, &source, seconds, config) {
+                Ok(read) => outcome.dags.push(read),
+                Err(why) => {
+                    let text = outcome.errors.entry(file.relative.clone()).or_default();
+                    text.push_str(&format!("DAG {dag_id}: {why}\n"));
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn read_dag(file: &DagFile, found: PythonDag, source: &str, seconds: f64, config: &Config) -> Result<ReadDag, String> {
+    let document = serde_json::from_str(&found.serialized).map_err(|error| error.to_string())?;
+    let dag = Dag::from_serialized(&document).map_err(|error| error.to_string())?;
+    if !is_valid_dag_id(&dag.dag_id) {
+        return Err("the DAG id may have letters, digits, dashes, dots and underscores, and at most 250 of them".to_owned());
+    }
+    let parsed = ParsedDag {
+        dag_id: dag.dag_id.clone(),
+        fileloc: found.fileloc,
+        relative_fileloc: file.relative.clone(),
+        bundle_name: file.bundle.name.clone(),
+        display_name: found.display_name,
+        description: found.description,
+        owners: found.owners,
+        tags: found.tags,
+        timetable_type: found.timetable_type,
+        timetable_summary: found.timetable_summary.filter(|summary| summary != "None"),
+        timetable_description: found.timetable_description,
+        has_timetable: found.has_timetable,
+        max_active_runs: dag.max_active_runs,
+        max_active_tasks: dag.max_active_tasks,
+        max_consecutive_failed: found.max_consecutive_failed,
+        has_task_limits: dag.tasks.iter().any(|task| {
+            task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some()
+        }),
+        paused_at_creation: found.paused_upon_creation.unwrap_or(config.core.dags_are_paused_at_creation),
+        serialized: found.serialized,
+        canonical: found.canonical,
+        native: found.native,
+        source: source.to_owned(),
+        parse_duration: seconds,
+    };
+    Ok(ReadDag { parsed, dag })
+}
+
+impl Shared {
+    /// Stores what came of a file, all in one transaction.
+    pub(crate) async fn save(&self, file: &DagFile, outcome: FileOutcome, seconds: f64) -> anyhow::Result<()> {
+        let now = Utc::now();
+        let fingerprint = Fingerprints::default().of(file, &outcome.imports);
+        let imports = serde_json::to_string(&outcome.imports)?;
+        let record = FileRecord { path: file.relative.clone(), fingerprint, imports };
+        let ids: Vec<DagVersionId> = outcome.dags.iter().map(|_| DagVersionId::new(uuid::Uuid::now_v7())).collect();
+        let new_versions = store::transact!(self.store, "save file", |tx| {
+            let mut errors = outcome.errors.clone();
+            let mut present = Vec::new();
+            let mut new_versions = 0;
+            for (read, id) in outcome.dags.iter().zip(&ids) {
+                if let Some(other) = defined_elsewhere(tx, &read.parsed).await? {
+                    let text = format!("AirflowDagDuplicatedIdException: DAG {} is already defined in {other}\n", read.dag.dag_id);
+                    errors.entry(file.relative.clone()).or_default().push_str(&text);
+                    continue;
+                }
+                let saved = tx.save_dag(&read.parsed, *id, now).await?;
+                new_versions += usize::from(saved.is_new_version);
+                set_next_run(tx, &read.dag, now).await?;
+                present.push(read.dag.dag_id.clone());
+            }
+            let fileloc = file.path.to_string_lossy();
+            if !errors.contains_key(&file.relative) {
+                tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now).await?;
+            }
+            for (path, text) in &errors {
+                tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now).await?;
+            }
+            // A file that is broken right now keeps its DAGs, hidden behind the error.
+            if errors.is_empty() || !present.is_empty() {
+                tx.retire_missing_dags(&file.relative, &present).await?;
+            } else {
+                tx.set_import_error_flag(&file.relative, true).await?;
+            }
+            tx.save_file(&record, now, seconds).await?;
+            Ok(new_versions)
+        })?;
+        if new_versions > 0 {
+            tracing::info!(file = %file.relative, dags = outcome.dags.len(), new_versions, "file parsed");
+        }
+        self.broker.hint(Hint::Timetables).await;
+        Ok(())
+    }
+}
+
+/// The file that defines the same DAG, if it is another one that is still there.
+async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<String>, StoreError> {
+    let Some(record) = tx.dag(&parsed.dag_id).await? else { return Ok(None) };
+    let elsewhere = record.relative_fileloc != parsed.relative_fileloc
+        && !record.is_stale
+        && std::path::Path::new(&record.fileloc).exists();
+    Ok(elsewhere.then_some(record.fileloc))
+}
+
+/// Recomputes when the DAG runs next, from its last scheduled run on.
+async fn set_next_run(tx: &mut Tx, dag: &Dag, now: Timestamp) -> Result<(), StoreError> {
+    let dag_id: &DagId = &dag.dag_id;
+    let last = tx.last_automated_run(dag_id).await?;
+    let last = last.and_then(|run| Some(DataInterval { start: run.data_interval_start?, end: run.data_interval_end? }));
+    let next = dag.timetable.next_run(last, &dag.time_restriction(), now).unwrap_or_else(|error| {
+        tracing::warn!(dag_id = %dag_id, "no next run: {error}");
+        None
+    });
+    tx.set_next_run(dag_id, next).await
+}

@@ -1,0 +1,131 @@
+//! Handing task instances to the broker, and doing so again for those that were not confirmed.
+
+use crate::Shared;
+use bootstrap::Stop;
+use broker::TaskMessage;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use store::StoreError;
+use store::repo::{Dispatch, RunRecord};
+use telemetry::metric;
+
+/// Age at which an outbox row that nobody confirmed is published again.
+const UNCONFIRMED: chrono::Duration = chrono::Duration::seconds(2);
+/// Age at which a queued task instance that nobody claimed is looked for in its queue.
+const UNCLAIMED: chrono::Duration = chrono::Duration::seconds(8);
+const RELAY: Duration = Duration::from_secs(1);
+const BATCH: i64 = 200;
+
+/// Confirmed dispatches that are still in the outbox. They leave it with the next transaction, whatever it is about.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    confirmed: Mutex<Vec<Dispatch>>,
+}
+
+impl Outgoing {
+    pub(crate) fn take_confirmed(&self) -> Vec<Dispatch> {
+        std::mem::take(&mut *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn give_back(&self, dispatches: Vec<Dispatch>) {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).extend(dispatches);
+    }
+}
+
+fn message(dispatch: &Dispatch) -> TaskMessage {
+    TaskMessage {
+        version: TaskMessage::VERSION,
+        task_instance: dispatch.id,
+        try_number: dispatch.try_number,
+        sequence: dispatch.sequence,
+        queue: dispatch.queue.clone(),
+    }
+}
+
+impl Shared {
+    /// Publishes what a committed plan dispatched.
+    pub(crate) async fn send(&self, dispatches: Vec<Dispatch>, run: &RunRecord) {
+        if dispatches.is_empty() {
+            return;
+        }
+        let span = tracing::info_span!("task.dispatch", run.id = %run.run_id, dag.id = %run.dag_id, count = dispatches.len());
+        telemetry::set_parent(&span, run.trace_context.as_deref());
+        tracing::Instrument::instrument(self.publish(dispatches), span).await;
+    }
+
+    async fn publish(&self, dispatches: Vec<Dispatch>) {
+        let messages: Vec<TaskMessage> = dispatches.iter().map(message).collect();
+        let outcomes = self.broker.publish(&messages).await;
+        let mut confirmed = Vec::with_capacity(dispatches.len());
+        let mut problem = None;
+        for (dispatch, outcome) in dispatches.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => confirmed.push(dispatch),
+                Err(error) => problem = Some(error),
+            }
+        }
+        metrics::counter!(metric::DISPATCHED).increment(confirmed.len() as u64);
+        self.outgoing.give_back(confirmed);
+        if let Some(error) = problem {
+            metrics::counter!(metric::DISPATCH_FAILURES).increment(1);
+            tracing::warn!("tasks could not be handed to the broker, trying again: {error}");
+        }
+    }
+
+    /// Publishes again what was not confirmed, and what was confirmed but seems to have been lost since.
+    async fn relay_once(&self, look_for_lost: bool) -> Result<(), StoreError> {
+        let now = chrono::Utc::now();
+        let confirmed = self.outgoing.take_confirmed();
+        if !confirmed.is_empty() {
+            let done = store::transact!(self.store, "confirm", |tx| tx.confirm_dispatches(&confirmed).await);
+            if let Err(error) = done {
+                self.outgoing.give_back(confirmed);
+                return Err(error);
+            }
+        }
+        let mut db = self.store.reader().await?;
+        let unconfirmed = db.unconfirmed_dispatches(now - UNCONFIRMED, BATCH).await?;
+        let waiting = if look_for_lost { db.unclaimed(now - UNCLAIMED, BATCH).await? } else { Vec::new() };
+        drop(db);
+        if !unconfirmed.is_empty() {
+            metrics::counter!(metric::REDISPATCHED, "reason" => "unconfirmed").increment(unconfirmed.len() as u64);
+            self.publish(unconfirmed).await;
+        }
+        let lost = self.lost(waiting).await;
+        if !lost.is_empty() {
+            metrics::counter!(metric::REDISPATCHED, "reason" => "lost").increment(lost.len() as u64);
+            tracing::warn!(count = lost.len(), "queued tasks are not in the broker's queues; handing them over again");
+            self.publish(lost).await;
+        }
+        Ok(())
+    }
+
+    /// Those of `waiting` whose queues are empty: their messages are gone.
+    async fn lost(&self, waiting: Vec<Dispatch>) -> Vec<Dispatch> {
+        let queues: HashSet<_> = waiting.iter().map(|dispatch| dispatch.queue.clone()).collect();
+        let mut is_empty = HashMap::new();
+        for queue in queues {
+            let empty = matches!(self.broker.depth(&queue).await, Ok(0));
+            is_empty.insert(queue, empty);
+        }
+        waiting.into_iter().filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true)).collect()
+    }
+}
+
+/// Relays until told to stop.
+pub(crate) async fn relay(shared: Arc<Shared>, stop: Stop) {
+    let mut turn = 0u64;
+    loop {
+        tokio::select! {
+            () = stop.draining().cancelled() => break,
+            () = tokio::time::sleep(RELAY) => {}
+        }
+        turn += 1;
+        if let Err(error) = shared.relay_once(turn.is_multiple_of(4)).await {
+            tracing::warn!("the outbox could not be relayed, trying again: {error}");
+        }
+    }
+    // What was confirmed last leaves the outbox with us, if the database lets it.
+    shared.relay_once(false).await.ok();
+}

@@ -1,0 +1,141 @@
+//! The scheduler: creates runs when their time has come, decides what becomes of their tasks, and hands those that may
+//! run to the broker.
+//!
+//! Any number of schedulers work side by side. None owns anything: each piece of work is one short transaction that locks
+//! what it decides about. Work is found in three ways: hints from other components (at once), timers (on time), and a
+//! sweep of the database (which finds whatever the first two missed).
+
+mod create;
+mod dispatch;
+mod dirty;
+mod graphs;
+mod leases;
+mod plan;
+mod sweep;
+
+use anyhow::Context;
+use bootstrap::{Health, Stop};
+use broker::{Broker, Hint};
+use config::Config;
+use dirty::DirtyRuns;
+use dispatch::Outgoing;
+use graphs::Graphs;
+use model::WorkerId;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+use store::Store;
+use store::repo::DispatchLimits;
+use tokio::sync::Notify;
+
+/// Runs that are planned at the same time.
+const PLANNERS: usize = 4;
+/// Time that another scheduler gets to deal with a hint that is rather its business.
+const COURTESY: Duration = Duration::from_millis(100);
+
+/// A scheduler. Clones share everything.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: WorkerId,
+    store: Store,
+    broker: Arc<dyn Broker>,
+    config: Config,
+    graphs: Graphs,
+    dirty: DirtyRuns,
+    outgoing: Outgoing,
+    /// Asks for a look at the runs to be created and started.
+    look: Notify,
+    /// This scheduler's place among the living ones, and their number: `place << 32 | number`.
+    rank: AtomicI64,
+    health: Health,
+}
+
+impl Scheduler {
+    /// A scheduler with these adapters.
+    pub fn new(config: &Config, store: Store, broker: Arc<dyn Broker>, health: Health) -> Self {
+        let shared = Shared {
+            id: WorkerId::new(uuid::Uuid::now_v7()),
+            store,
+            broker,
+            config: config.clone(),
+            graphs: Graphs::default(),
+            dirty: DirtyRuns::default(),
+            outgoing: Outgoing::default(),
+            look: Notify::new(),
+            rank: AtomicI64::new(1),
+            health,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    /// When the broker's hints can never be listened to.
+    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        let shared = self.shared;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..PLANNERS {
+            tasks.spawn(plan::planner(Arc::clone(&shared), stop.clone()));
+        }
+        tasks.spawn(sweep::sweeper(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(create::creator(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(dispatch::relay(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(leases::watch(Arc::clone(&shared), stop.clone()));
+        let listening = listen(&shared, &stop);
+        let ended = tokio::select! {
+            ended = listening => ended,
+            Some(ended) = tasks.join_next() => ended.context("a part of the scheduler broke"),
+        };
+        while let Some(part) = tasks.join_next().await {
+            part.context("a part of the scheduler broke")?;
+        }
+        shared.say_goodbye().await;
+        ended
+    }
+}
+
+/// Takes hints until told to stop.
+async fn listen(shared: &Arc<Shared>, stop: &Stop) -> anyhow::Result<()> {
+    let mut hints = shared.broker.hints().await?;
+    loop {
+        let hint = tokio::select! {
+            () = stop.draining().cancelled() => return Ok(()),
+            hint = hints.next() => hint,
+        };
+        match hint {
+            Hint::Run(key) if shared.is_mine(key.0) => shared.dirty.add(key),
+            Hint::Run(key) => shared.dirty.add_later(key, COURTESY),
+            Hint::Dag(_) | Hint::Timetables => shared.look.notify_one(),
+        }
+    }
+}
+
+impl Shared {
+    fn limits(&self) -> DispatchLimits {
+        DispatchLimits { scheduler: self.id, parallelism: self.config.core.parallelism }
+    }
+
+    /// Whether hints about this run are rather for this scheduler than for another living one.
+    fn is_mine(&self, run: i64) -> bool {
+        let rank = self.rank.load(std::sync::atomic::Ordering::Relaxed);
+        let (place, number) = (rank >> 32, (rank & 0xffff_ffff).max(1));
+        run.rem_euclid(number) == place
+    }
+
+    async fn say_goodbye(&self) {
+        let ended = store::transact!(self.store, "end scheduler", |tx| tx.end_job(self.id).await);
+        if let Err(error) = ended {
+            tracing::warn!("cannot note that this scheduler ended: {error}");
+        }
+    }
+}
+
+/// Ids for new task instances: ordered by time, so that older ones come first in queues.
+pub(crate) fn new_task_instance_id() -> model::TaskInstanceId {
+    model::TaskInstanceId::new(uuid::Uuid::now_v7())
+}

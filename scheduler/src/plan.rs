@@ -1,0 +1,160 @@
+//! Planning one run: snapshot, pure plan, transitions and dispatches in one transaction.
+
+use crate::{Shared, new_task_instance_id};
+use bootstrap::Stop;
+use broker::Hint;
+use model::dag::{Dag, Expansion, MappedLength};
+use model::dag_run::{DagRunEvent, DagRunState};
+use model::{DagId, DagRunKey, TaskId, Timestamp};
+use scheduling::{Decision, Plan, RunSnapshot, plan_run};
+use std::sync::Arc;
+use std::time::Instant;
+use store::repo::{Dispatch, LockedRun, RunRecord};
+use store::{StoreError, Tx};
+use telemetry::metric;
+
+/// Plans runs until told to stop.
+pub(crate) async fn planner(shared: Arc<Shared>, stop: Stop) {
+    loop {
+        let key = tokio::select! {
+            () = stop.draining().cancelled() => return,
+            key = shared.dirty.next() => key,
+        };
+        let begin = Instant::now();
+        let outcome = shared.plan(key).await;
+        shared.dirty.planned(key);
+        metrics::histogram!(metric::PLAN_SECONDS).record(begin.elapsed());
+        match outcome {
+            Ok(word) => metrics::counter!(metric::PLANS, "outcome" => word).increment(1),
+            Err(error) => {
+                metrics::counter!(metric::PLANS, "outcome" => "error").increment(1);
+                tracing::warn!("run {key} could not be planned, the sweep will try again: {error}");
+            }
+        }
+    }
+}
+
+/// What a plan's transaction did.
+enum Planned {
+    /// Nothing to decide: the run is not running, gone, or another scheduler's.
+    Nothing(&'static str),
+    Done { dag_id: DagId, run: Box<RunRecord>, plan: Plan, dispatches: Vec<Dispatch> },
+}
+
+impl Shared {
+    async fn plan(&self, key: DagRunKey) -> Result<&'static str, StoreError> {
+        let now = chrono::Utc::now();
+        let confirmed = self.outgoing.take_confirmed();
+        let planned = store::transact!(self.store, "plan run", |tx| {
+            tx.confirm_dispatches(&confirmed).await?;
+            self.plan_in(tx, key, now).await
+        });
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.outgoing.give_back(confirmed);
+                return Err(error);
+            }
+        };
+        let (dag_id, run, plan, dispatches) = match planned {
+            Planned::Nothing(word) => return Ok(word),
+            Planned::Done { dag_id, run, plan, dispatches } => (dag_id, run, plan, dispatches),
+        };
+        self.send(dispatches, &run).await;
+        if let Some(at) = plan.wake_at {
+            self.dirty.add_at(key, at, now);
+        }
+        if plan.moves.iter().any(|planned| matches!(planned.decision, Decision::Expand(_))) {
+            self.dirty.add(key);
+        }
+        if let Some(end) = plan.end {
+            let word = if end.is_failure() { "failed" } else { "success" };
+            metrics::counter!(metric::RUNS_ENDED, "state" => word).increment(1);
+            tracing::info!(dag_id = %dag_id, run_id = %run.run_id, state = word, reason = end.reason(), "run ended");
+            // A place under max_active_runs is free.
+            self.look.notify_one();
+            self.broker.hint(Hint::Dag(dag_id)).await;
+        }
+        Ok("planned")
+    }
+
+    async fn plan_in(&self, tx: &mut Tx, key: DagRunKey, now: Timestamp) -> Result<Planned, StoreError> {
+        let run = match tx.lock_run(key).await? {
+            LockedRun::Mine(run) => run,
+            LockedRun::Busy => return Ok(Planned::Nothing("busy")),
+            LockedRun::Gone => {
+                tx.clear_run_events(key, i64::MAX).await?;
+                return Ok(Planned::Nothing("gone"));
+            }
+        };
+        let covered = tx.last_run_event(key).await?;
+        if run.state != DagRunState::Running {
+            if let (Some(covered), true) = (covered, run.state.is_finished()) {
+                tx.clear_run_events(key, covered).await?;
+            }
+            return Ok(Planned::Nothing("not running"));
+        }
+        let dag = self.graphs.get(tx, run.version_id).await?;
+        let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
+        let tasks = tx.snapshot(key).await?;
+        let active_over_runs = if dag.has_limits_over_runs() {
+            // Counts over all runs are exact only under the DAG's lock.
+            if tx.lock_dag(&run.dag_id).await?.is_none() {
+                return Ok(Planned::Nothing("busy"));
+            }
+            tx.active_over_runs(&dag).await?
+        } else {
+            Default::default()
+        };
+        let plan = plan_run(&RunSnapshot {
+            dag: &dag,
+            paused,
+            tasks: &tasks,
+            active_over_runs: &active_over_runs,
+            held_by_past: &tx.held_by_past(&dag, &run).await?,
+            lengths: &tx.mapped_lengths(key, &mapped_over(&dag)).await?,
+            now,
+        });
+        tx.apply_moves(&run, &dag, &plan.moves, &mut new_task_instance_id, now).await?;
+        if let Some(end) = plan.end {
+            self.end_run(tx, &run, end.is_failure(), now).await?;
+        }
+        let dispatches = tx.dispatch(self.limits(), now).await?;
+        if let Some(covered) = covered {
+            tx.clear_run_events(key, covered).await?;
+        }
+        Ok(Planned::Done { dag_id: run.dag_id.clone(), run, plan, dispatches })
+    }
+
+    async fn end_run(&self, tx: &mut Tx, run: &RunRecord, failed: bool, now: Timestamp) -> Result<(), StoreError> {
+        let to = run
+            .state
+            .apply(DagRunEvent::Finish { failed })
+            .map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        if tx.finish_run(run.key, to, now).await? {
+            return Ok(());
+        }
+        let detail = format!("run {} moved on meanwhile", run.run_id);
+        Err(StoreError::Contention { name: "plan run", detail })
+    }
+}
+
+/// Tasks whose returned values mapped tasks expand over.
+fn mapped_over(dag: &Dag) -> Vec<TaskId> {
+    let mut sources: Vec<TaskId> = dag
+        .tasks
+        .iter()
+        .filter_map(|task| match &task.expansion {
+            Some(Expansion::Product(lengths)) => Some(lengths),
+            Some(Expansion::Unsupported(_)) | None => None,
+        })
+        .flatten()
+        .filter_map(|length| match length {
+            MappedLength::XCom(source) => Some(source.clone()),
+            MappedLength::Literal(_) => None,
+        })
+        .collect();
+    sources.sort();
+    sources.dedup();
+    sources
+}

@@ -1,0 +1,180 @@
+//! From a message to a running task.
+
+use crate::control::is_transient;
+use crate::{Shared, run};
+use bootstrap::Stop;
+use broker::{Deliveries, Delivery, TaskMessage};
+use model::{ClaimEpoch, QueueName, TaskInstanceId};
+use proto::v1::claim_reply::Outcome;
+use proto::v1::{Claim, StartTask};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+/// Messages fetched ahead of their claims.
+const PREFETCH: u16 = 4;
+/// How long all slots may be taken before messages fetched ahead go back for other workers.
+const HOARDING: Duration = Duration::from_millis(300);
+/// How often a claim is tried while the control plane cannot be reached, before the message goes back.
+const CLAIM_TRIES: u32 = 8;
+
+/// The tasks that run now.
+#[derive(Clone, Default)]
+pub(crate) struct Running {
+    tasks: Arc<Mutex<HashMap<TaskInstanceId, (ClaimEpoch, CancellationToken)>>>,
+    ended: Arc<Notify>,
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskInstanceId, (ClaimEpoch, CancellationToken)>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, id: TaskInstanceId, epoch: ClaimEpoch) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut tasks = self.lock();
+        if let Some((_, older)) = tasks.insert(id, (epoch, token.clone())) {
+            // A newer claim of the same task instance can only mean that the older one is void.
+            older.cancel();
+        }
+        metrics::gauge!(telemetry::metric::RUNNING).set(tasks.len() as u32);
+        token
+    }
+
+    fn end(&self, id: TaskInstanceId, epoch: ClaimEpoch) {
+        let mut tasks = self.lock();
+        if tasks.get(&id).is_some_and(|(current, _)| *current == epoch) {
+            tasks.remove(&id);
+        }
+        metrics::gauge!(telemetry::metric::RUNNING).set(tasks.len() as u32);
+        drop(tasks);
+        self.ended.notify_waiters();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(crate) fn claims(&self) -> Vec<Claim> {
+        let claim = |(id, (epoch, _)): (&TaskInstanceId, &(ClaimEpoch, CancellationToken))| Claim {
+            task_instance_id: id.to_string(),
+            epoch: epoch.0,
+        };
+        self.lock().iter().map(claim).collect()
+    }
+
+    pub(crate) fn stop(&self, id: TaskInstanceId, epoch: ClaimEpoch) {
+        if let Some((_, token)) = self.lock().get(&id).filter(|(current, _)| *current == epoch) {
+            token.cancel();
+        }
+    }
+
+    pub(crate) fn stop_all(&self) {
+        for (_, token) in self.lock().values() {
+            token.cancel();
+        }
+    }
+
+    /// Waits until nothing runs.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.len() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// Takes messages from a queue until told to stop.
+pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -> anyhow::Result<()> {
+    let mut deliveries = shared.broker.consume(&queue, PREFETCH).await?;
+    loop {
+        let slot = tokio::select! {
+            slot = free_slot(&shared, deliveries.as_mut()) => slot?,
+            () = stop.draining().cancelled() => break,
+        };
+        let delivery = tokio::select! {
+            delivery = deliveries.next() => delivery,
+            () = stop.draining().cancelled() => break,
+        };
+        tokio::spawn(handle(Arc::clone(&shared), delivery, slot));
+    }
+    deliveries.pause().await;
+    Ok(())
+}
+
+/// Waits for a free slot. While there is none, messages fetched ahead are not kept from other workers for long.
+async fn free_slot(shared: &Shared, deliveries: &mut dyn Deliveries) -> anyhow::Result<OwnedSemaphorePermit> {
+    let slot = Arc::clone(&shared.slots).acquire_owned();
+    tokio::pin!(slot);
+    tokio::select! {
+        slot = &mut slot => return Ok(slot?),
+        () = tokio::time::sleep(HOARDING) => {}
+    }
+    deliveries.pause().await;
+    Ok(slot.await?)
+}
+
+async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
+    let message = match &delivery.message {
+        Ok(message) => message.clone(),
+        Err(problem) => {
+            tracing::warn!("a message that is none of ours is put aside: {problem}");
+            delivery.reject().await;
+            return;
+        }
+    };
+    let Some(start) = claim(&shared, &message).await else {
+        delivery.requeue().await;
+        return;
+    };
+    let Some(start) = start else {
+        delivery.ack().await;
+        return;
+    };
+    // The claim is committed, so the message has done its duty: nothing is acknowledged at the end of a long task.
+    let id = message.task_instance;
+    let epoch = ClaimEpoch(start.epoch);
+    let stop = shared.running.begin(id, epoch);
+    let acknowledging = tokio::spawn(delivery.ack());
+    run::run_task(Arc::clone(&shared), start, stop).await;
+    shared.running.end(id, epoch);
+    drop(slot);
+    acknowledging.await.ok();
+}
+
+/// Claims the task instance of a message: `None` to give the message back, `Some(None)` to forget it.
+async fn claim(shared: &Shared, message: &TaskMessage) -> Option<Option<StartTask>> {
+    let claim_id = uuid::Uuid::new_v4().to_string();
+    let mut wait = Duration::from_millis(50);
+    for _ in 0..CLAIM_TRIES {
+        match shared.control.claim(shared, message.task_instance, message.try_number, &claim_id).await {
+            Ok(reply) => match reply.outcome {
+                Some(Outcome::Start(start)) => return Some(Some(start)),
+                Some(Outcome::Refused(why)) => {
+                    tracing::debug!(task_instance = %message.task_instance, "nothing to run: {why}");
+                    return Some(None);
+                }
+                Some(Outcome::UnknownWorker(_)) | None => {
+                    shared.register.notify_one();
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    return None;
+                }
+            },
+            Err(status) if is_transient(&status) => {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(3));
+            }
+            Err(status) => {
+                tracing::error!(task_instance = %message.task_instance, "a claim was refused: {status}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return None;
+            }
+        }
+    }
+    None
+}

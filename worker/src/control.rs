@@ -1,0 +1,121 @@
+//! Calls of the control plane, each with its token, its deadline and its retries.
+
+use crate::Shared;
+use identity::Tokens;
+use model::{TaskInstanceId, TryNumber, WorkerId};
+use proto::v1::worker_service_client::WorkerServiceClient;
+use proto::v1::{
+    AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply, HeartbeatRequest, LeaveRequest,
+    RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+};
+use std::time::Duration;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Questions of running tasks may take the server's database a while.
+const QUESTION: Duration = Duration::from_secs(30);
+
+/// The control plane as one worker sees it.
+#[derive(Clone)]
+pub(crate) struct ControlPlane {
+    client: WorkerServiceClient<Channel>,
+    tokens: Tokens,
+}
+
+/// Whether trying the same call again may help.
+pub(crate) fn is_transient(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::ResourceExhausted | Code::Unknown | Code::Internal
+    )
+}
+
+impl ControlPlane {
+    pub(crate) fn new(channel: Channel, tokens: Tokens) -> Self {
+        let client = WorkerServiceClient::new(channel)
+            .max_decoding_message_size(proto::MESSAGE_LIMIT)
+            .max_encoding_message_size(proto::MESSAGE_LIMIT);
+        Self { client, tokens }
+    }
+
+    fn signed<T>(&self, message: T, token: &str, deadline: Duration) -> Result<Request<T>, Status> {
+        let mut request = Request::new(message);
+        let value = MetadataValue::try_from(format!("Bearer {token}"));
+        let value = value.map_err(|_| Status::unauthenticated("the token is not text"))?;
+        request.metadata_mut().insert("authorization", value);
+        request.set_timeout(deadline);
+        Ok(request)
+    }
+
+    fn as_worker<T>(&self, message: T, id: WorkerId) -> Result<Request<T>, Status> {
+        let token = self.tokens.for_worker(id).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        self.signed(message, &token, DEADLINE)
+    }
+
+    pub(crate) async fn register(&self, shared: &Shared, id: WorkerId) -> Result<RegisterReply, Status> {
+        let message = RegisterRequest {
+            worker_id: id.to_string(),
+            name: shared.name.clone(),
+            hostname: shared.hostname.clone(),
+            queues: shared.config.updraft.queues.clone(),
+            concurrency: shared.config.celery.worker_concurrency,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(self.client.clone().register(self.as_worker(message, id)?).await?.into_inner())
+    }
+
+    pub(crate) async fn heartbeat(
+        &self,
+        id: WorkerId,
+        draining: bool,
+        claims: Vec<Claim>,
+    ) -> Result<HeartbeatReply, Status> {
+        let message = HeartbeatRequest { worker_id: id.to_string(), draining, claims };
+        Ok(self.client.clone().heartbeat(self.as_worker(message, id)?).await?.into_inner())
+    }
+
+    /// Says goodbye. If it is not heard, the lease runs out instead.
+    pub(crate) async fn leave(&self, id: WorkerId) {
+        let message = LeaveRequest { worker_id: id.to_string() };
+        if let Ok(request) = self.as_worker(message, id) {
+            self.client.clone().leave(request).await.ok();
+        }
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        shared: &Shared,
+        task_instance: TaskInstanceId,
+        try_number: TryNumber,
+        claim_id: &str,
+    ) -> Result<ClaimReply, Status> {
+        let id = shared.id();
+        let message = ClaimRequest {
+            worker_id: id.to_string(),
+            task_instance_id: task_instance.to_string(),
+            try_number: try_number.0,
+            claim_id: claim_id.to_owned(),
+            hostname: shared.hostname.clone(),
+            unixname: shared.unixname.clone(),
+            pid: i64::from(std::process::id()),
+        };
+        Ok(self.client.clone().claim(self.as_worker(message, id)?).await?.into_inner())
+    }
+
+    pub(crate) async fn ask(&self, token: &str, request: Vec<u8>) -> Result<AskReply, Status> {
+        let request = self.signed(AskRequest { request: request.into() }, token, QUESTION)?;
+        Ok(self.client.clone().ask(request).await?.into_inner())
+    }
+
+    pub(crate) async fn append_log(&self, token: &str, offset: u64, data: Vec<u8>) -> Result<u64, Status> {
+        let request = self.signed(AppendLogRequest { offset, data: data.into() }, token, DEADLINE)?;
+        Ok(self.client.clone().append_log(request).await?.into_inner().length)
+    }
+
+    pub(crate) async fn report(&self, token: &str, report: ReportRequest) -> Result<ReportReply, Status> {
+        let request = self.signed(report, token, DEADLINE)?;
+        Ok(self.client.clone().report(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,79 @@
+//! Registering, and staying registered.
+
+use crate::Shared;
+use bootstrap::Stop;
+use model::{ClaimEpoch, WorkerId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Part of a lease after which the worker fences itself if nobody acknowledged a heartbeat.
+const FENCE: f64 = 0.75;
+
+/// Registers a new life of this worker; tries until it succeeds. Returns the lease.
+pub(crate) async fn register(shared: &Shared) -> Duration {
+    // What an earlier life of this worker left running must not run beside its next try.
+    shared.watchdog.sweep_earlier(&shared.name).await;
+    let mut wait = Duration::from_millis(200);
+    let mut told = false;
+    loop {
+        let id = WorkerId::new(uuid::Uuid::now_v7());
+        let sent = Instant::now();
+        match shared.control.register(shared, id).await {
+            Ok(reply) => {
+                let lease = Duration::from_secs(u64::from(reply.lease_seconds.max(1)));
+                shared.set_id(id);
+                shared.watchdog.renew(sent + lease.mul_f64(FENCE));
+                return lease;
+            }
+            Err(status) => {
+                if !told {
+                    tracing::warn!("cannot register with the control plane at {}, trying again: {status}", shared.config.updraft.control_plane);
+                    told = true;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(3));
+            }
+        }
+    }
+}
+
+/// Renews the lease until told to stop.
+pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
+    loop {
+        let anew = tokio::select! {
+            () = tokio::time::sleep(lease / 6) => false,
+            () = shared.register.notified() => true,
+        };
+        if anew {
+            lease = start_over(&shared).await;
+            continue;
+        }
+        let sent = Instant::now();
+        let draining = stop.draining().is_cancelled();
+        match shared.control.heartbeat(shared.id(), draining, shared.running.claims()).await {
+            Ok(reply) if reply.alive => {
+                shared.watchdog.renew(sent + lease.mul_f64(FENCE));
+                for claim in reply.stop {
+                    if let Ok(id) = claim.task_instance_id.parse() {
+                        tracing::info!(task_instance = %id, "this task is not to run any more; stopping it");
+                        shared.running.stop(id, ClaimEpoch(claim.epoch));
+                    }
+                }
+            }
+            Ok(_) if draining => {}
+            Ok(_) => {
+                tracing::warn!("the lease has run out; stopping everything and registering anew");
+                lease = start_over(&shared).await;
+            }
+            Err(status) => tracing::warn!("a heartbeat was not acknowledged: {status}"),
+        }
+    }
+}
+
+/// The claims of the present life are void: stops what runs, then begins a new life.
+async fn start_over(shared: &Shared) -> Duration {
+    shared.running.stop_all();
+    tokio::time::timeout(Duration::from_secs(10), shared.running.empty()).await.ok();
+    register(shared).await
+}

@@ -1,0 +1,152 @@
+//! The worker: takes references to task instances from queues, claims them, runs and supervises them, and tells how
+//! they ended.
+//!
+//! A worker has no database. All it knows comes with a claim, and everything that a running task asks for goes through
+//! the control plane. What runs is either a native task (Rust) or a child of the Python fork server.
+
+mod claims;
+mod control;
+mod heartbeat;
+mod log;
+mod mask;
+mod native;
+mod python_task;
+mod run;
+pub mod service;
+pub mod watchdog;
+
+use bootstrap::Stop;
+use broker::Broker;
+use claims::Running;
+use config::Config;
+use control::ControlPlane;
+use identity::Tokens;
+use model::{QueueName, WorkerId};
+use python::ForkServer;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tonic::transport::Channel;
+use watchdog::Watchdog;
+
+/// A worker. Clones share everything.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    config: Config,
+    name: String,
+    hostname: String,
+    unixname: String,
+    control: ControlPlane,
+    broker: Arc<dyn Broker>,
+    /// `None` when there is no Python: then only native tasks can run.
+    python: Option<ForkServer>,
+    slots: Arc<Semaphore>,
+    running: Running,
+    identity: Mutex<WorkerId>,
+    /// Set when the worker must register anew.
+    register: Notify,
+    watchdog: Watchdog,
+}
+
+impl Worker {
+    /// A worker with these adapters. `channel` leads to the control plane.
+    pub fn new(
+        config: &Config,
+        channel: Channel,
+        tokens: Tokens,
+        broker: Arc<dyn Broker>,
+        python: Option<ForkServer>,
+        watchdog: Watchdog,
+    ) -> Self {
+        let hostname = bootstrap::hostname();
+        let name = name_of(config);
+        let concurrency = config.celery.worker_concurrency as usize;
+        let shared = Shared {
+            control: ControlPlane::new(channel, tokens),
+            config: config.clone(),
+            name,
+            hostname,
+            unixname: bootstrap::username(),
+            broker,
+            python,
+            slots: Arc::new(Semaphore::new(concurrency)),
+            running: Running::default(),
+            identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
+            register: Notify::new(),
+            watchdog,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Works until told to stop; then lets running tasks end.
+    ///
+    /// # Errors
+    /// When a queue can never be consumed.
+    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        let shared = self.shared;
+        let mut consumers = tokio::task::JoinSet::new();
+        let lease = tokio::select! {
+            lease = heartbeat::register(&shared) => lease,
+            () = stop.draining().cancelled() => return Ok(()),
+        };
+        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
+        if let Some(python) = shared.python.clone() {
+            // Warm before it is needed; a failure is told with the first task that needs it.
+            tokio::spawn(async move {
+                if let Err(error) = python.start().await {
+                    tracing::error!("tasks that need Python cannot run: {error}");
+                }
+            });
+        }
+        tracing::info!(name = %shared.name, queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
+        for queue in &shared.config.updraft.queues {
+            consumers.spawn(claims::consume(Arc::clone(&shared), QueueName::new(queue.as_str()), stop.clone()));
+        }
+        while let Some(ended) = consumers.join_next().await {
+            ended??;
+        }
+        shared.drain(&stop).await;
+        beating.abort();
+        shared.control.leave(shared.id()).await;
+        if let Some(python) = &shared.python {
+            python.stop().await;
+        }
+        Ok(())
+    }
+}
+
+/// The worker's name, the same after a restart.
+pub fn name_of(config: &Config) -> String {
+    let default = || format!("{}:{}", bootstrap::hostname(), config.updraft.queues.join("+"));
+    config.updraft.worker_name.clone().unwrap_or_else(default)
+}
+
+impl Shared {
+    fn id(&self) -> WorkerId {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_id(&self, id: WorkerId) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Waits until no task runs any more, or the grace is over; then stops the rest.
+    async fn drain(&self, stop: &Stop) {
+        let count = self.running.len();
+        if count > 0 {
+            tracing::info!(count, grace = self.config.updraft.drain_grace.as_secs(), "waiting for running tasks");
+        }
+        tokio::select! {
+            () = self.running.empty() => return,
+            () = stop.now().cancelled() => {}
+            () = tokio::time::sleep(self.config.updraft.drain_grace) => {}
+        }
+        tracing::warn!(count = self.running.len(), "stopping running tasks; they will be tried again elsewhere");
+        self.running.stop_all();
+        tokio::time::timeout(Duration::from_secs(10), self.running.empty()).await.ok();
+    }
+}

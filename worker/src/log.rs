@@ -1,0 +1,255 @@
+//! The log of one try: records as JSON lines, sent to the control plane from the first one on.
+
+use crate::control::{ControlPlane, is_transient};
+use crate::mask::Masker;
+use chrono::Utc;
+use serde_json::{Map, Value};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a record waits for others before it is sent.
+const LINGER: Duration = Duration::from_millis(200);
+/// Bytes sent at a time.
+const CHUNK: usize = 512 << 10;
+/// Bytes that wait to be sent at most; then whoever writes waits, too.
+const WAITING: usize = 4 << 20;
+/// Bytes of one line; longer ones are cut.
+pub(crate) const LINE: usize = 64 << 10;
+
+#[derive(Default)]
+struct State {
+    /// Bytes not acknowledged yet.
+    waiting: Vec<u8>,
+    /// Bytes acknowledged.
+    sent: u64,
+    /// Whether the limit was reached.
+    full: bool,
+    /// Whether the server said that there is nobody to send to any more.
+    void: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wrote: Notify,
+    drained: Notify,
+    limit: u64,
+    token: String,
+    control: ControlPlane,
+    masker: Masker,
+    /// Keeps chunks in order.
+    sending: tokio::sync::Mutex<()>,
+}
+
+/// The log of one try. Clones write to the same log.
+#[derive(Clone)]
+pub(crate) struct TryLog {
+    shared: Arc<Shared>,
+}
+
+impl TryLog {
+    pub(crate) fn new(control: ControlPlane, token: &str, limit: u64, offset: u64) -> Self {
+        let shared = Shared {
+            state: Mutex::new(State { sent: offset, ..State::default() }),
+            wrote: Notify::new(),
+            drained: Notify::new(),
+            limit,
+            token: token.to_owned(),
+            control,
+            masker: Masker::default(),
+            sending: tokio::sync::Mutex::new(()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn masker(&self) -> &Masker {
+        &self.shared.masker
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one record.
+    pub(crate) async fn record(&self, level: &str, logger: &str, event: &str) {
+        self.record_with(level, logger, event, Map::new()).await;
+    }
+
+    /// Writes one record with more fields.
+    pub(crate) async fn record_with(&self, level: &str, logger: &str, event: &str, more: Map<String, Value>) {
+        let mut record = Map::new();
+        record.insert("timestamp".to_owned(), model::time::rest_format(Utc::now()).into());
+        record.insert("event".to_owned(), event.into());
+        record.insert("level".to_owned(), level.into());
+        record.insert("logger".to_owned(), logger.into());
+        record.extend(more);
+        self.line(Value::Object(record).to_string()).await;
+    }
+
+    /// Passes a record of the Task SDK on: `exception` is called `error_detail` in files.
+    pub(crate) async fn sdk_record(&self, line: &str) {
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
+            return self.record("info", "task", line).await;
+        };
+        let mut record = Map::new();
+        for key in ["timestamp", "event", "level", "logger"] {
+            if let Some(value) = fields.shift_remove(key) {
+                record.insert(key.to_owned(), value);
+            }
+        }
+        if let Some(exception) = fields.shift_remove("exception") {
+            fields.insert("error_detail".to_owned(), exception);
+        }
+        record.extend(fields);
+        self.line(Value::Object(record).to_string()).await;
+    }
+
+    async fn line(&self, line: String) {
+        let mut line = self.shared.masker.mask(line);
+        line.push('\n');
+        loop {
+            let drained = self.shared.drained.notified();
+            {
+                let mut state = self.lock();
+                if state.full || state.void {
+                    return;
+                }
+                if state.waiting.len() < WAITING {
+                    if state.sent + (state.waiting.len() + line.len()) as u64 > self.shared.limit {
+                        state.full = true;
+                        line = format!(
+                            "{{\"timestamp\":\"{}\",\"event\":\"The log reached {} bytes ([updraft] max_task_log_mb); the rest is left out.\",\"level\":\"warning\",\"logger\":\"task\"}}\n",
+                            model::time::rest_format(Utc::now()),
+                            self.shared.limit
+                        );
+                    }
+                    state.waiting.extend_from_slice(line.as_bytes());
+                    break;
+                }
+            }
+            drained.await;
+        }
+        self.shared.wrote.notify_one();
+    }
+
+    /// Sends what was written, again and again, until it is dropped. Runs beside the task.
+    pub(crate) async fn send_along(&self) {
+        loop {
+            self.shared.wrote.notified().await;
+            tokio::time::sleep(LINGER).await;
+            let mut wait = Duration::from_millis(100);
+            while self.has_waiting() {
+                if self.send_chunk().await {
+                    wait = Duration::from_millis(100);
+                } else {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(3));
+                }
+            }
+        }
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Sends one chunk. Whether it arrived.
+    async fn send_chunk(&self) -> bool {
+        let _turn = self.shared.sending.lock().await;
+        let (offset, chunk) = {
+            let state = self.lock();
+            (state.sent, state.waiting[..state.waiting.len().min(CHUNK)].to_vec())
+        };
+        if chunk.is_empty() {
+            return true;
+        }
+        let length = chunk.len();
+        match self.shared.control.append_log(&self.shared.token, offset, chunk).await {
+            Ok(_) => self.acknowledge(length),
+            Err(status) if is_transient(&status) => return false,
+            Err(status) => {
+                tracing::warn!("the log of a try is not wanted any more: {status}");
+                let mut state = self.lock();
+                state.void = true;
+                state.waiting.clear();
+                drop(state);
+                self.shared.drained.notify_waiters();
+            }
+        }
+        true
+    }
+
+    fn acknowledge(&self, length: usize) {
+        let mut state = self.lock();
+        let length = length.min(state.waiting.len());
+        state.waiting.drain(..length);
+        state.sent += length as u64;
+        drop(state);
+        self.shared.drained.notify_waiters();
+    }
+
+    /// Takes what is left to be sent with the report: where it begins, and the bytes. Sends more than that first.
+    pub(crate) async fn tail(&self) -> (u64, Vec<u8>) {
+        let mut failures = 0;
+        while self.lock().waiting.len() > CHUNK && failures < 50 {
+            if !self.send_chunk().await {
+                failures += 1;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        let _turn = self.shared.sending.lock().await;
+        let state = self.lock();
+        (state.sent, state.waiting.clone())
+    }
+}
+
+/// Splits bytes into lines as they come; a line that is too long is cut.
+#[derive(Default)]
+pub(crate) struct Lines {
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// Adds bytes, and returns the lines that they complete.
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            lines.push(self.take());
+        }
+        self.partial.extend_from_slice(bytes);
+        while self.partial.len() > LINE {
+            let rest = self.partial.split_off(LINE);
+            lines.push(self.take());
+            self.partial = rest;
+        }
+        lines
+    }
+
+    /// What is left at the end.
+    pub(crate) fn finish(&mut self) -> Option<String> {
+        (!self.partial.is_empty()).then(|| self.take())
+    }
+
+    fn take(&mut self) -> String {
+        let bytes = std::mem::take(&mut self.partial);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_put_together_over_pieces_and_cut_when_endless() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.push("a\nb".as_bytes()), ["a"]);
+        assert_eq!(lines.push("c\n\n".as_bytes()), ["bc", ""]);
+        let endless = lines.push(&vec![b'x'; 3 * LINE]);
+        assert!(endless.iter().all(|line| line.len() == LINE));
+        let rest = lines.finish().map_or(0, |line| line.len());
+        assert_eq!(endless.len() * LINE + rest, 3 * LINE);
+    }
+}

@@ -1,0 +1,43 @@
+//! Tasks that need no Python.
+//!
+//! A task runs here only if that cannot be told apart from running it in Python. The parser has made sure that the
+//! operator is exactly the known class without anything of the user's around it; here its templates are rendered, and
+//! anything that our renderer does not know exactly sends the whole task to Python.
+
+mod bash;
+mod datetime;
+mod template;
+
+use crate::Shared;
+use crate::log::TryLog;
+use crate::run::{End, Facts};
+use bash::BashTask;
+use proto::v1::Ending;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+/// A native task with its templates rendered.
+pub(crate) enum NativeTask {
+    Empty,
+    Bash(BashTask),
+}
+
+/// Renders a task.
+///
+/// # Errors
+/// When it has to run in Python; the text says why.
+pub(crate) fn prepare(facts: &Facts, document: &Value) -> Result<NativeTask, String> {
+    match document.get("operator").and_then(Value::as_str) {
+        Some("empty") => Ok(NativeTask::Empty),
+        Some("bash") => bash::prepare(facts, document).map(NativeTask::Bash),
+        other => Err(format!("operator {other:?} is not known here")),
+    }
+}
+
+/// Runs a native task.
+pub(crate) async fn run(shared: &Shared, facts: &Facts, task: NativeTask, log: &TryLog, stop: &CancellationToken) -> End {
+    match task {
+        NativeTask::Empty => End::of(Ending::Success),
+        NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,
+    }
+}

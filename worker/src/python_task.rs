@@ -1,0 +1,283 @@
+//! A try in a child of the fork server: answers its requests, keeps its output, decides how it ended.
+
+use crate::Shared;
+use crate::log::{Lines, TryLog};
+use crate::run::{End, Facts};
+use chrono::{DateTime, Utc};
+use model::Timestamp;
+use nix::sys::signal::Signal;
+use proto::v1::Ending;
+use python::frames::{RequestFrame, read_request, write_reply};
+use python::messages::{Answer, FromTask};
+use python::{Child, ChildExit, Work};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of a request that a task may send; XComs go through here.
+const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
+/// How long a child may go on after it said how it ended (`[core] task_success_overtime`), callbacks included.
+const OVERTIME: Duration = Duration::from_secs(20);
+/// Between SIGTERM and SIGKILL for a child that goes on for too long after its end.
+const ESCALATION: Duration = Duration::from_secs(5);
+/// How long output is still read after the child ended: a grandchild may hold it open.
+const LEFTOVERS: Duration = Duration::from_secs(2);
+
+/// Names the try in the environment of everything that it starts.
+const TRY: &str = "UPDRAFT_TRY";
+
+/// Runs a task in Python.
+pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> End {
+    let Some(python) = &shared.python else {
+        return End::failure(facts, "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment");
+    };
+    let mark = format!("{}:{}", facts.ti("id"), facts.start.epoch);
+    let child = match python.fork(&Work::Task, &[(TRY.to_owned(), mark.clone())]).await {
+        Ok(child) => child,
+        Err(error) => return End::failure(facts, error.to_string()),
+    };
+    let mut supervision = Supervision { shared, facts, log, end: None, rendered: None, label: None };
+    let (end, was_killed) = supervision.supervise(child, stop).await;
+    if was_killed {
+        // What the task started in sessions of its own does not hear of its death.
+        let mark = format!("{TRY}={mark}");
+        tokio::task::spawn_blocking(move || crate::watchdog::kill_all(&mark, None)).await.ok();
+    }
+    End { rendered_fields: supervision.rendered.map(|fields| fields.to_string()), map_label: supervision.label, ..end }
+}
+
+struct Supervision<'a> {
+    shared: &'a Shared,
+    facts: &'a Facts,
+    log: &'a TryLog,
+    /// What the task itself said.
+    end: Option<End>,
+    rendered: Option<Value>,
+    label: Option<String>,
+}
+
+impl Supervision<'_> {
+    /// Supervises a child to its end. Tells how the try ended, and whether the child was killed.
+    async fn supervise(&mut self, mut child: Child, stop: &CancellationToken) -> (End, bool) {
+        let streams = [
+            (take(&mut child.stdout), Stream::Output { level: "info", logger: "task.stdout" }),
+            (take(&mut child.stderr), Stream::Output { level: "error", logger: "task.stderr" }),
+            (take(&mut child.logs), Stream::Records),
+        ];
+        let mut readers = tokio::task::JoinSet::new();
+        for (stream, kind) in streams {
+            if let Some(stream) = stream {
+                readers.spawn(pump(stream, kind, self.log.clone()));
+            }
+        }
+        let (cause, exit) = self.serve(&mut child, stop).await;
+        // The log is complete before the report is made; but nobody waits for a grandchild that keeps a pipe open.
+        tokio::time::timeout(LEFTOVERS, async { while readers.join_next().await.is_some() {} }).await.ok();
+        let was_killed = cause.is_some() || !matches!(exit, ChildExit::Code(_));
+        (self.verdict(cause, exit), was_killed)
+    }
+
+    /// Answers the child's requests until it has ended. Tells why it was stopped, if it was, and how it ended.
+    async fn serve(&mut self, child: &mut Child, stop: &CancellationToken) -> (Option<String>, ChildExit) {
+        let mut cause = None;
+        if let Err(error) = write_reply(&mut child.requests, 0, Some(&self.facts.startup), None).await {
+            cause = Some(format!("the task could not be told what to run: {error}"));
+            child.signal(Signal::SIGKILL);
+        }
+        let patience = self.shared.config.core.killed_task_cleanup_time;
+        let mut kill_at: Option<Instant> = None;
+        let mut overtime: Option<Instant> = None;
+        let mut open = cause.is_none();
+        loop {
+            let deadline = kill_at.or(overtime).unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                exit = &mut child.exit => return (cause, exit.unwrap_or(ChildExit::Lost)),
+                () = stop.cancelled(), if cause.is_none() => {
+                    cause = Some("stopped: the task instance is not to run any more".to_owned());
+                    child.signal(Signal::SIGTERM);
+                    kill_at = Some(Instant::now() + patience);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if kill_at.is_some() {
+                        child.signal(Signal::SIGKILL);
+                        kill_at = Some(Instant::now() + Duration::from_secs(3600));
+                    } else if overtime.is_some() {
+                        self.log.record("warning", "task", "The task went on for too long after it ended; stopping it.").await;
+                        child.signal(Signal::SIGTERM);
+                        overtime = None;
+                        kill_at = Some(Instant::now() + ESCALATION);
+                    }
+                }
+                request = read_request(&mut child.requests, REQUEST_LIMIT), if open => match request {
+                    Ok(Some(frame)) => {
+                        if let Err(error) = self.answer(child, frame).await {
+                            cause.get_or_insert(error);
+                            open = false;
+                            child.signal(Signal::SIGKILL);
+                        }
+                        if self.end.is_some() && overtime.is_none() && kill_at.is_none() {
+                            overtime = Some(Instant::now() + OVERTIME);
+                        }
+                    }
+                    Ok(None) => open = false,
+                    Err(error) => {
+                        cause.get_or_insert(format!("the task sent something that is no request: {error}"));
+                        open = false;
+                        child.signal(Signal::SIGKILL);
+                    }
+                },
+            }
+        }
+    }
+
+    async fn answer(&mut self, child: &mut Child, frame: RequestFrame) -> Result<(), String> {
+        let id = frame.id;
+        let answer = match serde_json::from_value::<FromTask>(frame.body.clone()) {
+            Ok(message) => self.take_message(message),
+            Err(_) => self.ask(&frame.body).await,
+        };
+        let sent = write_reply(&mut child.requests, id, answer.body.as_ref(), answer.error.as_ref()).await;
+        sent.map_err(|error| format!("the task could not be answered: {error}"))
+    }
+
+    /// What the supervisor itself deals with.
+    fn take_message(&mut self, message: FromTask) -> Answer {
+        let end = match message {
+            FromTask::SucceedTask { end_date, rendered_map_index } => {
+                self.label = rendered_map_index.or(self.label.take());
+                End { end_date: instant(&end_date), ..End::of(Ending::Success) }
+            }
+            FromTask::TaskState { state, end_date, rendered_map_index } => {
+                self.label = rendered_map_index.or(self.label.take());
+                let ending = match state.as_str() {
+                    "skipped" => Ending::Skipped,
+                    "removed" => Ending::Removed,
+                    _ => Ending::Failed,
+                };
+                End { end_date: end_date.as_deref().and_then(instant), ..End::of(ending) }
+            }
+            FromTask::RetryTask { end_date, retry_delay_seconds, rendered_map_index, .. } => {
+                self.label = rendered_map_index.or(self.label.take());
+                End { end_date: instant(&end_date), retry_delay: retry_delay_seconds, ..End::of(Ending::UpForRetry) }
+            }
+            FromTask::RescheduleTask { reschedule_date, end_date } => End {
+                end_date: instant(&end_date),
+                reschedule_at: Some(instant(&reschedule_date).unwrap_or_else(Utc::now)),
+                ..End::of(Ending::Reschedule)
+            },
+            FromTask::DeferTask { classpath, .. } => {
+                let why = format!("the task defers to {classpath}, but deferrable operators are not supported yet");
+                End { exit_cause: Some(why), ..End::of(Ending::Failed) }
+            }
+            FromTask::AwaitInputTask { .. } => {
+                let why = "the task waits for a person, which is not supported yet".to_owned();
+                End { exit_cause: Some(why), ..End::of(Ending::Failed) }
+            }
+            FromTask::SetRenderedFields { rendered_fields } => {
+                self.rendered = Some(rendered_fields);
+                return Answer::done();
+            }
+            FromTask::SetRenderedMapIndex { rendered_map_index } => {
+                self.label = Some(rendered_map_index);
+                return Answer::done();
+            }
+            FromTask::MaskSecret { value, name } => {
+                self.log.masker().add(&value, name.as_deref());
+                return Answer::done();
+            }
+            FromTask::ResendLoggingFD => return Answer::failure(400, "the logging socket was handed over at the start"),
+        };
+        // A task says once how it ended; what comes later (from its callbacks) does not change that.
+        self.end.get_or_insert(end);
+        Answer::done()
+    }
+
+    /// What the control plane answers.
+    async fn ask(&self, body: &Value) -> Answer {
+        match self.shared.control.ask(&self.facts.start.token, body.to_string().into_bytes()).await {
+            Ok(reply) => {
+                let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+                let answer = Answer { body: read(&reply.body), error: read(&reply.error) };
+                self.mask_connection(answer.body.as_ref());
+                answer
+            }
+            Err(status) => Answer::failure(500, status.message()),
+        }
+    }
+
+    fn mask_connection(&self, body: Option<&Value>) {
+        let Some(body) = body.filter(|body| body.get("type").and_then(Value::as_str) == Some("ConnectionResult")) else {
+            return;
+        };
+        if let Some(password) = body.get("password").filter(|password| password.is_string()) {
+            self.log.masker().add(password, None);
+        }
+        let extra = body.get("extra").and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        if let Some(extra) = extra {
+            self.log.masker().add(&extra, None);
+        }
+    }
+
+    /// How the try ended: by what the task said, by how its process ended, and by whether we stopped it.
+    fn verdict(&mut self, cause: Option<String>, exit: ChildExit) -> End {
+        let said = self.end.take();
+        if let Some(cause) = cause {
+            // Stopped in the middle of its callbacks, it had ended all the same.
+            return said.unwrap_or_else(|| End::failure(self.facts, cause));
+        }
+        match (said, exit) {
+            (Some(end), _) => end,
+            (None, ChildExit::Code(0)) => End::of(Ending::Success),
+            (None, ChildExit::Code(code)) => {
+                End::failure(self.facts, format!("Process exited abnormally with exit code {code}"))
+            }
+            (None, ChildExit::Signal(signal)) => {
+                let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned());
+                let hint = if signal == Signal::SIGKILL as i32 { " Likely out of memory error (OOM)." } else { "" };
+                End::failure(self.facts, format!("Process terminated by signal {name}.{hint}"))
+            }
+            (None, ChildExit::Lost) => End::failure(self.facts, "Process lost with the Python fork server"),
+        }
+    }
+}
+
+fn instant(text: &str) -> Option<Timestamp> {
+    DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
+}
+
+fn take(stream: &mut UnixStream) -> Option<UnixStream> {
+    let (closed, _) = UnixStream::pair().ok()?;
+    Some(std::mem::replace(stream, closed))
+}
+
+enum Stream {
+    Output { level: &'static str, logger: &'static str },
+    Records,
+}
+
+/// Writes a stream of the child to the log, line by line, until it ends.
+async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
+    let mut lines = Lines::default();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let (complete, ended) = match stream.read(&mut buffer).await {
+            Ok(length @ 1..) => (lines.push(&buffer[..length]), false),
+            Ok(0) | Err(_) => (lines.finish().into_iter().collect(), true),
+        };
+        for line in complete {
+            match kind {
+                Stream::Output { level, logger } => {
+                    log.record(level, logger, line.trim_end()).await;
+                }
+                Stream::Records => log.sdk_record(&line).await,
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}

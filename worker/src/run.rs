@@ -1,0 +1,168 @@
+//! One try, from its claim to its report.
+
+use crate::control::is_transient;
+use crate::log::TryLog;
+use crate::{Shared, native, python_task};
+use chrono::Utc;
+use model::Timestamp;
+use proto::v1::{Ending, ReportRequest, StartTask, XCom};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use telemetry::metric;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// How long a report is tried before the worker gives up: by then the lease of a control plane that stays away is over.
+const REPORT_FOR: Duration = Duration::from_secs(600);
+
+/// How a try ended.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    pub(crate) ending: Ending,
+    pub(crate) end_date: Option<Timestamp>,
+    pub(crate) exit_cause: Option<String>,
+    pub(crate) retry_delay: Option<f64>,
+    pub(crate) reschedule_at: Option<Timestamp>,
+    pub(crate) xcoms: Vec<XCom>,
+    pub(crate) rendered_fields: Option<String>,
+    pub(crate) map_label: Option<String>,
+    pub(crate) next: Option<(String, String)>,
+}
+
+impl End {
+    pub(crate) fn of(ending: Ending) -> Self {
+        Self { ending, ..Self::default() }
+    }
+
+    /// A failure, followed by another try if the task has one left.
+    pub(crate) fn failure(facts: &Facts, cause: impl Into<String>) -> Self {
+        let ending = if facts.should_retry { Ending::UpForRetry } else { Ending::Failed };
+        Self { ending, exit_cause: Some(cause.into()), ..Self::default() }
+    }
+}
+
+/// What a claim tells about its try.
+pub(crate) struct Facts {
+    pub(crate) start: StartTask,
+    /// `StartupDetails`.
+    pub(crate) startup: Value,
+    /// The side document of a native task.
+    pub(crate) native: Option<Value>,
+    pub(crate) should_retry: bool,
+}
+
+impl Facts {
+    fn new(start: StartTask) -> Self {
+        let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
+        let native = serde_json::from_slice(&start.native).ok().filter(Value::is_object);
+        let should_retry = startup.pointer("/ti_context/should_retry").and_then(Value::as_bool).unwrap_or(false);
+        Self { start, startup, native, should_retry }
+    }
+
+    /// A text of the task instance, such as `dag_id`.
+    pub(crate) fn ti(&self, key: &str) -> &str {
+        self.startup.pointer("/ti").and_then(|ti| ti.get(key)).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A text of the run, such as `logical_date`.
+    pub(crate) fn run(&self, key: &str) -> Option<&str> {
+        self.startup.pointer("/ti_context/dag_run").and_then(|run| run.get(key)).and_then(Value::as_str)
+    }
+
+    pub(crate) fn try_number(&self) -> u64 {
+        self.startup.pointer("/ti/try_number").and_then(Value::as_u64).unwrap_or(1)
+    }
+}
+
+/// Runs a claimed task to its end and reports it.
+pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: CancellationToken) {
+    let facts = Facts::new(start);
+    let span = tracing::info_span!(
+        "task.run",
+        dag.id = facts.ti("dag_id"),
+        run.id = facts.ti("run_id"),
+        task.id = facts.ti("task_id"),
+        ti.try_number = facts.try_number(),
+    );
+    telemetry::set_parent(&span, Some(&facts.start.trace_context));
+    run_and_report(&shared, &facts, &stop).instrument(span).await;
+}
+
+async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken) {
+    let start = &facts.start;
+    let log = TryLog::new(shared.control.clone(), &start.token, start.log_limit, start.log_offset);
+    let begin = Instant::now();
+    let work = run(shared, facts, &log, stop);
+    let (end, way) = tokio::select! {
+        ended = work => ended,
+        // Sends the log along; never ends by itself.
+        () = log.send_along() => return,
+    };
+    metrics::counter!(metric::TASKS_ENDED, "ending" => end.ending.as_str_name(), "way" => way).increment(1);
+    tracing::debug!(task = facts.ti("task_id"), way, ending = end.ending.as_str_name(), ms = begin.elapsed().as_millis(), "task ended");
+    if let Some(cause) = &end.exit_cause {
+        log.record("error", "task", cause).await;
+    }
+    report(shared, facts, &log, end, stop).await;
+}
+
+/// Runs natively where that is possible, else in Python.
+async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> (End, &'static str) {
+    if let Some(document) = facts.native.as_ref().filter(|_| shared.config.updraft.native_tasks) {
+        match native::prepare(facts, document) {
+            Ok(task) => return (native::run(shared, facts, task, log, stop).await, "native"),
+            // Rendering has no effects, so trying it here and then in Python is the same as only in Python.
+            Err(why) => tracing::debug!(task = facts.ti("task_id"), "runs in Python: {why}"),
+        }
+    }
+    (python_task::run(shared, facts, log, stop).await, "python")
+}
+
+async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &CancellationToken) {
+    let (log_offset, log_tail) = log.tail().await;
+    let (next_method, next_kwargs) = end.next.unzip();
+    let request = ReportRequest {
+        ending: end.ending.into(),
+        end_date: model::time::to_micros(end.end_date.unwrap_or_else(Utc::now)),
+        exit_cause: end.exit_cause,
+        retry_delay: end.retry_delay,
+        reschedule_at: end.reschedule_at.map(model::time::to_micros),
+        xcoms: end.xcoms,
+        rendered_fields: end.rendered_fields,
+        map_label: end.map_label,
+        next_method,
+        next_kwargs,
+        log_offset,
+        log_tail: log_tail.into(),
+    };
+    let begin = Instant::now();
+    let mut wait = Duration::from_millis(50);
+    while begin.elapsed() < REPORT_FOR {
+        match shared.control.report(&facts.start.token, request.clone()).await {
+            Ok(reply) => {
+                if reply.stale {
+                    tracing::info!(task = facts.ti("task_id"), "the report came too late; it changed nothing");
+                }
+                return;
+            }
+            Err(status) if is_transient(&status) => {
+                if stop.is_cancelled() && begin.elapsed() > Duration::from_secs(5) {
+                    return;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(3));
+            }
+            Err(status) => {
+                tracing::error!(task = facts.ti("task_id"), "the report was refused: {status}");
+                return;
+            }
+        }
+    }
+    tracing::error!(task = facts.ti("task_id"), "the report could not be delivered");
+}
+
+/// Fields for a log record.
+pub(crate) fn fields<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

@@ -1,0 +1,56 @@
+//! A worker as a process of its own.
+
+use crate::Worker;
+use crate::watchdog::{ARGUMENT, Watchdog};
+use anyhow::Context;
+use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
+use config::Config;
+use std::path::Path;
+use std::time::Duration;
+use telemetry::Telemetry;
+use tonic::transport::Endpoint;
+
+/// Runs a worker to its end.
+///
+/// # Errors
+/// When the configuration cannot work, or a part of the worker breaks.
+pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let tokens = tokens(&config)?;
+    let broker = open_broker(&config, "worker")?;
+    let watchdog = Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?;
+    let channel = Endpoint::from_shared(config.updraft.control_plane.clone())
+        .context("[updraft] control_plane is not a URL such as http://api-server:50051")?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    let lifecycle = Lifecycle::default();
+    let health = Health::default();
+    let metrics = telemetry.metrics();
+    let page = serve_health(
+        config.updraft.metrics_port,
+        health,
+        config.scheduler.worker_lease,
+        move || metrics.render(),
+        lifecycle.stop().draining().clone(),
+    );
+    lifecycle.spawn("health", page);
+    let python = python_of(&config, &watchdog);
+    if python.is_none() {
+        tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
+    }
+    let grace = config.updraft.drain_grace + Duration::from_secs(20);
+    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, watchdog);
+    lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
+    lifecycle.run_to_end(grace).await?;
+    broker.close().await;
+    Ok(())
+}
+
+fn python_of(config: &Config, watchdog: &Watchdog) -> Option<python::ForkServer> {
+    let interpreter = config.updraft.python.clone()?;
+    let examples = Some(config.home.join(".updraft/examples")).filter(|path| config.core.load_examples && Path::exists(path));
+    Some(bootstrap::fork_server(config, interpreter, examples, &watchdog.environment(&crate::name_of(config))))
+}

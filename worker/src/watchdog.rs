@@ -1,0 +1,182 @@
+//! The watchdog: a small process of its own that kills everything a worker started when the worker is gone, or has not
+//! renewed its lease in time. A worker that is stopped or stuck cannot keep its tasks alive past the point where others
+//! may try them again.
+//!
+//! It knows its wards by an environment variable that every process started by a worker inherits, so that neither new
+//! process groups nor new sessions escape it.
+
+use std::io::{BufRead, Write};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Names the worker's life in the environment of everything that it starts.
+pub const LIFE: &str = "UPDRAFT_WORKER_LIFE";
+/// Names the worker, the same over its lives.
+pub const NAME: &str = "UPDRAFT_WORKER_NAME";
+/// The sub-command (or first argument) that makes a process a watchdog.
+pub const ARGUMENT: &str = "--watchdog";
+
+/// A worker's end of its watchdog.
+#[derive(Clone)]
+pub struct Watchdog {
+    life: String,
+    pipe: Option<Arc<Mutex<std::process::Child>>>,
+}
+
+impl Watchdog {
+    /// Starts a watchdog: this same program with `arguments`, which must lead to [`main`].
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start(arguments: &[&str]) -> std::io::Result<Self> {
+        let life = uuid::Uuid::new_v4().simple().to_string();
+        let child = Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .arg(&life)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // Signals meant for the worker's process group must not reach it.
+            .process_group_zero()
+            .spawn()?;
+        Ok(Self { life, pipe: Some(Arc::new(Mutex::new(child))) })
+    }
+
+    /// No watchdog, for tests of the worker within one process.
+    pub fn none() -> Self {
+        Self { life: uuid::Uuid::new_v4().simple().to_string(), pipe: None }
+    }
+
+    /// The variables that everything started by the worker must have.
+    pub fn environment(&self, name: &str) -> [(String, String); 2] {
+        [(LIFE.to_owned(), self.life.clone()), (NAME.to_owned(), name.to_owned())]
+    }
+
+    /// Tells that the lease is good until `deadline`.
+    pub(crate) fn renew(&self, deadline: Instant) {
+        let Some(pipe) = &self.pipe else { return };
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let mut child = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = child.stdin.as_mut().map(|pipe| writeln!(pipe, "{left}"));
+        if !matches!(written, Some(Ok(()))) {
+            tracing::error!("the watchdog is gone; tasks could outlive this worker");
+        }
+    }
+
+    /// Kills what earlier lives of the worker of that name left running on this machine.
+    pub(crate) async fn sweep_earlier(&self, name: &str) {
+        let (mark, life) = (format!("{NAME}={name}"), format!("{LIFE}={}", self.life));
+        let swept = tokio::task::spawn_blocking(move || kill_all(&mark, Some(&life))).await.unwrap_or(0);
+        if swept > 0 {
+            tracing::warn!(count = swept, "killed processes that an earlier life of this worker left behind");
+        }
+    }
+}
+
+trait OwnGroup {
+    fn process_group_zero(&mut self) -> &mut Self;
+}
+
+impl OwnGroup for Command {
+    fn process_group_zero(&mut self) -> &mut Self {
+        use std::os::unix::process::CommandExt;
+        self.process_group(0)
+    }
+}
+
+/// The watchdog itself: reads the milliseconds until the lease ends, a line for each renewal, and kills when the lease
+/// ends or the worker does.
+pub fn main(life: &str) -> std::process::ExitCode {
+    let (sender, renewals) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            if sender.send(line.trim().parse::<u64>().unwrap_or(0)).is_err() {
+                break;
+            }
+        }
+    });
+    let mark = format!("{LIFE}={life}");
+    let mut left = Duration::MAX;
+    loop {
+        // A month stands for "no lease yet": longer waits overflow.
+        match renewals.recv_timeout(left.min(Duration::from_secs(30 * 86_400))) {
+            Ok(millis) => left = Duration::from_millis(millis),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                kill_all(&mark, None);
+                left = Duration::MAX;
+            }
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+                kill_all(&mark, None);
+                return std::process::ExitCode::SUCCESS;
+            }
+        }
+    }
+}
+
+/// Kills every process with `mark` in its environment, but none with `spare`, until two looks in a row find none: a
+/// process may fork while we look. Returns how many were killed.
+pub(crate) fn kill_all(mark: &str, spare: Option<&str>) -> usize {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let own = Pid::this().as_raw();
+    let (mut killed, mut clean) = (0, 0);
+    for _ in 0..200 {
+        let wards: Vec<i32> = marked(mark, spare).into_iter().filter(|pid| *pid != own).collect();
+        if wards.is_empty() {
+            clean += 1;
+            if clean == 2 {
+                break;
+            }
+        } else {
+            clean = 0;
+        }
+        for pid in wards {
+            // One that is gone already is what we want.
+            killed += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    killed
+}
+
+/// Live processes with `mark` in their environment as it was when they were started.
+fn marked(mark: &str, spare: Option<&str>) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let has = |environment: &[u8], text: &str| environment.split(|byte| *byte == 0).any(|entry| entry == text.as_bytes());
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            // A zombie has no environment, so it is not found.
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environment| has(&environment, mark) && !spare.is_some_and(|spare| has(&environment, spare)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_and_kills_marked_processes_whatever_their_session() {
+        let mark = format!("{LIFE}=test-{}", std::process::id());
+        let (key, value) = mark.split_once('=').unwrap();
+        let mut child = Command::new("setsid")
+            .args(["sh", "-c", "sleep 100 & sleep 100"])
+            .env(key, value)
+            .spawn()
+            .unwrap();
+        for _ in 0..500 {
+            if marked(&mark, None).len() >= 2 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(kill_all(&mark, None) >= 2);
+        assert!(marked(&mark, None).is_empty());
+        child.wait().unwrap();
+    }
+}
