@@ -1,0 +1,128 @@
+//! The API server: Airflow's REST API v2 and login, and the gRPC control plane.
+//!
+//! It never loads user code, and never decides what runs next: it reads and changes the store, and hints to the
+//! schedulers that something changed.
+
+mod control;
+mod logs;
+mod rest;
+mod trigger;
+mod watch;
+pub mod service;
+
+pub use trigger::{TriggerError, TriggerRequest, trigger_run};
+
+use bootstrap::{Health, Stop};
+use broker::Broker;
+use config::Config;
+use identity::{Passwords, Tokens};
+use logs::LogFiles;
+use std::sync::Arc;
+use store::{Cipher, Graphs, Store};
+use tokio::net::TcpListener;
+use watch::Watchers;
+
+/// The Airflow version whose REST API is served.
+pub const AIRFLOW_VERSION: &str = "3.3.2";
+
+/// An API server. Clones share everything.
+#[derive(Clone)]
+pub struct ApiServer {
+    app: App,
+}
+
+/// What every handler can use.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) cipher: Cipher,
+    pub(crate) tokens: Tokens,
+    pub(crate) passwords: Passwords,
+    pub(crate) graphs: Graphs,
+    pub(crate) logs: LogFiles,
+    pub(crate) watchers: Watchers,
+    pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
+    pub(crate) health: Health,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl ApiServer {
+    /// An API server with these adapters; `metrics` gives the text of `/metrics`.
+    pub fn new(
+        config: &Config,
+        store: Store,
+        broker: Arc<dyn Broker>,
+        cipher: Cipher,
+        tokens: Tokens,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        let inner = Inner {
+            passwords: Passwords::new(&config.core.passwords_file),
+            logs: LogFiles::new(&config.logging.base_log_folder),
+            config: config.clone(),
+            store,
+            broker,
+            cipher,
+            tokens,
+            graphs: Graphs::default(),
+            watchers: Watchers::default(),
+            metrics: Box::new(metrics),
+            health: Health::default(),
+        };
+        Self { app: App { inner: Arc::new(inner) } }
+    }
+
+    /// Serves the REST API until told to stop.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve_rest(self, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
+        use axum::serve::ListenerExt;
+        let listener = listener.tap_io(|stream| {
+            // Small answers are not to wait for more; without it they are only slower.
+            stream.set_nodelay(true).ok();
+        });
+        let router = rest::router(self.app.clone());
+        axum::serve(listener, router).with_graceful_shutdown(stop.draining().clone().cancelled_owned()).await?;
+        Ok(())
+    }
+
+    /// Serves the gRPC control plane until everything ends: workers that drain need it longer than people do.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve_control(self, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
+        control::serve(self.app, listener, stop).await
+    }
+
+    /// Passes hints on to those who watch runs, until told to stop.
+    ///
+    /// # Errors
+    /// When hints can never be listened to.
+    pub async fn pass_hints_on(self, stop: Stop) -> anyhow::Result<()> {
+        let mut hints = self.app.broker.hints().await?;
+        loop {
+            tokio::select! {
+                () = stop.draining().cancelled() => return Ok(()),
+                hint = hints.next() => self.app.watchers.tell(&hint),
+            }
+        }
+    }
+}
+
+/// An RFC 3339 instant.
+pub(crate) fn rest_instant(text: &str) -> Option<model::Timestamp> {
+    chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
+}

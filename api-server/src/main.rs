@@ -1,1 +1,7 @@
-fn main(){}
+//! `updraft-api-server`
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bootstrap::component_main("api-server", api_server::service::run)
+}

@@ -7,6 +7,7 @@ mod answers;
 mod files;
 mod outcome;
 mod watch;
+pub mod service;
 
 use anyhow::Context;
 use bootstrap::{Health, Stop};

@@ -1,43 +1,7 @@
 //! `updraft-dag-processor`
 
-use anyhow::Context;
-use bootstrap::{Health, Lifecycle, fork_server, open_broker, open_cipher, open_store, serve_health};
-use config::Config;
-use dag_processor::{DagProcessor, write_examples};
 use std::process::ExitCode;
-use std::time::Duration;
-use telemetry::Telemetry;
 
 fn main() -> ExitCode {
-    bootstrap::component_main("dag-processor", run)
-}
-
-async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let interpreter = config.updraft.python.clone().context(
-        "[updraft] python is not set; it must name the interpreter of an environment with apache-airflow-task-sdk",
-    )?;
-    let store = open_store(&config).await.context("the metadata store cannot be used")?;
-    let broker = open_broker(&config, "dag-processor")?;
-    let examples = config.core.load_examples.then(|| write_examples(&config.home)).transpose()?;
-    let python = fork_server(&config, interpreter, examples, &[]);
-    let lifecycle = Lifecycle::default();
-    let health = Health::default();
-    health.completed();
-    let metrics = telemetry.metrics();
-    let page = serve_health(
-        config.updraft.metrics_port,
-        health.clone(),
-        config.dag_processor.refresh_interval * 2,
-        move || metrics.render(),
-        lifecycle.stop().draining().clone(),
-    );
-    lifecycle.spawn("health", page);
-    let cipher = open_cipher(&config)?;
-    let processor = DagProcessor::new(&config, store.clone(), cipher, broker.clone(), python.clone(), health);
-    lifecycle.spawn("dag-processor", processor.run(lifecycle.stop().clone()));
-    lifecycle.run_to_end(Duration::from_secs(20)).await?;
-    python.stop().await;
-    broker.close().await;
-    store.close().await;
-    Ok(())
+    bootstrap::component_main("dag-processor", dag_processor::service::run)
 }

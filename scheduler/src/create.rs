@@ -93,15 +93,16 @@ impl Shared {
         if record.is_paused || record.is_stale || record.has_import_errors {
             return Ok(false);
         }
-        let dag = self.graphs.get(tx, record.version_id).await?;
-        let limit = run_limit(&dag, record);
+        let graph = self.graphs.get(tx, record.version_id).await?;
+        let dag = &graph.dag;
+        let limit = run_limit(dag, record);
         let active = [DagRunState::Queued, DagRunState::Running];
         if tx.count_active_runs(&record.dag_id, &active).await? >= limit {
             return Ok(false);
         }
         let span = tracing::info_span!("dag_run.create", dag.id = %record.dag_id);
         let run = NewRun {
-            dag: &dag,
+            dag,
             version_id: record.version_id,
             run_id: DagRunType::Scheduled.generate_run_id(next.run_after, None),
             run_type: DagRunType::Scheduled,
@@ -120,7 +121,7 @@ impl Shared {
         if !exists {
             tx.create_run(&run, &mut new_task_instance_id, now).await?;
         }
-        let following = following(&dag, Some(next.interval), now);
+        let following = following(dag, Some(next.interval), now);
         tx.set_next_run(&record.dag_id, following).await?;
         Ok(true)
     }

@@ -8,10 +8,10 @@
 mod create;
 mod dispatch;
 mod dirty;
-mod graphs;
 mod leases;
 mod plan;
 mod sweep;
+pub mod service;
 
 use anyhow::Context;
 use bootstrap::{Health, Stop};
@@ -19,12 +19,11 @@ use broker::{Broker, Hint};
 use config::Config;
 use dirty::DirtyRuns;
 use dispatch::Outgoing;
-use graphs::Graphs;
 use model::WorkerId;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
-use store::Store;
+use store::{Graphs, Store};
 use store::repo::DispatchLimits;
 use tokio::sync::Notify;
 

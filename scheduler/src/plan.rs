@@ -94,7 +94,8 @@ impl Shared {
             }
             return Ok(Planned::Nothing("not running"));
         }
-        let dag = self.graphs.get(tx, run.version_id).await?;
+        let graph = self.graphs.get(tx, run.version_id).await?;
+        let dag = &graph.dag;
         let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
         let tasks = tx.snapshot(key).await?;
         let active_over_runs = if dag.has_limits_over_runs() {
@@ -102,20 +103,20 @@ impl Shared {
             if tx.lock_dag(&run.dag_id).await?.is_none() {
                 return Ok(Planned::Nothing("busy"));
             }
-            tx.active_over_runs(&dag).await?
+            tx.active_over_runs(dag).await?
         } else {
             Default::default()
         };
         let plan = plan_run(&RunSnapshot {
-            dag: &dag,
+            dag,
             paused,
             tasks: &tasks,
             active_over_runs: &active_over_runs,
-            held_by_past: &tx.held_by_past(&dag, &run).await?,
-            lengths: &tx.mapped_lengths(key, &mapped_over(&dag)).await?,
+            held_by_past: &tx.held_by_past(dag, &run).await?,
+            lengths: &tx.mapped_lengths(key, &mapped_over(dag)).await?,
             now,
         });
-        tx.apply_moves(&run, &dag, &plan.moves, &mut new_task_instance_id, now).await?;
+        tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now).await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
         }

@@ -121,6 +121,8 @@ pub enum DagRunType {
     Scheduled,
     /// Triggered by a person, a client or a task.
     Manual,
+    /// Triggered by a task.
+    OperatorTriggered,
     /// Made because assets were updated.
     AssetTriggered,
     /// Made to materialize an asset.
@@ -129,10 +131,11 @@ pub enum DagRunType {
 
 impl DagRunType {
     /// All types.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Backfill,
         Self::Scheduled,
         Self::Manual,
+        Self::OperatorTriggered,
         Self::AssetTriggered,
         Self::AssetMaterialization,
     ];
@@ -143,6 +146,7 @@ impl DagRunType {
             Self::Backfill => "backfill",
             Self::Scheduled => "scheduled",
             Self::Manual => "manual",
+            Self::OperatorTriggered => "operator_triggered",
             Self::AssetTriggered => "asset_triggered",
             Self::AssetMaterialization => "asset_materialization",
         }

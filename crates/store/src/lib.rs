@@ -14,6 +14,7 @@
 mod cipher;
 mod driver;
 mod error;
+mod graphs;
 mod migrate;
 pub mod repo;
 mod schema;
@@ -22,6 +23,7 @@ mod unit_of_work;
 
 pub use cipher::Cipher;
 pub use error::StoreError;
+pub use graphs::{Graph, Graphs};
 pub use migrate::SchemaState;
 pub use unit_of_work::{Attempts, Tx};
 

@@ -1,0 +1,69 @@
+//! The gRPC control plane: workers, and clients that follow runs.
+
+mod ask;
+mod runs;
+mod start;
+mod worker;
+
+use crate::App;
+use bootstrap::Stop;
+use proto::v1::run_service_server::RunServiceServer;
+use proto::v1::worker_service_server::WorkerServiceServer;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Status};
+
+/// How long open streams get after everything else has ended.
+const LAST: Duration = Duration::from_secs(3);
+
+pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(30)));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<WorkerServiceServer<worker::Workers>>().await;
+    reporter.set_serving::<RunServiceServer<runs::Runs>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let workers = WorkerServiceServer::new(worker::Workers { app: app.clone() })
+        .max_decoding_message_size(proto::MESSAGE_LIMIT)
+        .max_encoding_message_size(proto::MESSAGE_LIMIT);
+    let runs = RunServiceServer::new(runs::Runs { app, stop: stop.clone() });
+    let signal = stop.now().clone().cancelled_owned();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(Some(4096))
+        .add_service(workers)
+        .add_service(runs)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, signal);
+    tokio::select! {
+        ended = serving => ended?,
+        () = async { stop.now().cancelled().await; tokio::time::sleep(LAST).await } => {}
+    }
+    Ok(())
+}
+
+/// The bearer token of a call.
+fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
+    let value = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.map(|(_, token)| token.trim()).ok_or_else(|| Status::unauthenticated("the call carries no bearer token"))
+}
+
+fn token_of<T>(request: &Request<T>) -> Result<&str, Status> {
+    bearer(request.metadata())
+}
+
+fn store_status(error: &store::StoreError) -> Status {
+    if error.is_transient() {
+        tracing::warn!("{error}");
+        return Status::unavailable("the metadata store is not available");
+    }
+    tracing::error!("{error}");
+    Status::new(Code::FailedPrecondition, error.to_string())
+}

@@ -1,0 +1,91 @@
+//! What a worker gets with a claim.
+
+use crate::App;
+use crate::logs::LogName;
+use identity::ClaimToken;
+use model::time::rest_format;
+use model::{Timestamp, WorkerId};
+use proto::v1::StartTask;
+use python::messages::Startup;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use store::Graph;
+use store::repo::{RunRecord, TaskInstanceRecord};
+use tonic::Status;
+
+/// The run as the Task SDK knows it; it forbids any other field.
+pub(crate) fn dag_run(run: &RunRecord) -> Value {
+    let when = |at: Option<Timestamp>| at.map(rest_format);
+    json!({
+        "dag_id": run.dag_id,
+        "run_id": run.run_id,
+        "logical_date": when(run.logical_date),
+        "data_interval_start": when(run.data_interval_start),
+        "data_interval_end": when(run.data_interval_end),
+        "run_after": rest_format(run.run_after),
+        "start_date": when(run.start_date),
+        "end_date": when(run.end_date),
+        "clear_number": run.clear_number,
+        "run_type": run.run_type.as_str(),
+        "state": run.state.as_str(),
+        "conf": serde_json::from_str::<Value>(&run.conf).unwrap_or_else(|_| json!({})),
+        "triggering_user_name": run.triggering_user,
+        "consumed_asset_events": [],
+        "partition_key": null,
+    })
+}
+
+pub(super) fn start_task(
+    app: &App,
+    ti: &TaskInstanceRecord,
+    run: &RunRecord,
+    graph: &Graph,
+    worker: WorkerId,
+) -> Result<StartTask, Status> {
+    let span = tracing::info_span!("task.claim", dag.id = %ti.dag_id, run.id = %ti.run_id, task.id = %ti.task_id);
+    telemetry::set_parent(&span, run.trace_context.as_deref());
+    let trace_context = telemetry::context_of(&span);
+    let start_date = rest_format(ti.start_date.unwrap_or_else(chrono::Utc::now));
+    let startup = Startup {
+        ti_id: ti.id.to_string(),
+        task_id: ti.task_id.to_string(),
+        dag_id: ti.dag_id.to_string(),
+        run_id: ti.run_id.to_string(),
+        try_number: ti.try_number.0,
+        dag_version_id: ti.version_id.to_string(),
+        map_index: ti.map_index.0,
+        queue: ti.queue.to_string(),
+        dag_rel_path: graph.relative_fileloc.clone(),
+        bundle_name: graph.bundle_name.clone(),
+        start_date,
+        max_tries: ti.max_tries,
+        should_retry: ti.should_retry(),
+        task_reschedule_count: ti.reschedules,
+        first_start: ti.first_start.map(rest_format),
+        next_method: ti.next_method.clone(),
+        next_kwargs: ti.next_kwargs.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        trace_context: trace_context.clone().map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
+        dag_run: dag_run(run),
+    };
+    let claim = ClaimToken { task_instance: ti.id, epoch: ti.claim_epoch, try_number: ti.try_number.0, worker };
+    let token = app.tokens.for_claim(&claim).map_err(|error| Status::internal(error.to_string()))?;
+    let task = graph.dag.task(&ti.task_id);
+    let name = LogName {
+        dag_id: ti.dag_id.clone(),
+        run_id: ti.run_id.clone(),
+        task_id: ti.task_id.clone(),
+        map_index: ti.map_index,
+        try_number: ti.try_number.0,
+    };
+    let native = graph.native.get(ti.task_id.as_str()).map(Value::to_string).unwrap_or_default();
+    Ok(StartTask {
+        epoch: ti.claim_epoch.0,
+        token,
+        startup: startup.message().to_string().into(),
+        native: native.into(),
+        execution_timeout: task.and_then(|task| task.execution_timeout).map_or(0.0, |limit| limit.as_seconds_f64()),
+        log_limit: app.config.updraft.max_task_log_bytes,
+        trace_context: trace_context.unwrap_or_default(),
+        log_offset: app.logs.length(&name),
+    })
+}

@@ -1,0 +1,245 @@
+//! What workers call.
+
+use super::{ask, start, store_status, token_of};
+use crate::App;
+use crate::logs::LogName;
+use broker::Hint;
+use chrono::{Duration, Utc};
+use identity::ClaimToken;
+use model::retry::{RetryOf, next_retry};
+use model::task_instance::StateName;
+use model::{ClaimEpoch, TryNumber, WorkerId};
+use proto::v1::claim_reply::Outcome as ClaimOutcome;
+use proto::v1::worker_service_server::WorkerService;
+use proto::v1::{
+    AppendLogReply, AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply, HeartbeatRequest,
+    LeaveReply, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+};
+use python::messages::Question;
+use std::collections::HashSet;
+use store::repo::{Claimed, NewXCom, Report, Reported, TaskInstanceRecord, WorkerRecord};
+use telemetry::metric;
+use tonic::{Request, Response, Status};
+
+/// `WorkerService`
+pub(crate) struct Workers {
+    pub(crate) app: App,
+}
+
+fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Status> {
+    text.parse().map_err(|_| Status::invalid_argument(format!("{what} {text:?} is not one")))
+}
+
+impl Workers {
+    /// The worker that a call is from; it may speak only for itself.
+    fn worker<T>(&self, request: &Request<T>, claimed: &str) -> Result<WorkerId, Status> {
+        let id = self.app.tokens.worker(token_of(request)?).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        if id.to_string() == claimed {
+            return Ok(id);
+        }
+        Err(Status::permission_denied("the token is another worker's"))
+    }
+
+    fn claim<T>(&self, request: &Request<T>) -> Result<ClaimToken, Status> {
+        self.app.tokens.claim(token_of(request)?).map_err(|error| Status::unauthenticated(error.to_string()))
+    }
+
+    /// The task instance of a claim, if the claim is the current one.
+    async fn current(&self, claim: &ClaimToken) -> Result<TaskInstanceRecord, Status> {
+        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
+        let ti = db.task_instance_by_id(claim.task_instance).await.map_err(|error| store_status(&error))?;
+        let ti = ti.ok_or_else(|| Status::not_found("the task instance is gone"))?;
+        let holds = matches!(ti.state, StateName::Running | StateName::Restarting) && ti.claim_epoch == claim.epoch;
+        if holds { Ok(ti) } else { Err(Status::failed_precondition("the claim is not the current one any more")) }
+    }
+
+    async fn write_log(&self, ti: &TaskInstanceRecord, try_number: u32, offset: u64, data: bytes::Bytes) -> Result<u64, Status> {
+        let name = LogName {
+            dag_id: ti.dag_id.clone(),
+            run_id: ti.run_id.clone(),
+            task_id: ti.task_id.clone(),
+            map_index: ti.map_index,
+            try_number,
+        };
+        let logs = self.app.logs.clone();
+        let written = tokio::task::spawn_blocking(move || logs.append(&name, offset, &data)).await;
+        let written = written.map_err(|error| std::io::Error::other(error.to_string())).and_then(|written| written);
+        written.map_err(|error| {
+            tracing::error!("a log cannot be written: {error}");
+            Status::unavailable(format!("the log cannot be written: {error}"))
+        })
+    }
+
+    async fn lose(&self, worker: WorkerId, cause: &str) -> Result<(), Status> {
+        let now = Utc::now();
+        let budget = self.app.config.updraft.infra_retries;
+        let runs = store::transact!(self.app.store, "lose tasks", |tx| {
+            let lost = tx.tasks_of_worker(worker).await?;
+            tx.lose_all(&lost, budget, cause, now).await
+        });
+        for run in runs.map_err(|error| store_status(&error))? {
+            metrics::counter!(metric::TASKS_LOST).increment(1);
+            self.app.broker.hint(Hint::Run(run)).await;
+        }
+        Ok(())
+    }
+
+    /// When the try after the one that ended is due.
+    async fn retry_at(&self, ti: &TaskInstanceRecord, report: &ReportRequest) -> Result<model::Timestamp, Status> {
+        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
+        let graph = self.app.graphs.get(&mut db, ti.version_id).await.map_err(|error| store_status(&error))?;
+        let run = db.run_by_key(ti.run_key).await.map_err(|error| store_status(&error))?;
+        let ended = model::time::from_micros(report.end_date).unwrap_or_else(Utc::now);
+        let asked = report.retry_delay.map(|seconds| Duration::milliseconds((seconds * 1000.0) as i64));
+        let Some(task) = graph.dag.task(&ti.task_id) else { return Ok(ended + Duration::minutes(5)) };
+        let of = RetryOf {
+            dag_id: &ti.dag_id,
+            task_id: &ti.task_id,
+            logical_date: run.and_then(|run| run.logical_date),
+            failed_try: ti.try_number,
+        };
+        Ok(next_retry(&task.retry, of, ended, asked))
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let id = self.worker(&request, &request.get_ref().worker_id)?;
+        let message = request.into_inner();
+        let worker = WorkerRecord {
+            id,
+            name: message.name,
+            hostname: message.hostname,
+            queues: message.queues,
+            concurrency: message.concurrency,
+        };
+        let lease = self.app.config.scheduler.worker_lease;
+        let earlier =
+            store::transact!(self.app.store, "register worker", |tx| tx.register_worker(&worker, lease).await);
+        for life in earlier.map_err(|error| store_status(&error))? {
+            tracing::info!(name = %worker.name, "a worker is back; what it ran before is tried again");
+            self.lose(life, "worker_restarted").await?;
+        }
+        let seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
+        Ok(Response::new(RegisterReply { lease_seconds: seconds }))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
+        let id = self.worker(&request, &request.get_ref().worker_id)?;
+        let message = request.into_inner();
+        let lease = self.app.config.scheduler.worker_lease;
+        let outcome = store::transact!(self.app.store, "worker heartbeat", |tx| {
+            let alive = tx.renew_lease(id, lease, message.draining).await?;
+            Ok((alive, tx.current_claims(id).await?))
+        });
+        let (alive, current) = outcome.map_err(|error| store_status(&error))?;
+        let current: HashSet<(String, i64)> =
+            current.into_iter().map(|(id, epoch)| (id.to_string(), epoch.0)).collect();
+        let is_void = |claim: &Claim| !current.contains(&(claim.task_instance_id.clone(), claim.epoch));
+        Ok(Response::new(HeartbeatReply { alive, stop: message.claims.into_iter().filter(is_void).collect() }))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        let id = self.worker(&request, &request.get_ref().worker_id)?;
+        self.lose(id, "worker_shutdown").await?;
+        let retired = store::transact!(self.app.store, "retire worker", |tx| tx.retire_worker(id).await);
+        retired.map_err(|error| store_status(&error))?;
+        Ok(Response::new(LeaveReply {}))
+    }
+
+    async fn claim(&self, request: Request<ClaimRequest>) -> Result<Response<ClaimReply>, Status> {
+        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        let message = request.into_inner();
+        let wish = store::repo::ClaimRequest {
+            id: parse("task instance", &message.task_instance_id)?,
+            try_number: TryNumber(message.try_number),
+            claim_id: message.claim_id,
+            worker,
+            hostname: message.hostname,
+            unixname: message.unixname,
+            pid: message.pid,
+        };
+        let now = Utc::now();
+        let claimed = store::transact!(self.app.store, "claim", |tx| {
+            match tx.claim(&wish, now).await? {
+                Claimed::Granted(granted) => {
+                    let graph = self.app.graphs.get(tx, granted.0.version_id).await?;
+                    Ok(Ok((granted, graph)))
+                }
+                other => Ok(Err(other)),
+            }
+        });
+        let (word, outcome) = match claimed.map_err(|error| store_status(&error))? {
+            Ok((granted, graph)) => {
+                let (ti, run) = *granted;
+                ("granted", ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, &graph, worker)?))
+            }
+            Err(Claimed::UnknownWorker) => ("unknown_worker", ClaimOutcome::UnknownWorker(true)),
+            Err(Claimed::Refused(why)) => ("refused", ClaimOutcome::Refused(why.to_owned())),
+            Err(Claimed::Granted(_)) => ("refused", ClaimOutcome::Refused("already granted".to_owned())),
+        };
+        metrics::counter!(metric::CLAIMS, "outcome" => word).increment(1);
+        Ok(Response::new(ClaimReply { outcome: Some(outcome) }))
+    }
+
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
+        let claim = self.claim(&request)?;
+        let ti = self.current(&claim).await?;
+        let bytes = request.into_inner().request;
+        let question: Result<Question, _> = serde_json::from_slice(&bytes);
+        let answer = match question {
+            Ok(question) => ask::answer(&self.app, &ti, question).await,
+            Err(_) => python::messages::Answer::failure(400, "Unhandled request"),
+        };
+        let write = |value: Option<serde_json::Value>| value.map(|value| value.to_string()).unwrap_or_default().into();
+        Ok(Response::new(AskReply { body: write(answer.body), error: write(answer.error) }))
+    }
+
+    async fn append_log(&self, request: Request<AppendLogRequest>) -> Result<Response<AppendLogReply>, Status> {
+        let claim = self.claim(&request)?;
+        let ti = self.current(&claim).await?;
+        let message = request.into_inner();
+        let length = self.write_log(&ti, claim.try_number, message.offset, message.data).await?;
+        Ok(Response::new(AppendLogReply { length }))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {
+        let claim = self.claim(&request)?;
+        let message = request.into_inner();
+        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
+        let ti = db.task_instance_by_id(claim.task_instance).await.map_err(|error| store_status(&error))?;
+        drop(db);
+        let ti = ti.ok_or_else(|| Status::not_found("the task instance is gone"))?;
+        if !message.log_tail.is_empty() {
+            self.write_log(&ti, claim.try_number, message.log_offset, message.log_tail.clone()).await?;
+        }
+        let retry_at = self.retry_at(&ti, &message).await?;
+        let outcome = proto::outcome_of(&message, || retry_at).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let now = Utc::now();
+        let xcom = |xcom: proto::v1::XCom| NewXCom { key: xcom.key, value: xcom.value, mapped_length: xcom.mapped_length };
+        let report = Report {
+            id: claim.task_instance,
+            epoch: ClaimEpoch(claim.epoch.0),
+            outcome,
+            end_date: model::time::from_micros(message.end_date).unwrap_or(now),
+            exit_cause: message.exit_cause,
+            xcoms: message.xcoms.into_iter().map(xcom).collect(),
+            rendered_fields: message.rendered_fields,
+            map_label: message.map_label,
+            next: message.next_method.map(|method| (method, message.next_kwargs.unwrap_or_else(|| "{}".to_owned()))),
+        };
+        let reported = store::transact!(self.app.store, "report", |tx| tx.report(&report, now).await);
+        let (word, stale) = match reported.map_err(|error| store_status(&error))? {
+            Reported::Applied(_) => ("applied", false),
+            Reported::Repeated => ("repeated", false),
+            Reported::Stale(_) => ("stale", true),
+            Reported::Gone => ("gone", true),
+        };
+        metrics::counter!(metric::REPORTS, "outcome" => word).increment(1);
+        if !stale {
+            self.app.broker.hint(Hint::Run(ti.run_key)).await;
+        }
+        Ok(Response::new(ReportReply { stale }))
+    }
+}

@@ -1,0 +1,113 @@
+//! Task logs as files, one per try, in Airflow's layout.
+
+use model::{DagId, MapIndex, RunId, TaskId};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a log that one answer holds at most.
+pub(crate) const PAGE: u64 = 8 << 20;
+
+/// Which log.
+#[derive(Debug, Clone)]
+pub(crate) struct LogName {
+    pub(crate) dag_id: DagId,
+    pub(crate) run_id: RunId,
+    pub(crate) task_id: TaskId,
+    pub(crate) map_index: MapIndex,
+    pub(crate) try_number: u32,
+}
+
+/// The folder of logs.
+#[derive(Debug, Clone)]
+pub(crate) struct LogFiles {
+    root: PathBuf,
+}
+
+/// One component of a path: whatever an id holds, it stays within its folder.
+fn component(prefix: &str, id: &str) -> String {
+    let safe: String = id.chars().map(|c| if c == '/' || c == '\\' || c == '\0' { '_' } else { c }).collect();
+    format!("{prefix}={safe}")
+}
+
+impl LogFiles {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// `dag_id=D/run_id=R/task_id=T/[map_index=N/]attempt=K.log`
+    pub(crate) fn path(&self, name: &LogName) -> PathBuf {
+        let mut path = self.root.join(component("dag_id", name.dag_id.as_str()));
+        path.push(component("run_id", name.run_id.as_str()));
+        path.push(component("task_id", name.task_id.as_str()));
+        if name.map_index != MapIndex::UNMAPPED {
+            path.push(format!("map_index={}", name.map_index));
+        }
+        path.push(format!("attempt={}.log", name.try_number));
+        path
+    }
+
+    /// Bytes that a log has.
+    pub(crate) fn length(&self, name: &LogName) -> u64 {
+        std::fs::metadata(self.path(name)).map_or(0, |facts| facts.len())
+    }
+
+    /// Appends `data`, which begins at `offset`. What is there already is not written again. Returns the new length.
+    pub(crate) fn append(&self, name: &LogName, offset: u64, data: &[u8]) -> std::io::Result<u64> {
+        let path = self.path(name);
+        let open = || std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let mut file = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+                open()?
+            }
+            other => other?,
+        };
+        let length = file.metadata()?.len();
+        let known = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
+        file.write_all(&data[known..])?;
+        Ok(length + (data.len() - known) as u64)
+    }
+
+    /// Reads from `offset` on, whole lines, at most [`PAGE`] bytes. Returns them and where the next page begins.
+    pub(crate) fn read(&self, name: &LogName, offset: u64) -> std::io::Result<(Vec<u8>, u64)> {
+        let mut file = match std::fs::File::open(self.path(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), offset)),
+            other => other?,
+        };
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(PAGE).read_to_end(&mut bytes)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        bytes.truncate(whole);
+        Ok((bytes, offset + whole as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(task: &str) -> LogName {
+        LogName { dag_id: "d".into(), run_id: "r".into(), task_id: task.into(), map_index: MapIndex(-1), try_number: 1 }
+    }
+
+    #[test]
+    fn the_same_bytes_sent_twice_are_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(folder.path());
+        assert_eq!(files.append(&name("t"), 0, b"one\ntw").unwrap(), 6);
+        assert_eq!(files.append(&name("t"), 0, b"one\ntwo\n").unwrap(), 8);
+        assert_eq!(files.append(&name("t"), 4, b"two\n").unwrap(), 8);
+        assert_eq!(files.read(&name("t"), 0).unwrap(), (b"one\ntwo\n".to_vec(), 8));
+        files.append(&name("t"), 8, b"half").unwrap();
+        assert_eq!(files.read(&name("t"), 8).unwrap(), (Vec::new(), 8));
+    }
+
+    #[test]
+    fn no_id_leads_out_of_the_folder() {
+        let files = LogFiles::new(Path::new("/logs"));
+        let path = files.path(&name("../../etc/passwd"));
+        assert!(path.starts_with("/logs/dag_id=d/run_id=r"));
+        assert!(path.components().all(|part| part.as_os_str() != ".."));
+    }
+}

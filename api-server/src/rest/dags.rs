@@ -1,0 +1,392 @@
+//! DAGs and their tasks.
+
+use super::access::Caller;
+use super::body::Body;
+use super::error::{ApiError, ApiResult};
+use super::query::{Query, cut};
+use crate::App;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use broker::Hint;
+use chrono::Utc;
+use identity::Role;
+use model::time::rest_format;
+use model::{DagId, Timestamp};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use store::Graph;
+use store::repo::DagRecord;
+
+pub(crate) fn when(at: Option<Timestamp>) -> Value {
+    at.map_or(Value::Null, |at| rest_format(at).into())
+}
+
+/// `{"name": "a", ...}` of a tag.
+fn tags(dag: &DagRecord) -> Value {
+    let name = dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str());
+    let tag = |tag: &String| json!({"name": tag, "dag_id": dag.dag_id, "dag_display_name": name});
+    dag.tags.iter().map(tag).collect()
+}
+
+fn file_token(dag: &DagRecord) -> String {
+    use base64::Engine;
+    let text = json!({"bundle_name": dag.bundle_name, "relative_fileloc": dag.relative_fileloc}).to_string();
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+}
+
+/// `DAGResponse`
+pub(crate) fn response(dag: &DagRecord) -> Value {
+    let owners: Vec<&str> = dag.owners.iter().map(String::as_str).collect();
+    json!({
+        "dag_id": dag.dag_id,
+        "dag_display_name": dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()),
+        "is_paused": dag.is_paused,
+        "is_stale": dag.is_stale,
+        "last_parsed_time": rest_format(dag.last_parsed_at),
+        "last_parse_duration": dag.last_parse_duration,
+        "last_expired": null,
+        "bundle_name": dag.bundle_name,
+        "bundle_version": null,
+        "relative_fileloc": dag.relative_fileloc,
+        "fileloc": dag.fileloc,
+        "description": dag.description,
+        "timetable_summary": dag.timetable_summary,
+        "timetable_description": dag.timetable_description,
+        "timetable_partitioned": false,
+        "timetable_periodic": is_periodic(dag),
+        "tags": tags(dag),
+        "max_active_tasks": dag.max_active_tasks,
+        "max_active_runs": dag.max_active_runs,
+        "max_consecutive_failed_dag_runs": dag.max_consecutive_failed,
+        "has_task_concurrency_limits": dag.has_task_limits,
+        "has_import_errors": dag.has_import_errors,
+        "next_dagrun_logical_date": when(dag.next_logical_date),
+        "next_dagrun_data_interval_start": when(dag.next_interval_start),
+        "next_dagrun_data_interval_end": when(dag.next_interval_end),
+        "next_dagrun_run_after": when(dag.next_run_after),
+        "allowed_run_types": null,
+        "owners": if owners.is_empty() { vec!["airflow"] } else { owners },
+        "is_backfillable": is_periodic(dag),
+        "file_token": file_token(dag),
+    })
+}
+
+fn is_periodic(dag: &DagRecord) -> bool {
+    !matches!(
+        dag.timetable_type.as_str(),
+        "NullTimetable" | "OnceTimetable" | "ContinuousTimetable" | "AssetTriggeredTimetable"
+    )
+}
+
+/// DAGs that a query asks for, before paging.
+async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
+    let exclude_stale = query.boolean("exclude_stale").unwrap_or(true);
+    let (paused, broken) = (query.boolean("paused"), query.boolean("has_import_errors"));
+    query.checked()?;
+    let wanted = |terms: Option<Vec<String>>, text: &str| {
+        let text = text.to_lowercase();
+        terms.is_none_or(|terms| terms.iter().any(|term| matches_like(&text, &term.to_lowercase())))
+    };
+    let tags: BTreeSet<&str> = query.all("tags").into_iter().collect();
+    let owners = query.all("owners");
+    let all_tags = query.text("tags_match_mode") == Some("all");
+    let dags = app.store.reader().await?.dags().await?;
+    let prefix = query.terms("dag_id_prefix_pattern");
+    let fits = |dag: &DagRecord| {
+        let has = |tag: &&str| dag.tags.iter().any(|own| own == tag);
+        (!exclude_stale || !dag.is_stale)
+            && paused.is_none_or(|paused| dag.is_paused == paused)
+            && broken.is_none_or(|broken| dag.has_import_errors == broken)
+            && (tags.is_empty() || if all_tags { tags.iter().all(|t| has(t)) } else { tags.iter().any(|t| has(t)) })
+            && (owners.is_empty() || owners.iter().any(|owner| dag.owners.iter().any(|own| own.contains(owner))))
+            && wanted(query.terms("dag_id_pattern"), dag.dag_id.as_str())
+            && prefix.as_ref().is_none_or(|terms| terms.iter().any(|term| dag.dag_id.as_str().starts_with(term)))
+            && wanted(query.terms("dag_display_name_pattern"), dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()))
+            && query.text("bundle_name").is_none_or(|bundle| dag.bundle_name == bundle)
+    };
+    Ok(dags.into_iter().filter(fits).collect())
+}
+
+/// SQL's LIKE with `%term%`.
+pub(crate) fn matches_like(text: &str, term: &str) -> bool {
+    fn at(text: &[char], pattern: &[char]) -> bool {
+        match pattern.split_first() {
+            None => true,
+            Some(('%', rest)) => (0..=text.len()).any(|skip| at(&text[skip..], rest)),
+            Some(('_', rest)) => text.split_first().is_some_and(|(_, text)| at(text, rest)),
+            Some((c, rest)) => text.split_first().is_some_and(|(t, text)| t == c && at(text, rest)),
+        }
+    }
+    let (text, term): (Vec<char>, Vec<char>) = (text.chars().collect(), term.chars().take(200).collect());
+    (0..=text.len()).any(|skip| at(&text[skip..], &term))
+}
+
+pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let page = query.page(&app)?;
+    let known = |name: &str| match name {
+        "dag_id" | "dag_display_name" | "next_dagrun" => Some("dag_id"),
+        _ => None,
+    };
+    let order = query.order(&known, "dag_id", "dag_id")?;
+    let mut dags = select(&app, &mut query).await?;
+    match query.all("order_by").first().map(|name| name.trim_start_matches('-')) {
+        Some("next_dagrun") => dags.sort_by_key(|dag| (dag.next_logical_date, dag.dag_id.clone())),
+        Some("dag_display_name") => dags.sort_by_key(|dag| (dag.display_name.clone(), dag.dag_id.clone())),
+        _ => {}
+    }
+    if order[0].descending {
+        dags.reverse();
+    }
+    let total = dags.len();
+    let dags: Vec<Value> = cut(dags, page).iter().map(response).collect();
+    Ok(Json(json!({"dags": dags, "total_entries": total})))
+}
+
+/// The DAG of that name.
+pub(crate) async fn find(app: &App, dag_id: &DagId) -> ApiResult<DagRecord> {
+    let found = app.store.reader().await?.dag(dag_id).await?;
+    found.ok_or_else(|| ApiError::not_found(format!("The Dag with ID: `{dag_id}` was not found")))
+}
+
+pub(crate) async fn graph(app: &App, dag: &DagRecord) -> ApiResult<Arc<Graph>> {
+    let mut db = app.store.reader().await?;
+    Ok(app.graphs.get(&mut db, dag.version_id).await?)
+}
+
+pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    Ok(Json(response(&find(&app, &dag_id).await?)))
+}
+
+fn plain(value: &Value) -> &Value {
+    value.get("__var").filter(|_| value.get("__type").is_some()).unwrap_or(value)
+}
+
+/// Params as the details of a DAG or a task show them.
+fn params(value: Option<&Value>, source: Value) -> Value {
+    let Some(items) = value.map(plain).and_then(Value::as_array) else { return json!({}) };
+    let mut out = Map::new();
+    for item in items.iter().filter_map(Value::as_array) {
+        let [Value::String(name), body] = item.as_slice() else { continue };
+        let body = plain(body);
+        let schema = body.get("schema").map(plain).cloned().unwrap_or_else(|| json!({}));
+        let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
+        let entry = json!({"value": field("default"), "schema": schema, "description": field("description"), "source": source});
+        out.insert(name.clone(), entry);
+    }
+    Value::Object(out)
+}
+
+pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let dag = find(&app, &dag_id).await?;
+    let graph = graph(&app, &dag).await?;
+    let mut db = app.store.reader().await?;
+    let running = db.count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running]).await?;
+    let version = db.dag_version(dag.version_id).await?;
+    let body = graph.document.get("dag").unwrap_or(&Value::Null);
+    let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
+    let mut out = response(&dag);
+    let Some(fields) = out.as_object_mut() else { return Ok(Json(out)) };
+    let (backfillable, token) = (fields.shift_remove("is_backfillable"), fields.shift_remove("file_token"));
+    let default_args = body.get("default_args").map(plain).cloned().unwrap_or_else(|| json!({}));
+    let more = json!({
+        "catchup": graph.dag.catchup,
+        "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
+        "asset_expression": null,
+        "doc_md": field("doc_md"),
+        "start_date": when(graph.dag.start_date),
+        "end_date": when(graph.dag.end_date),
+        "is_paused_upon_creation": graph.dag.paused_upon_creation,
+        "params": params(body.get("params"), Value::Null),
+        "render_template_as_native_obj": field("render_template_as_native_obj") == json!(true),
+        "template_search_path": null,
+        "timezone": field("timezone"),
+        "last_parsed": rest_format(dag.last_parsed_at),
+        "default_args": default_args,
+        "rerun_with_latest_version": null,
+        "owner_links": {},
+        "is_favorite": false,
+        "active_runs_count": running,
+        "is_backfillable": backfillable,
+        "file_token": token,
+        "concurrency": dag.max_active_tasks,
+        "latest_dag_version": version.map(|version| super::meta::version_response(&version, &dag)),
+    });
+    fields.extend(more.as_object().cloned().unwrap_or_default());
+    Ok(Json(out))
+}
+
+fn check_mask(query: &Query) -> ApiResult<()> {
+    let mask = query.all("update_mask");
+    if mask.is_empty() || mask == ["is_paused"] {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("Only `is_paused` field can be updated through the REST API"))
+}
+
+fn read_pause(headers: &HeaderMap, bytes: &Bytes) -> ApiResult<bool> {
+    let mut body = Body::read(headers, bytes)?;
+    let paused = body.boolean("is_paused", None);
+    body.finish().map(|()| paused)
+}
+
+async fn set_paused(app: &App, dag_id: &DagId, paused: bool) -> ApiResult<()> {
+    let now = Utc::now();
+    store::transact!(app.store, "pause dag", |tx| tx.set_paused(dag_id, paused, now).await)?;
+    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    Ok(())
+}
+
+pub(crate) async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    query: Query,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::User)?;
+    let paused = read_pause(&headers, &bytes)?;
+    let known = app.store.reader().await?.dag(&dag_id).await?;
+    known.ok_or_else(|| ApiError::not_found(format!("Dag with id: {dag_id} was not found")))?;
+    check_mask(&query)?;
+    set_paused(&app, &dag_id, paused).await?;
+    Ok(Json(response(&find(&app, &dag_id).await?)))
+}
+
+pub(crate) async fn patch_many(
+    State(app): State<App>,
+    caller: Caller,
+    mut query: Query,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::User)?;
+    let page = query.page(&app)?;
+    let paused = read_pause(&headers, &bytes)?;
+    check_mask(&query)?;
+    // Without a pattern nothing matches: the real server's way, which keeps a slip from pausing everything.
+    let dags = if query.text("dag_id_pattern").is_some() { select(&app, &mut query).await? } else { Vec::new() };
+    let mut changed = Vec::new();
+    for dag in &dags {
+        set_paused(&app, &dag.dag_id, paused).await?;
+        changed.push(find(&app, &dag.dag_id).await?);
+    }
+    let total = changed.len();
+    let dags: Vec<Value> = cut(changed, page).iter().map(response).collect();
+    Ok(Json(json!({"dags": dags, "total_entries": total})))
+}
+
+pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult<StatusCode> {
+    caller.must_be(Role::User)?;
+    let mut db = app.store.reader().await?;
+    let running = db.count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running]).await?;
+    drop(db);
+    if running > 0 {
+        return Err(ApiError::conflict(format!("Task instances of dag with id: '{dag_id}' are still running")));
+    }
+    let deleted = store::transact!(app.store, "delete dag", |tx| tx.delete_dag(&dag_id).await)?;
+    if deleted {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(ApiError::not_found(format!("Dag with id: {dag_id} was not found")))
+}
+
+fn time_delta(seconds: Option<f64>) -> Value {
+    let Some(seconds) = seconds else { return Value::Null };
+    let micros = (seconds * 1e6).round() as i64;
+    json!({"__type": "TimeDelta", "days": micros.div_euclid(86_400_000_000),
+           "seconds": micros.rem_euclid(86_400_000_000) / 1_000_000, "microseconds": micros.rem_euclid(1_000_000)})
+}
+
+/// `TaskResponse`
+fn task_response(graph: &Graph, body: &Value) -> Value {
+    let own = plain(body);
+    let partial = own.get("partial_kwargs").map(plain);
+    let field = |key: &str| own.get(key).or_else(|| partial.and_then(|partial| partial.get(key))).map(plain);
+    let text = |key: &str, default: &str| field(key).and_then(Value::as_str).unwrap_or(default).to_owned();
+    let number = |key: &str, default: f64| field(key).and_then(Value::as_f64).unwrap_or(default);
+    let yes = |key: &str| field(key).and_then(Value::as_bool).unwrap_or(false);
+    let task_id = text("task_id", "");
+    let task = graph.dag.task(&task_id.as_str().into());
+    let backoff = task.map_or(0.0, |task| task.retry.backoff_multiplier);
+    let downstream: BTreeSet<&str> =
+        field("downstream_task_ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    json!({
+        "task_id": task_id,
+        "task_display_name": text("_task_display_name", &task_id),
+        "owner": text("owner", "airflow"),
+        "start_date": when(task.and_then(|task| task.start_date)),
+        "end_date": when(task.and_then(|task| task.end_date)),
+        "trigger_rule": text("trigger_rule", "all_success"),
+        "depends_on_past": yes("depends_on_past"),
+        "wait_for_downstream": yes("wait_for_downstream"),
+        "retries": number("retries", 0.0),
+        "queue": text("queue", "default"),
+        "pool": text("pool", "default_pool"),
+        "pool_slots": number("pool_slots", 1.0),
+        "execution_timeout": time_delta(field("execution_timeout").and_then(Value::as_f64)),
+        "retry_delay": time_delta(Some(number("retry_delay", 300.0))),
+        "retry_exponential_backoff": backoff,
+        "priority_weight": number("priority_weight", 1.0),
+        "weight_rule": text("weight_rule", "downstream"),
+        "ui_color": text("ui_color", "#fff"),
+        "ui_fgcolor": text("ui_fgcolor", "#000"),
+        "template_fields": field("template_fields").cloned().unwrap_or_else(|| json!([])),
+        "downstream_task_ids": downstream,
+        "doc_md": field("doc_md").cloned().unwrap_or(Value::Null),
+        "operator_name": task.map_or("", |task| task.operator_name.as_str()),
+        "params": params(field("params"), json!("dag")),
+        "class_ref": {"module_path": text("_task_module", ""), "class_name": text("task_type", "")},
+        "is_mapped": yes("_is_mapped"),
+        "extra_links": [],
+    })
+}
+
+fn task_bodies(graph: &Graph) -> Vec<Value> {
+    let items = graph.document.pointer("/dag/tasks").and_then(Value::as_array);
+    items.into_iter().flatten().map(|body| task_response(graph, body)).collect()
+}
+
+pub(crate) async fn tasks(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>, query: Query) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let dag = find(&app, &dag_id).await?;
+    let mut tasks = task_bodies(&*graph(&app, &dag).await?);
+    let order = query.text("order_by").filter(|name| !name.is_empty()).unwrap_or("task_id");
+    let key = order.trim_start_matches('-').to_owned();
+    const KEYS: [&str; 20] = [
+        "task_id", "task_display_name", "owner", "start_date", "end_date", "trigger_rule", "depends_on_past",
+        "wait_for_downstream", "retries", "queue", "pool", "pool_slots", "execution_timeout", "retry_delay",
+        "retry_exponential_backoff", "priority_weight", "weight_rule", "ui_color", "ui_fgcolor", "operator_name",
+    ];
+    if !KEYS.contains(&key.as_str()) {
+        let text = format!("Ordering with '{key}' is disallowed or the attribute does not exist on the model");
+        return Err(ApiError::bad_request(text));
+    }
+    let sort_key = |task: &Value| {
+        let value = &task[&key];
+        (value.is_null(), value.as_f64().map(|n| (n * 1e6) as i64), value.to_string())
+    };
+    tasks.sort_by_cached_key(sort_key);
+    if order.starts_with('-') {
+        tasks.reverse();
+    }
+    Ok(Json(json!({"tasks": tasks, "total_entries": tasks.len()})))
+}
+
+pub(crate) async fn task(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, task_id)): Path<(DagId, String)>,
+) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let dag = find(&app, &dag_id).await?;
+    let tasks = task_bodies(&*graph(&app, &dag).await?);
+    let found = tasks.into_iter().find(|task| task["task_id"] == json!(task_id));
+    found.map(Json).ok_or_else(|| ApiError::not_found(format!("Task with id {task_id} was not found")))
+}

@@ -1,0 +1,96 @@
+//! Errors in the forms that Airflow's clients know.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use store::StoreError;
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: Value,
+}
+
+pub(crate) type ApiResult<T = Json<Value>> = Result<T, ApiError>;
+
+impl ApiError {
+    /// `{"detail": text}`
+    pub(crate) fn detail(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, body: json!({"detail": text.into()}) }
+    }
+
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self::detail(StatusCode::NOT_FOUND, text)
+    }
+
+    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
+        Self::detail(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub(crate) fn conflict(text: impl Into<String>) -> Self {
+        Self::detail(StatusCode::CONFLICT, text)
+    }
+
+    pub(crate) fn forbidden() -> Self {
+        Self::detail(StatusCode::FORBIDDEN, "Forbidden")
+    }
+
+    /// 422 with a list of what is wrong.
+    pub(crate) fn invalid(problems: Vec<Value>) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, body: json!({"detail": problems}) }
+    }
+
+    /// 422 with a text.
+    pub(crate) fn invalid_text(text: impl Into<String>) -> Self {
+        Self::detail(StatusCode::UNPROCESSABLE_ENTITY, text)
+    }
+
+    /// 409 in the form that a violated unique key has.
+    pub(crate) fn duplicate() -> Self {
+        let id: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
+        let message = format!(
+            "Serious error when handling your request. Check logs for more details - you will find it in api server when \
+             you look for ID {id}"
+        );
+        let detail = json!({"reason": "Unique constraint violation", "statement": "hidden", "orig_error": "hidden", "message": message});
+        Self { status: StatusCode::CONFLICT, body: json!({"detail": detail}) }
+    }
+}
+
+/// One problem of a 422 list.
+pub(crate) fn problem(kind: &str, location: &[Value], message: &str, input: Value) -> Value {
+    json!({"type": kind, "loc": location, "msg": message, "input": input})
+}
+
+/// One problem with a context.
+pub(crate) fn problem_with(kind: &str, location: &[Value], message: &str, input: Value, context: Value) -> Value {
+    json!({"type": kind, "loc": location, "msg": message, "input": input, "ctx": context})
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Duplicate { .. } => Self::duplicate(),
+            error if error.is_transient() => {
+                tracing::warn!("{error}");
+                Self::detail(StatusCode::SERVICE_UNAVAILABLE, "The metadata store is not available; try again.")
+            }
+            error => {
+                tracing::error!("{error}");
+                Self::detail(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

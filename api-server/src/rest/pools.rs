@@ -1,0 +1,147 @@
+//! Pools.
+
+use super::access::Caller;
+use super::body::Body;
+use super::error::{ApiError, ApiResult};
+use super::query::{Query, cut};
+use crate::App;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use identity::Role;
+use model::PoolName;
+use serde_json::{Value, json};
+use store::repo::{PoolRecord, PoolSlots};
+
+const DEFAULT: &str = "default_pool";
+
+fn response(pool: &PoolRecord, used: PoolSlots) -> Value {
+    let occupied = used.running + used.queued + if pool.include_deferred { used.deferred } else { 0 };
+    json!({
+        "name": pool.name, "slots": pool.slots, "description": pool.description, "include_deferred": pool.include_deferred,
+        "occupied_slots": occupied, "running_slots": used.running, "queued_slots": used.queued,
+        "scheduled_slots": used.scheduled, "open_slots": if pool.slots == -1 { -1 } else { pool.slots - occupied },
+        "deferred_slots": used.deferred, "team_name": null,
+    })
+}
+
+fn missing(name: &PoolName) -> ApiError {
+    ApiError::not_found(format!("The Pool with name: `{name}` was not found"))
+}
+
+async fn find(app: &App, name: &PoolName) -> ApiResult<(PoolRecord, Value)> {
+    let mut db = app.store.reader().await?;
+    let pool = db.pools().await?.into_iter().find(|pool| pool.name == *name).ok_or_else(|| missing(name))?;
+    let used = db.pool_slots().await?.get(name).copied().unwrap_or_default();
+    let shown = response(&pool, used);
+    Ok((pool, shown))
+}
+
+pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let page = query.page(&app)?;
+    let known = |name: &str| matches!(name, "id" | "pool" | "name").then_some("id");
+    let order = query.order(&known, "id", "id")?;
+    let mut db = app.store.reader().await?;
+    let mut pools = db.pools().await?;
+    let used = db.pool_slots().await?;
+    if let Some(terms) = query.terms("pool_name_pattern") {
+        let fits = |pool: &PoolRecord| {
+            terms.iter().any(|term| super::dags::matches_like(&pool.name.as_str().to_lowercase(), &term.to_lowercase()))
+        };
+        pools.retain(fits);
+    }
+    if order[0].descending {
+        pools.reverse();
+    }
+    let total = pools.len();
+    let pools: Vec<Value> =
+        cut(pools, page).iter().map(|pool| response(pool, used.get(&pool.name).copied().unwrap_or_default())).collect();
+    Ok(Json(json!({"pools": pools, "total_entries": total})))
+}
+
+pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(name): Path<PoolName>) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    find(&app, &name).await.map(|(_, shown)| Json(shown))
+}
+
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    caller.must_be(Role::Op)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let name = if body.has("pool") { body.required_text("pool") } else { body.required_text("name") };
+    let slots = body.integer("slots", Some(-1), true).unwrap_or_default();
+    let description = body.text("description", 5000);
+    let include_deferred = body.boolean("include_deferred", Some(false));
+    body.text("team_name", 50);
+    body.finish()?;
+    let name = PoolName::new(name);
+    store::transact!(app.store, "create pool", |tx| {
+        tx.create_pool(&name, slots, description.as_deref(), include_deferred).await
+    })?;
+    Ok((StatusCode::CREATED, Json(find(&app, &name).await?.1)))
+}
+
+pub(crate) async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Path(name): Path<PoolName>,
+    query: Query,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let present = ["pool", "slots", "include_deferred"].map(|key| (key, body.has(key) || (key == "pool" && body.has("name"))));
+    let named = body.text("pool", 256).or(body.text("name", 256));
+    let slots = body.integer("slots", Some(-1), false);
+    let (has_description, description) = (body.has("description"), body.text("description", 5000));
+    let has_deferred = body.has("include_deferred");
+    let include_deferred = body.boolean("include_deferred", Some(false));
+    body.text("team_name", 50);
+    body.finish()?;
+    if named.as_ref().is_some_and(|named| named != name.as_str()) {
+        return Err(ApiError::bad_request("Invalid body, pool name from request body doesn't match uri parameter"));
+    }
+    let (old, _) = find(&app, &name).await?;
+    let mask = query.all("update_mask");
+    let is_default = name.as_str() == DEFAULT;
+    if is_default && (mask.is_empty() || mask.iter().any(|key| !matches!(*key, "slots" | "include_deferred"))) {
+        return Err(ApiError::bad_request("Only slots and included_deferred can be modified on Default Pool"));
+    }
+    let absent: Vec<Value> = present
+        .iter()
+        .filter(|(_, present)| !present && !is_default)
+        .map(|(key, _)| {
+            json!({"type": "missing", "loc": [key], "msg": "Field required",
+                   "input": serde_json::from_slice::<Value>(&bytes).unwrap_or_default(),
+                   "url": "https://errors.pydantic.dev/2.14/v/missing"})
+        })
+        .collect();
+    if !absent.is_empty() {
+        return Err(ApiError::invalid(absent));
+    }
+    let masked = |key: &str| mask.is_empty() || mask.contains(&key);
+    let new = PoolRecord {
+        slots: slots.filter(|_| masked("slots")).unwrap_or(old.slots),
+        description: if has_description && masked("description") { description } else { old.description },
+        include_deferred: if has_deferred && masked("include_deferred") { include_deferred } else { old.include_deferred },
+        ..old
+    };
+    store::transact!(app.store, "patch pool", |tx| tx.update_pool(&name, &new).await)?;
+    find(&app, &name).await.map(|(_, shown)| Json(shown))
+}
+
+pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(name): Path<PoolName>) -> ApiResult<StatusCode> {
+    caller.must_be(Role::Op)?;
+    if name.as_str() == DEFAULT {
+        return Err(ApiError::bad_request("Default Pool can't be deleted"));
+    }
+    let deleted = store::transact!(app.store, "delete pool", |tx| tx.delete_pool(&name).await)?;
+    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&name)) }
+}

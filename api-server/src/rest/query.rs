@@ -1,0 +1,280 @@
+//! Query parameters.
+
+use super::error::{ApiError, ApiResult, problem, problem_with};
+use crate::App;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use model::Timestamp;
+use serde_json::{Value, json};
+use store::repo::{Condition, Listing, Order};
+use store::sql::Value as Stored;
+
+const MOST_ORDERS: usize = 10;
+
+/// Decodes `a=b&c=d`.
+pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(key, value)| (decode(key), decode(value)))
+        .collect()
+}
+
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |from: usize| bytes.get(from..from + 2).and_then(|two| std::str::from_utf8(two).ok());
+        match (bytes[at], hex(at + 1).and_then(|two| u8::from_str_radix(two, 16).ok())) {
+            (b'+', _) => out.push(b' '),
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A truth in one of pydantic's words.
+pub(crate) fn truth(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" | "t" | "y" => Some(true),
+        "false" | "0" | "no" | "off" | "f" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+/// An instant and whether it named its time zone; without one it is taken as UTC.
+pub(crate) fn read_instant(text: &str) -> Result<(Timestamp, bool), &'static str> {
+    // A plus sign that was not escaped arrives as a space.
+    let text = text.trim().replace(' ', if text.contains('T') { "+" } else { " " });
+    if let Ok(at) = DateTime::parse_from_rfc3339(&text) {
+        return Ok((at.to_utc(), true));
+    }
+    for format in ["%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f%z"] {
+        if let Ok(at) = DateTime::parse_from_str(&text, format) {
+            return Ok((at.to_utc(), true));
+        }
+    }
+    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M"] {
+        if let Ok(at) = NaiveDateTime::parse_from_str(&text, format) {
+            return Ok((at.and_utc(), false));
+        }
+    }
+    if let Some(at) = NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok().and_then(|date| date.and_hms_opt(0, 0, 0)) {
+        return Ok((at.and_utc(), false));
+    }
+    Err(if text.len() < 10 { "input is too short" } else { "invalid character in year" })
+}
+
+/// The query of a request.
+#[derive(Debug)]
+pub(crate) struct Query {
+    pairs: Vec<(String, String)>,
+    problems: Vec<Value>,
+}
+
+impl FromRequestParts<App> for Query {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        Ok(Self { pairs: pairs(parts.uri.query().unwrap_or_default()), problems: Vec::new() })
+    }
+}
+
+impl Query {
+    /// The last value of a parameter.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a parameter, empty ones left out.
+    pub(crate) fn all(&self, key: &str) -> Vec<&str> {
+        self.pairs.iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, value)| value.as_str()).collect()
+    }
+
+    fn integer(&mut self, key: &str, default: i64, least: i64) -> i64 {
+        let Some(text) = self.text(key).map(str::to_owned) else { return default };
+        let location = [json!("query"), json!(key)];
+        match text.trim().parse::<i128>() {
+            Ok(n) if n >= i128::from(least) => i64::try_from(n).unwrap_or(i64::MAX),
+            Ok(_) => {
+                let message = format!("Input should be greater than or equal to {least}");
+                let context = json!({"ge": least});
+                self.problems.push(problem_with("greater_than_equal", &location, &message, json!(text), context));
+                default
+            }
+            Err(_) => {
+                let message = "Input should be a valid integer, unable to parse string as an integer";
+                self.problems.push(problem("int_parsing", &location, message, json!(text)));
+                default
+            }
+        }
+    }
+
+    /// A whole number of at least `least`.
+    pub(crate) fn number(&mut self, key: &str, default: i64, least: i64) -> ApiResult<i64> {
+        let number = self.integer(key, default, least);
+        self.checked().map(|()| number)
+    }
+
+    /// A truth.
+    pub(crate) fn boolean(&mut self, key: &str) -> Option<bool> {
+        let text = self.text(key)?.to_owned();
+        let read = truth(&text);
+        if read.is_none() {
+            let message = "Input should be a valid boolean, unable to interpret input";
+            self.problems.push(problem("bool_parsing", &[json!("query"), json!(key)], message, json!(text)));
+        }
+        read
+    }
+
+    /// An instant.
+    pub(crate) fn instant(&mut self, key: &str) -> Option<Timestamp> {
+        let text = self.text(key)?.to_owned();
+        match read_instant(&text) {
+            Ok((at, _)) => Some(at),
+            Err(why) => {
+                let message = format!("Input should be a valid datetime or date, {why}");
+                let location = [json!("query"), json!(key)];
+                let context = json!({"error": why});
+                self.problems.push(problem_with("datetime_from_date_parsing", &location, &message, json!(text), context));
+                None
+            }
+        }
+    }
+
+    /// Tells what was wrong with the parameters asked for so far.
+    pub(crate) fn checked(&mut self) -> ApiResult<()> {
+        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(std::mem::take(&mut self.problems))) }
+    }
+
+    /// `limit` and `offset`, within the configured bounds.
+    pub(crate) fn page(&mut self, app: &App) -> ApiResult<(u64, u64)> {
+        let fallback = i64::try_from(app.config.api.fallback_page_limit).unwrap_or(50);
+        let limit = self.integer("limit", fallback, 0);
+        let offset = self.integer("offset", 0, 0);
+        self.checked()?;
+        let limit = u64::try_from(limit).unwrap_or(0).min(app.config.api.maximum_page_limit);
+        Ok((limit, u64::try_from(offset).unwrap_or(0)))
+    }
+
+    /// `order_by`, each name mapped by `known`; the unique `last` breaks ties.
+    pub(crate) fn order(
+        &self,
+        known: &dyn Fn(&str) -> Option<&'static str>,
+        default: &'static str,
+        last: &'static str,
+    ) -> ApiResult<Vec<Order>> {
+        let names = self.all("order_by");
+        if names.len() > MOST_ORDERS {
+            let shown: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+            return Err(ApiError::bad_request(format!(
+                "Ordering with more than 10 parameters is not allowed. Provided: [{}]",
+                shown.join(", ")
+            )));
+        }
+        let mut order = Vec::new();
+        for name in &names {
+            let bare = name.trim_start_matches('-');
+            let column = known(bare).ok_or_else(|| {
+                ApiError::bad_request(format!("Ordering with '{bare}' is disallowed or the attribute does not exist on the model"))
+            })?;
+            order.push(Order { column, descending: name.starts_with('-') });
+        }
+        if order.is_empty() {
+            order.push(Order { column: default, descending: false });
+        }
+        let descending = order[0].descending;
+        order.push(Order { column: last, descending });
+        Ok(order)
+    }
+
+    /// Adds `KEY_gte`, `_gt`, `_lte`, `_lt` of an instant.
+    pub(crate) fn range(&mut self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
+        type Make = fn(&'static str, Stored) -> Condition;
+        let forms: [(&str, Make); 4] = [
+            ("gte", Condition::AtLeast),
+            ("gt", Condition::Above),
+            ("lte", Condition::AtMost),
+            ("lt", Condition::Below),
+        ];
+        for (suffix, make) in forms {
+            if let Some(at) = self.instant(&format!("{key}_{suffix}")) {
+                conditions.push(make(column, at.into()));
+            }
+        }
+    }
+
+    /// Adds `KEY_pattern` and `KEY_prefix_pattern`.
+    pub(crate) fn pattern(&self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
+        if let Some(terms) = self.terms(&format!("{key}_pattern")) {
+            conditions.push(Condition::Contains(column, terms));
+        }
+        if let Some(terms) = self.terms(&format!("{key}_prefix_pattern")) {
+            let trimmed = terms.iter().map(|term| term.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned());
+            conditions.push(Condition::StartsWith(column, trimmed.collect()));
+        }
+    }
+
+    /// The alternatives of a pattern; `None` when it matches everything.
+    pub(crate) fn terms(&self, key: &str) -> Option<Vec<String>> {
+        let text = self.text(key).filter(|text| !text.is_empty() && *text != "~")?;
+        let terms: Vec<String> = text.split('|').map(|term| term.trim().to_owned()).filter(|term| !term.is_empty()).collect();
+        (!terms.iter().any(|term| term == "~")).then_some(terms)
+    }
+
+    /// Adds "one of these" for a repeated parameter.
+    pub(crate) fn one_of(&self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
+        let values = self.all(key);
+        if !values.is_empty() {
+            conditions.push(Condition::In(column, values.into_iter().map(Stored::from).collect()));
+        }
+    }
+}
+
+/// A part of an in-memory list, as `limit` and `offset` want it.
+pub(crate) fn cut<T>(items: Vec<T>, (limit, offset): (u64, u64)) -> Vec<T> {
+    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+    items.into_iter().skip(skip).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()
+}
+
+/// A listing of these conditions.
+pub(crate) fn listing(conditions: Vec<Condition>, order: Vec<Order>, (limit, offset): (u64, u64)) -> Listing {
+    Listing { conditions, order, limit, offset }
+}
+
+/// A whole number in a path.
+pub(crate) fn path_number(key: &str, text: &str, least: i64) -> ApiResult<i64> {
+    let location = [json!("path"), json!(key)];
+    match text.parse::<i64>() {
+        Ok(n) if n >= least => Ok(n),
+        Ok(_) => {
+            let message = format!("Input should be greater than or equal to {least}");
+            Err(ApiError::invalid(vec![problem_with("greater_than_equal", &location, &message, json!(text), json!({"ge": least}))]))
+        }
+        Err(_) => {
+            let message = "Input should be a valid integer, unable to parse string as an integer";
+            Err(ApiError::invalid(vec![problem("int_parsing", &location, message, json!(text))]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_and_instants_read_in_all_their_forms() {
+        assert_eq!(pairs("a=b%20c&d=1+2&e"), [("a".into(), "b c".into()), ("d".into(), "1 2".into()), ("e".into(), String::new())]);
+        for (text, aware) in [("2025-01-02T03:04:05Z", true), ("2025-01-02T03:04:05 00:00", true), ("2025-01-02T03:04:05", false), ("2025-01-02", false)] {
+            assert_eq!(read_instant(text).unwrap().1, aware, "{text}");
+        }
+        assert_eq!(read_instant("bogus"), Err("input is too short"));
+    }
+}

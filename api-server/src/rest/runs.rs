@@ -1,0 +1,289 @@
+//! DagRuns.
+
+use super::access::Caller;
+use super::body::Body;
+use super::dags::when;
+use super::error::{ApiError, ApiResult};
+use super::query::{Query, listing};
+use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
+use crate::App;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use broker::Hint;
+use chrono::Utc;
+use identity::Role;
+use model::dag_run::{DagRunState, DagRunType};
+use model::task_instance::StateName;
+use model::time::rest_format;
+use model::timetable::DataInterval;
+use model::{DagId, DagVersionId, RunId};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use store::StoreError;
+use store::repo::{Condition, DagRecord, RunRecord};
+
+/// DAGs and versions that a page of runs or task instances refers to.
+#[derive(Default)]
+pub(crate) struct References {
+    dags: HashMap<DagId, Option<DagRecord>>,
+    versions: HashMap<DagVersionId, Value>,
+}
+
+impl References {
+    pub(crate) async fn display_name(&mut self, app: &App, dag_id: &DagId) -> Result<String, StoreError> {
+        let name = self.dag(app, dag_id).await?.and_then(|dag| dag.display_name.clone());
+        Ok(name.unwrap_or_else(|| dag_id.to_string()))
+    }
+
+    async fn dag(&mut self, app: &App, dag_id: &DagId) -> Result<Option<&DagRecord>, StoreError> {
+        if !self.dags.contains_key(dag_id) {
+            let found = app.store.reader().await?.dag(dag_id).await?;
+            self.dags.insert(dag_id.clone(), found);
+        }
+        Ok(self.dags.get(dag_id).and_then(Option::as_ref))
+    }
+
+    pub(crate) async fn version(&mut self, app: &App, dag_id: &DagId, id: DagVersionId) -> Result<Value, StoreError> {
+        if let Some(version) = self.versions.get(&id) {
+            return Ok(version.clone());
+        }
+        let Some(dag) = self.dag(app, dag_id).await?.cloned() else { return Ok(Value::Null) };
+        let versions = app.store.reader().await?.dag_versions(dag_id).await?;
+        for version in &versions {
+            self.versions.insert(version.id, super::meta::version_response(version, &dag));
+        }
+        Ok(self.versions.get(&id).cloned().unwrap_or(Value::Null))
+    }
+}
+
+/// `DAGRunResponse`
+pub(crate) async fn response(app: &App, run: &RunRecord, references: &mut References) -> Result<Value, StoreError> {
+    let duration = run.start_date.zip(run.end_date).map(|(start, end)| (end - start).as_seconds_f64());
+    let conf: Value = serde_json::from_str(&run.conf).unwrap_or_else(|_| json!({}));
+    let version = references.version(app, &run.dag_id, run.version_id).await?;
+    Ok(json!({
+        "dag_run_id": run.run_id,
+        "dag_id": run.dag_id,
+        "logical_date": when(run.logical_date),
+        "queued_at": when(run.queued_at),
+        "start_date": when(run.start_date),
+        "end_date": when(run.end_date),
+        "duration": duration,
+        "data_interval_start": when(run.data_interval_start),
+        "data_interval_end": when(run.data_interval_end),
+        "run_after": rest_format(run.run_after),
+        "last_scheduling_decision": when(run.last_decision_at),
+        "run_type": run.run_type.as_str(),
+        "state": run.state.as_str(),
+        "triggered_by": run.triggered_by,
+        "triggering_user_name": run.triggering_user,
+        "conf": conf,
+        "note": run.note,
+        "dag_versions": if version.is_null() { json!([]) } else { json!([version]) },
+        "bundle_version": null,
+        "dag_display_name": references.display_name(app, &run.dag_id).await?,
+        "partition_key": null,
+        "partition_date": null,
+    }))
+}
+
+fn missing(dag_id: &DagId, run_id: &RunId) -> ApiError {
+    ApiError::not_found(format!("The DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` was not found"))
+}
+
+pub(crate) async fn find(app: &App, dag_id: &DagId, run_id: &RunId) -> ApiResult<RunRecord> {
+    let found = app.store.reader().await?.run(dag_id, run_id).await?;
+    found.ok_or_else(|| missing(dag_id, run_id))
+}
+
+fn column(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "id" => "id",
+        "state" => "state",
+        "dag_id" => "dag_id",
+        "run_id" | "dag_run_id" => "run_id",
+        "logical_date" => "logical_date",
+        "run_after" => "run_after",
+        "start_date" => "start_date",
+        "end_date" => "end_date",
+        "updated_at" => "updated_at",
+        "conf" => "conf",
+        "duration" => "end_date - start_date",
+        _ => return None,
+    })
+}
+
+pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>, mut query: Query) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let page = query.page(&app)?;
+    for state in query.all("state") {
+        if state.parse::<DagRunState>().is_err() {
+            let text = "Invalid value for state. Valid values are queued, running, success, failed";
+            return Err(ApiError::invalid_text(text));
+        }
+    }
+    for kind in query.all("run_type") {
+        if kind.parse::<DagRunType>().is_err() {
+            let words: Vec<&str> = DagRunType::ALL.iter().map(|kind| kind.as_str()).collect();
+            let text = format!("Invalid value for run type. Valid values are {}", words.join(", "));
+            return Err(ApiError::invalid_text(text));
+        }
+    }
+    let mut conditions = Vec::new();
+    for key in ["run_after", "logical_date", "start_date", "end_date", "updated_at"] {
+        if let Some(column) = column(key) {
+            query.range(key, column, &mut conditions);
+        }
+    }
+    query.checked()?;
+    query.one_of("state", "state", &mut conditions);
+    query.one_of("run_type", "run_type", &mut conditions);
+    query.pattern("run_id", "run_id", &mut conditions);
+    query.pattern("dag_id", "dag_id", &mut conditions);
+    query.pattern("triggering_user_name", "triggering_user", &mut conditions);
+    let order = query.order(&column, "id", "id")?;
+    if dag_id.as_str() != "~" {
+        super::dags::find(&app, &dag_id).await?;
+        conditions.push(Condition::Is("dag_id", (&dag_id).into()));
+    }
+    let (runs, total) = app.store.reader().await?.runs(&listing(conditions, order, page)).await?;
+    let mut references = References::default();
+    let mut out = Vec::with_capacity(runs.len());
+    for run in &runs {
+        out.push(response(&app, run, &mut references).await?);
+    }
+    Ok(Json(json!({
+        "dag_runs": out, "total_entries": total, "total_entries_limit": null, "next_cursor": null, "previous_cursor": null,
+    })))
+}
+
+pub(crate) async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id)): Path<(DagId, RunId)>,
+) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let run = find(&app, &dag_id, &run_id).await?;
+    Ok(Json(response(&app, &run, &mut References::default()).await?))
+}
+
+pub(crate) async fn trigger(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::User)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let run_id = body.text("dag_run_id", 250);
+    let start = body.instant("data_interval_start", false);
+    let end = body.instant("data_interval_end", false);
+    let logical_date = body.instant("logical_date", true);
+    let run_after = body.instant("run_after", false);
+    let conf = body.object("conf");
+    let note = body.text("note", 1000).filter(|note| !note.is_empty());
+    let partition_key = body.text("partition_key", 250);
+    if start.is_some() != end.is_some() {
+        body.refuse("Either both data_interval_start and data_interval_end must be provided or both must be None");
+    }
+    body.finish()?;
+    if partition_key.is_some() {
+        let text = format!("Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key.");
+        return Err(ApiError::bad_request(text));
+    }
+    let request = TriggerRequest {
+        dag_id,
+        run_id,
+        logical_date,
+        interval: start.zip(end).map(|(start, end)| DataInterval { start, end }),
+        run_after,
+        conf,
+        note,
+        run_type: DagRunType::Manual,
+        triggered_by: if headers.contains_key(header::REFERER) { "ui" } else { "rest_api" },
+        user: Some(caller.name),
+    };
+    let run = trigger_run(&app.store, &app.graphs, &*app.broker, &request).await.map_err(|error| match error {
+        TriggerError::UnknownDag(_) => ApiError::not_found(error.to_string()),
+        TriggerError::ImportErrors(_) | TriggerError::Invalid(_) => ApiError::bad_request(error.to_string()),
+        TriggerError::Duplicate { .. } => ApiError::duplicate(),
+        TriggerError::Store(error) => error.into(),
+    })?;
+    Ok(Json(response(&app, &run, &mut References::default()).await?))
+}
+
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id)): Path<(DagId, RunId)>,
+) -> ApiResult<StatusCode> {
+    caller.must_be(Role::User)?;
+    let run = find(&app, &dag_id, &run_id).await?;
+    if run.state == DagRunState::Running {
+        return Err(ApiError::conflict(format!(
+            "The DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` cannot be deleted in running state"
+        )));
+    }
+    let deleted = store::transact!(app.store, "delete run", |tx| tx.delete_run(run.key).await)?;
+    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&dag_id, &run_id)) }
+}
+
+pub(crate) async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id)): Path<(DagId, RunId)>,
+    query: Query,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::User)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let has_note = body.has("note");
+    let state = body.text("state", 50);
+    let note = body.text("note", 1000).filter(|note| !note.is_empty());
+    let state = match state.as_deref() {
+        None => None,
+        Some("queued") => Some(DagRunState::Queued),
+        Some("success") => Some(DagRunState::Success),
+        Some("failed") => Some(DagRunState::Failed),
+        Some(other) => {
+            body.refuse_word("state", "'queued', 'success' or 'failed'", other);
+            None
+        }
+    };
+    body.finish()?;
+    let run = find(&app, &dag_id, &run_id).await?;
+    let mask = query.all("update_mask");
+    let masked = |key: &str| mask.is_empty() || mask.contains(&key);
+    let now = Utc::now();
+    let state = state.filter(|_| masked("state"));
+    let set_note = has_note && masked("note");
+    store::transact!(app.store, "patch run", |tx| {
+        if set_note {
+            tx.set_run_note(run.key, note.as_deref(), now).await?;
+        }
+        if let Some(state) = state {
+            tx.mark_run(run.key, state, now).await?;
+            if state.is_finished() {
+                for ti in tx.task_instances_of(run.key).await? {
+                    let runs = matches!(ti.state, StateName::Running | StateName::Deferred | StateName::UpForReschedule);
+                    let to = match (runs, state) {
+                        (true, DagRunState::Success) => StateName::Success,
+                        (true, _) => StateName::Failed,
+                        (false, _) => StateName::Skipped,
+                    };
+                    if !ti.state.is_finished() {
+                        tx.mark_task_instance(&ti, to, now).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    let run = find(&app, &dag_id, &run_id).await?;
+    Ok(Json(response(&app, &run, &mut References::default()).await?))
+}

@@ -1,0 +1,190 @@
+//! Variables.
+
+use super::access::Caller;
+use super::body::Body;
+use super::error::{ApiError, ApiResult};
+use super::query::{Query, cut};
+use crate::App;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use identity::Role;
+use serde_json::{Value, json};
+use store::repo::VariableRecord;
+
+/// Words in a name that make its value a secret.
+const SENSITIVE: [&str; 21] = [
+    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string", "dsn",
+    "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account", "service_key", "token",
+    "keyfile_dict", "webhook_url",
+];
+
+pub(crate) fn is_sensitive(app: &App, name: &str) -> bool {
+    let name = name.to_lowercase();
+    let more = &app.config.core.sensitive_names;
+    app.config.core.hide_sensitive
+        && (SENSITIVE.iter().any(|word| name.contains(word)) || more.iter().any(|word| name.contains(&word.to_lowercase())))
+}
+
+/// Replaces texts under sensitive names; everything under `hidden`.
+pub(crate) fn redact(app: &App, value: &mut Value, hidden: bool) {
+    match value {
+        Value::String(text) if hidden => "***".clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(app, item, hidden)),
+        Value::Object(fields) => {
+            for (key, item) in fields {
+                let hidden = hidden || is_sensitive(app, key);
+                redact(app, item, hidden);
+            }
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// `json.dumps` of Python: spaces after colons and commas, only ASCII.
+pub(crate) fn python_dumps(value: &Value) -> String {
+    fn text(text: &str) -> String {
+        let mut out = String::new();
+        for c in Value::from(text).to_string().chars() {
+            if c.is_ascii() {
+                out.push(c);
+            } else {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+        out
+    }
+    match value {
+        Value::String(s) => text(s),
+        Value::Array(items) => format!("[{}]", items.iter().map(python_dumps).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let pair = |(key, value): (&String, &Value)| format!("{}: {}", text(key), python_dumps(value));
+            format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+fn response(app: &App, variable: &VariableRecord) -> Value {
+    let hidden = is_sensitive(app, &variable.key);
+    let value = match serde_json::from_str::<Value>(&variable.value) {
+        Ok(mut value) => {
+            redact(app, &mut value, hidden);
+            python_dumps(&value)
+        }
+        Err(_) if hidden => "***".to_owned(),
+        Err(_) => variable.value.clone(),
+    };
+    json!({
+        "key": variable.key, "value": value, "description": variable.description, "is_encrypted": variable.is_encrypted,
+        "team_name": null,
+    })
+}
+
+fn missing(key: &str) -> ApiError {
+    ApiError::not_found(format!("The Variable with key: `{key}` was not found"))
+}
+
+pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    let page = query.page(&app)?;
+    let known = |name: &str| matches!(name, "key" | "id" | "_val" | "description" | "is_encrypted" | "team_name").then_some("var_key");
+    let order = query.order(&known, "var_key", "var_key")?;
+    let mut variables = app.store.reader().await?.variables(&app.cipher).await?;
+    if let Some(terms) = query.terms("variable_key_pattern") {
+        let fits = |variable: &VariableRecord| {
+            terms.iter().any(|term| super::dags::matches_like(&variable.key.to_lowercase(), &term.to_lowercase()))
+        };
+        variables.retain(fits);
+    }
+    if order[0].descending {
+        variables.reverse();
+    }
+    let total = variables.len();
+    let variables: Vec<Value> = cut(variables, page).iter().map(|variable| response(&app, variable)).collect();
+    Ok(Json(json!({"variables": variables, "total_entries": total})))
+}
+
+async fn find(app: &App, key: &str) -> ApiResult<VariableRecord> {
+    app.store.reader().await?.variable(key, &app.cipher).await?.ok_or_else(|| missing(key))
+}
+
+pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(key): Path<String>) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    Ok(Json(response(&app, &find(&app, &key).await?)))
+}
+
+/// A text as it is; anything else as JSON.
+fn stored(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+    }
+}
+
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    caller.must_be(Role::Op)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let key = body.required_text("key");
+    let value = body.any("value");
+    let description = body.text("description", 5000);
+    body.text("team_name", 50);
+    body.finish()?;
+    if app.store.reader().await?.variable(&key, &app.cipher).await?.is_some() {
+        return Err(ApiError::conflict(format!("The Variable with key: `{key}` already exists")));
+    }
+    let text = stored(&value);
+    store::transact!(app.store, "create variable", |tx| {
+        tx.set_variable(&key, &text, description.as_deref(), &app.cipher).await
+    })?;
+    Ok((StatusCode::CREATED, Json(response(&app, &find(&app, &key).await?))))
+}
+
+pub(crate) async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Path(key): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let named = body.required_text("key");
+    let value = body.any("value");
+    let has_description = body.has("description");
+    let description = body.text("description", 5000);
+    body.text("team_name", 50);
+    body.finish()?;
+    if named != key {
+        return Err(ApiError::bad_request("Invalid body, key from request body doesn't match uri parameter"));
+    }
+    let old = find(&app, &key).await?;
+    let mask = query.all("update_mask");
+    if mask.contains(&"key") {
+        let text = "Update not allowed: the following fields are immutable and cannot be modified: {'key'}";
+        return Err(ApiError::bad_request(text));
+    }
+    let masked = |name: &str| mask.is_empty() || mask.contains(&name);
+    let text = if masked("value") { stored(&value) } else { old.value };
+    let description = if has_description && masked("description") { description } else { old.description };
+    store::transact!(app.store, "patch variable", |tx| {
+        tx.set_variable(&key, &text, description.as_deref(), &app.cipher).await
+    })?;
+    Ok(Json(response(&app, &find(&app, &key).await?)))
+}
+
+pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(key): Path<String>) -> ApiResult<StatusCode> {
+    caller.must_be(Role::Op)?;
+    let deleted = store::transact!(app.store, "delete variable", |tx| tx.delete_variable(&key).await)?;
+    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&key)) }
+}

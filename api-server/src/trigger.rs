@@ -1,0 +1,149 @@
+//! Making a run because somebody asked for it.
+
+use broker::{Broker, Hint};
+use chrono::Utc;
+use model::dag_run::{DagRunType, is_valid_run_id};
+use model::timetable::DataInterval;
+use model::{DagId, DagVersionId, RunId, TaskInstanceId, Timestamp};
+use store::repo::{NewRun, RunRecord};
+use store::{Graphs, Store, StoreError};
+use thiserror::Error;
+
+/// Which run to make.
+#[derive(Debug, Clone)]
+pub struct TriggerRequest {
+    /// The DAG.
+    pub dag_id: DagId,
+    /// Its name; made up if absent.
+    pub run_id: Option<String>,
+    /// Its logical date.
+    pub logical_date: Option<Timestamp>,
+    /// Its data interval, where the caller sets it.
+    pub interval: Option<DataInterval>,
+    /// Earliest start; now if absent.
+    pub run_after: Option<Timestamp>,
+    /// Parameters: a JSON object.
+    pub conf: serde_json::Value,
+    /// Note.
+    pub note: Option<String>,
+    /// Manual, or triggered by a task.
+    pub run_type: DagRunType,
+    /// `rest_api`, `ui`, `cli`, `operator`.
+    pub triggered_by: &'static str,
+    /// Who asked.
+    pub user: Option<String>,
+}
+
+/// Why no run was made.
+#[derive(Debug, Error)]
+pub enum TriggerError {
+    /// There is no such DAG.
+    #[error("Dag with dag_id: '{0}' not found")]
+    UnknownDag(DagId),
+    /// Its file is broken.
+    #[error("Dag with dag_id: '{0}' has import errors and cannot be triggered")]
+    ImportErrors(DagId),
+    /// Something about the request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is a run of that name or date.
+    #[error("a run of DAG {dag_id} with run id {run_id} or the same logical date exists already")]
+    Duplicate {
+        /// The DAG.
+        dag_id: DagId,
+        /// The run.
+        run_id: RunId,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> {
+    let invalid = |text: String| Err(TriggerError::Invalid(text));
+    if run_id.contains("..") {
+        return invalid(format!("The run_id '{run_id}' must not contain '..' to prevent path traversal"));
+    }
+    if !is_valid_run_id(run_id) {
+        return invalid(format!(
+            "The run_id provided '{run_id}' does not match regex pattern '^[A-Za-z0-9_.~:+-]+$' or \
+             '^(?:manual|scheduled|asset_triggered)__(?:\\d{{4}}-\\d{{2}}-\\d{{2}}T\\d{{2}}:\\d{{2}}:\\d{{2}}\\+00:00)$'"
+        ));
+    }
+    let reserved = DagRunType::ALL
+        .into_iter()
+        .filter(|kind| *kind != DagRunType::Manual && *kind != run_type)
+        .find(|kind| run_id.starts_with(&format!("{}__", kind.as_str())));
+    match reserved {
+        Some(kind) => {
+            invalid(format!("A manual DAG run cannot use ID '{run_id}' since it is reserved for {} runs", kind.as_str()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Makes a run in state queued and tells the schedulers.
+///
+/// # Errors
+/// When there is no such DAG, it cannot be triggered, or such a run exists.
+pub async fn trigger_run(
+    store: &Store,
+    graphs: &Graphs,
+    broker: &dyn Broker,
+    request: &TriggerRequest,
+) -> Result<RunRecord, TriggerError> {
+    let now = Utc::now();
+    let dag_id = &request.dag_id;
+    let mut db = store.reader().await?;
+    let record = db.dag(dag_id).await?.filter(|dag| !dag.is_stale);
+    let record = record.ok_or_else(|| TriggerError::UnknownDag(dag_id.clone()))?;
+    if record.has_import_errors {
+        return Err(TriggerError::ImportErrors(dag_id.clone()));
+    }
+    let version_id: DagVersionId = record.version_id;
+    let graph = graphs.get(&mut db, version_id).await?;
+    drop(db);
+    let run_after = request.run_after.unwrap_or(now);
+    let run_id = match request.run_id.as_deref().filter(|run_id| !run_id.is_empty()) {
+        Some(run_id) => {
+            check_run_id(run_id, request.run_type)?;
+            RunId::new(run_id)
+        }
+        None => DagRunType::Manual.generate_run_id(run_after, None),
+    };
+    let interval = match (request.logical_date, request.interval) {
+        (None, _) => None,
+        (Some(_), Some(interval)) => Some(interval),
+        (Some(date), None) => {
+            Some(graph.dag.timetable.manual_interval(date).map_err(|error| TriggerError::Invalid(error.to_string()))?)
+        }
+    };
+    let span = tracing::info_span!("dag_run.create", dag.id = %dag_id, run.id = %run_id);
+    let run = NewRun {
+        dag: &graph.dag,
+        version_id,
+        run_id: run_id.clone(),
+        run_type: request.run_type,
+        logical_date: request.logical_date,
+        interval,
+        run_after,
+        conf: request.conf.to_string(),
+        triggered_by: request.triggered_by,
+        triggering_user: request.user.clone(),
+        note: request.note.clone(),
+        trace_context: telemetry::context_of(&span),
+    };
+    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
+    let made = store::transact!(store, "trigger run", |tx| {
+        tx.create_run(&run, &mut ids, now).await?;
+        tx.run(dag_id, &run_id).await
+    });
+    let made = match made {
+        Ok(Some(made)) => made,
+        Ok(None) => return Err(StoreError::Inconsistent(format!("run {run_id} vanished")).into()),
+        Err(StoreError::Duplicate { .. }) => return Err(TriggerError::Duplicate { dag_id: dag_id.clone(), run_id }),
+        Err(error) => return Err(error.into()),
+    };
+    broker.hint(Hint::Dag(dag_id.clone())).await;
+    Ok(made)
+}

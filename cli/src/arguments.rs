@@ -1,0 +1,245 @@
+//! The verbs of `airflow`, as far as they are here.
+
+use crate::output::Format;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Apache Airflow 3 workloads on a Rust core.
+///
+/// Configured like Airflow: $AIRFLOW_HOME/airflow.cfg and AIRFLOW__SECTION__KEY; see `updraft config list --defaults`.
+#[derive(Debug, Parser)]
+#[command(name = "updraft", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs everything in one process: for a laptop, on SQLite and an in-process queue
+    Standalone(StandaloneOptions),
+    /// Starts a scheduler
+    Scheduler(NoOptions),
+    /// Starts a worker
+    Worker(WorkerOptions),
+    /// Starts a DAG processor
+    DagProcessor(NoOptions),
+    /// Starts an API server with the gRPC control plane
+    ApiServer(ApiServerOptions),
+    /// `celery worker` is `worker`
+    #[command(subcommand)]
+    Celery(CeleryCommand),
+    /// The metadata database
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// DAGs
+    #[command(subcommand)]
+    Dags(DagsCommand),
+    /// Tasks
+    #[command(subcommand)]
+    Tasks(TasksCommand),
+    /// Variables
+    #[command(subcommand)]
+    Variables(VariablesCommand),
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Shows the version
+    Version,
+    /// Shows facts about this installation
+    Info(OutputOptions),
+}
+
+/// A component without options of its own.
+#[derive(Debug, Args)]
+pub(crate) struct NoOptions {}
+
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneOptions {
+    /// Port of the UI and the API
+    #[arg(short, long)]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApiServerOptions {
+    /// Port to listen on
+    #[arg(short, long)]
+    pub(crate) port: Option<u16>,
+    /// Address to listen on
+    #[arg(short = 'H', long)]
+    pub(crate) host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerOptions {
+    /// Tasks that run at the same time
+    #[arg(short, long)]
+    pub(crate) concurrency: Option<u32>,
+    /// Queues to serve, separated by commas
+    #[arg(short, long)]
+    pub(crate) queues: Option<String>,
+    /// Name of this worker, the same after a restart
+    #[arg(short = 'H', long = "celery-hostname")]
+    pub(crate) hostname: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CeleryCommand {
+    /// Starts a worker
+    Worker(WorkerOptions),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Brings the database to the schema of this program
+    Migrate,
+    /// Checks that the database can be reached and has the right schema
+    Check,
+    /// Deletes everything and starts over
+    Reset {
+        /// Does not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputOptions {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DagsCommand {
+    /// Lists all DAGs
+    List(OutputOptions),
+    /// Triggers a run
+    Trigger {
+        /// The DAG
+        dag_id: String,
+        /// Name of the run; made up if absent
+        #[arg(short, long)]
+        run_id: Option<String>,
+        /// Parameters, a JSON object
+        #[arg(short, long)]
+        conf: Option<String>,
+        /// Logical date (RFC 3339, or YYYY-MM-DD)
+        #[arg(short, long, alias = "exec-date")]
+        logical_date: Option<String>,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Pauses a DAG
+    Pause {
+        /// The DAG
+        dag_id: String,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Resumes a paused DAG
+    Unpause {
+        /// The DAG
+        dag_id: String,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Lists files that cannot be imported; fails if there are any
+    ListImportErrors(OutputOptions),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TasksCommand {
+    /// Lists the tasks of a DAG
+    List {
+        /// The DAG
+        dag_id: String,
+    },
+    /// Shows the states of all task instances of a run
+    StatesForDagRun {
+        /// The DAG
+        dag_id: String,
+        /// Run id, or logical date
+        logical_date_or_run_id: String,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VariablesCommand {
+    /// Lists variables
+    List(OutputOptions),
+    /// Shows a variable
+    Get {
+        /// Its name
+        key: String,
+        /// What to show if there is none
+        #[arg(short, long)]
+        default: Option<String>,
+        /// Reads the value as JSON
+        #[arg(short, long)]
+        json: bool,
+    },
+    /// Sets a variable
+    Set {
+        /// Its name
+        key: String,
+        /// Its value
+        value: String,
+        /// What it is for
+        #[arg(long)]
+        description: Option<String>,
+        /// The value is JSON
+        #[arg(short, long)]
+        json: bool,
+    },
+    /// Deletes a variable
+    Delete {
+        /// Its name
+        key: String,
+    },
+    /// Sets variables from a JSON file
+    Import {
+        /// The file: an object of names and values
+        file: PathBuf,
+        /// What to do with variables that exist
+        #[arg(short, long, default_value = "overwrite", value_parser = ["overwrite", "fail", "skip"])]
+        action_on_existing_key: String,
+    },
+    /// Writes all variables to a JSON file
+    Export {
+        /// The file; - for standard output
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Lists options with their values
+    List(ConfigListOptions),
+    /// Shows the value of one option
+    GetValue {
+        /// The section
+        section: String,
+        /// The option
+        option: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigListOptions {
+    /// Shows the defaults with their descriptions, ready for airflow.cfg
+    #[arg(short = 'a', long)]
+    pub(crate) defaults: bool,
+    /// Only this section
+    #[arg(long)]
+    pub(crate) section: Option<String>,
+    /// Shows where each value comes from
+    #[arg(short = 's', long)]
+    pub(crate) include_sources: bool,
+    /// Shows secrets
+    #[arg(long)]
+    pub(crate) show_values: bool,
+}

@@ -1,0 +1,125 @@
+//! `dags`
+
+use crate::arguments::DagsCommand;
+use crate::database::open;
+use crate::output::{Format, rows};
+use anyhow::Context;
+use api_server::{TriggerRequest, trigger_run};
+use broker::{Broker, Hint, LocalBroker};
+use chrono::{NaiveDate, Utc};
+use config::{Config, DatabaseUrl};
+use model::dag_run::DagRunType;
+use model::time::rest_format;
+use model::{DagId, Timestamp};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use store::{Graphs, Store};
+
+pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<()> {
+    let store = open(&config).await?;
+    let outcome = match command {
+        DagsCommand::List(options) => list(&store, options.output).await,
+        DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
+        DagsCommand::Pause { dag_id, output } => pause(&store, &config, &dag_id, true, output.output).await,
+        DagsCommand::Unpause { dag_id, output } => pause(&store, &config, &dag_id, false, output.output).await,
+        DagsCommand::Trigger { dag_id, run_id, conf, logical_date, output } => {
+            let wish = Wish { dag_id, run_id, conf, logical_date };
+            trigger(&store, &config, wish, output.output).await
+        }
+    };
+    store.close().await;
+    outcome
+}
+
+/// What tells the schedulers of a cluster. On one machine, the scheduler finds out by itself within a second.
+fn hints(config: &Config) -> Arc<dyn Broker> {
+    match &config.database.url {
+        DatabaseUrl::Sqlite(_) => Arc::new(LocalBroker::default()),
+        DatabaseUrl::MariaDb(_) => {
+            bootstrap::open_broker(config, "cli").unwrap_or_else(|_| Arc::new(LocalBroker::default()))
+        }
+    }
+}
+
+async fn list(store: &Store, format: Format) -> anyhow::Result<()> {
+    let dags = store.reader().await?.dags().await?;
+    let shown: Vec<Value> = dags
+        .iter()
+        .filter(|dag| !dag.is_stale)
+        .map(|dag| {
+            json!({"dag_id": dag.dag_id, "fileloc": dag.fileloc, "owners": dag.owners.join(", "), "is_paused": dag.is_paused,
+                   "bundle_name": dag.bundle_name, "bundle_version": null})
+        })
+        .collect();
+    rows(format, &["dag_id", "fileloc", "owners", "is_paused", "bundle_name", "bundle_version"], &shown);
+    Ok(())
+}
+
+async fn import_errors(store: &Store, format: Format) -> anyhow::Result<()> {
+    let errors = store.reader().await?.import_errors().await?;
+    let shown: Vec<Value> = errors
+        .iter()
+        .map(|error| json!({"bundle_name": error.bundle_name, "filepath": error.fileloc, "error": error.stack_trace}))
+        .collect();
+    rows(format, &["bundle_name", "filepath", "error"], &shown);
+    anyhow::ensure!(shown.is_empty(), "{} file(s) cannot be imported", shown.len());
+    Ok(())
+}
+
+async fn pause(store: &Store, config: &Config, dag_id: &str, paused: bool, format: Format) -> anyhow::Result<()> {
+    let (dag_id, now) = (DagId::new(dag_id), Utc::now());
+    let found = store::transact!(*store, "pause dag", |tx| tx.set_paused(&dag_id, paused, now).await)?;
+    anyhow::ensure!(found, "Dag with dag_id: '{dag_id}' not found");
+    let broker = hints(config);
+    broker.hint(Hint::Dag(dag_id.clone())).await;
+    broker.close().await;
+    rows(format, &["dag_id", "is_paused"], &[json!({"dag_id": dag_id, "is_paused": paused})]);
+    Ok(())
+}
+
+struct Wish {
+    dag_id: String,
+    run_id: Option<String>,
+    conf: Option<String>,
+    logical_date: Option<String>,
+}
+
+fn instant(text: &str) -> anyhow::Result<Timestamp> {
+    if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
+        return Ok(at.to_utc());
+    }
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|date| date.and_hms_opt(0, 0, 0));
+    date.map(|date| date.and_utc()).with_context(|| format!("{text:?} is neither RFC 3339 nor YYYY-MM-DD"))
+}
+
+async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> anyhow::Result<()> {
+    let conf: Value = match &wish.conf {
+        Some(text) => serde_json::from_str(text).context("--conf is not JSON")?,
+        None => json!({}),
+    };
+    anyhow::ensure!(conf.is_object(), "--conf is not a JSON object");
+    let request = TriggerRequest {
+        dag_id: DagId::new(wish.dag_id),
+        run_id: wish.run_id,
+        logical_date: wish.logical_date.as_deref().map(instant).transpose()?,
+        interval: None,
+        run_after: None,
+        conf,
+        note: None,
+        run_type: DagRunType::Manual,
+        triggered_by: "cli",
+        user: Some(bootstrap::username()),
+    };
+    let broker = hints(config);
+    let run = trigger_run(store, &Graphs::default(), &*broker, &request).await?;
+    broker.close().await;
+    let when = |at: Option<Timestamp>| at.map(rest_format);
+    let columns = ["conf", "dag_id", "dag_run_id", "data_interval_start", "data_interval_end", "end_date", "logical_date", "run_type", "start_date", "state"];
+    let row = json!({
+        "conf": run.conf, "dag_id": run.dag_id, "dag_run_id": run.run_id, "data_interval_start": when(run.data_interval_start),
+        "data_interval_end": when(run.data_interval_end), "end_date": null, "logical_date": when(run.logical_date),
+        "run_type": run.run_type.as_str(), "start_date": null, "state": run.state.as_str(),
+    });
+    rows(format, &columns, &[row]);
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Everything in one process: SQLite (or the configured database), an in-process queue, one of each component. The
+//! components are the same as in a cluster and talk to each other the same way.
+
+use crate::database::{connect, migrate};
+use crate::output::print;
+use anyhow::Context;
+use api_server::ApiServer;
+use bootstrap::{Health, Lifecycle, fork_server, open_cipher, shared_secret};
+use broker::{Broker, LocalBroker};
+use config::{Config, Secret};
+use dag_processor::{DagProcessor, write_examples};
+use identity::{Passwords, Tokens};
+use python::{ForkServer, environment};
+use scheduler::Scheduler;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use telemetry::Telemetry;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint};
+use worker::Worker;
+use worker::watchdog::{ARGUMENT, Watchdog};
+
+pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.home).with_context(|| format!("cannot make {}", config.home.display()))?;
+    if config.api_auth.jwt_secret.is_empty() {
+        config.api_auth.jwt_secret = shared_secret(&config.home)?;
+    }
+    let rest = bind(&config.api.host, config.api.port, "[api] port").await?;
+    let control = bind("127.0.0.1", config.updraft.grpc_port, "[updraft] grpc_port").await?;
+    config.updraft.control_plane = format!("http://{}", control.local_addr()?);
+    let port = rest.local_addr()?.port();
+    let store = connect(&config).await?;
+    migrate(&store, &config).await?;
+    let passwords = Passwords::new(&config.core.passwords_file).ensure(&config.core.users)?;
+    let parts = Parts {
+        tokens: Tokens::new(&config.api_auth.jwt_secret, &config.api_auth.jwt_audience),
+        broker: Arc::new(LocalBroker::default()),
+        watchdog: Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?,
+        lifecycle: Lifecycle::default(),
+        store: store.clone(),
+        config,
+    };
+    parts.serve(rest, control, telemetry)?;
+    parts.schedule();
+    welcome(&parts.config, port, &passwords);
+    parts.start_python().await?;
+    parts.lifecycle.run_to_end(parts.config.updraft.drain_grace + Duration::from_secs(15)).await?;
+    store.close().await;
+    Ok(())
+}
+
+async fn bind(host: &str, port: u16, option: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind((host, port)).await;
+    listener.with_context(|| format!("cannot listen on {host}:{port} ({option}); is another one running?"))
+}
+
+fn welcome(config: &Config, port: u16, passwords: &[(String, Secret)]) {
+    let url = if config.api.base_url.is_empty() { format!("http://localhost:{port}") } else { config.api.base_url.clone() };
+    let mut text = format!("\nUpdraft is ready: UI and API at {url}\n");
+    for (name, password) in passwords {
+        text.push_str(&format!("Simple auth manager | Password for user '{name}': {}\n", password.expose()));
+    }
+    text.push_str(&format!("DAG files are read from {}\n\n", config.core.dags_folder.display()));
+    print(&text);
+}
+
+struct Parts {
+    config: Config,
+    store: Store,
+    broker: Arc<dyn Broker>,
+    tokens: Tokens,
+    watchdog: Watchdog,
+    lifecycle: Lifecycle,
+}
+
+impl Parts {
+    fn serve(&self, rest: TcpListener, control: TcpListener, telemetry: &Telemetry) -> anyhow::Result<()> {
+        let metrics = telemetry.metrics();
+        let cipher = open_cipher(&self.config)?;
+        let (store, broker, tokens) = (self.store.clone(), self.broker.clone(), self.tokens.clone());
+        let server = ApiServer::new(&self.config, store, broker, cipher, tokens, move || metrics.render());
+        let stop = self.lifecycle.stop().clone();
+        self.lifecycle.spawn("rest", server.clone().serve_rest(rest, stop.clone()));
+        // Workers that drain still report; this one ends last, and does not hold the others up.
+        let serving = server.clone().serve_control(control, stop.clone());
+        self.lifecycle.spawn_detached(async move {
+            if let Err(error) = serving.await {
+                tracing::error!("the control plane broke: {error:#}");
+            }
+        });
+        self.lifecycle.spawn("hints", server.pass_hints_on(stop));
+        Ok(())
+    }
+
+    fn schedule(&self) {
+        let scheduler = Scheduler::new(&self.config, self.store.clone(), self.broker.clone(), Health::default());
+        self.lifecycle.spawn("scheduler", scheduler.run(self.lifecycle.stop().clone()));
+    }
+
+    /// Starts the worker at once, and the DAG processor as soon as there is a Python.
+    async fn start_python(&self) -> anyhow::Result<()> {
+        let interpreter = self.interpreter().await?;
+        let examples = self.config.core.load_examples.then(|| write_examples(&self.config.home)).transpose()?;
+        let env = self.watchdog.environment(&worker::name_of(&self.config));
+        let python = fork_server(&self.config, interpreter, examples, &env);
+        let stop = self.lifecycle.stop().clone();
+        let channel = self.channel()?;
+        let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
+        let worker =
+            Worker::new(&self.config, channel, tokens, broker, Some(python.clone()), self.watchdog.clone());
+        let draining = stop.clone();
+        self.lifecycle.spawn("worker", async move {
+            worker.run(draining.clone()).await?;
+            // With the worker's last report, nothing needs the control plane any more.
+            draining.end();
+            Ok(())
+        });
+        self.parse(python, stop)
+    }
+
+    fn parse(&self, python: ForkServer, stop: bootstrap::Stop) -> anyhow::Result<()> {
+        let (store, broker) = (self.store.clone(), self.broker.clone());
+        let cipher = open_cipher(&self.config)?;
+        let processor = DagProcessor::new(&self.config, store, cipher, broker, python, Health::default());
+        self.lifecycle.spawn("dag-processor", processor.run(stop));
+        Ok(())
+    }
+
+    async fn interpreter(&self) -> anyhow::Result<PathBuf> {
+        if let Some(python) = &self.config.updraft.python {
+            return Ok(python.clone());
+        }
+        let making = environment::ensure(&self.config.home, &|step| print(&format!("{step}\n")));
+        tokio::select! {
+            made = making => Ok(made?),
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    }
+
+    fn channel(&self) -> anyhow::Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.config.updraft.control_plane.clone())?;
+        Ok(endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy())
+    }
+}

@@ -1,0 +1,70 @@
+//! DAG structures in memory.
+
+use crate::{StoreError, Tx};
+use model::DagVersionId;
+use model::dag::Dag;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Structures kept; beyond that, those read first go.
+const CAPACITY: usize = 2000;
+/// How long an entry is good. The structure of a version never changes, but what is kept beside it does, when the file
+/// changes in a way that is not structure.
+const FRESH: Duration = Duration::from_secs(20);
+
+/// A version of a DAG, read.
+#[derive(Debug)]
+pub struct Graph {
+    /// The structure.
+    pub dag: Dag,
+    /// The serialized DAG.
+    pub document: Value,
+    /// Side documents of the tasks that run without Python.
+    pub native: Map<String, Value>,
+    /// Path of the file within its bundle.
+    pub relative_fileloc: String,
+    /// The bundle.
+    pub bundle_name: String,
+}
+
+/// A cache of versions of DAGs.
+#[derive(Default)]
+pub struct Graphs {
+    entries: Mutex<HashMap<DagVersionId, (Arc<Graph>, Instant)>>,
+}
+
+impl Graphs {
+    /// The structure of that version.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub async fn get(&self, tx: &mut Tx, id: DagVersionId) -> Result<Arc<Graph>, StoreError> {
+        let now = Instant::now();
+        if let Some((graph, read)) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&id)
+            && now.duration_since(*read) < FRESH
+        {
+            return Ok(Arc::clone(graph));
+        }
+        let version = tx.dag_version(id).await?;
+        let version = version.ok_or_else(|| StoreError::Inconsistent(format!("DAG version {id} is missing")))?;
+        let broken = |why: String| StoreError::Inconsistent(format!("DAG {} version {id}: {why}", version.dag_id));
+        let document: Value = serde_json::from_str(&version.serialized).map_err(|error| broken(error.to_string()))?;
+        let dag = Dag::from_serialized(&document).map_err(|error| broken(error.to_string()))?;
+        let native: Value = serde_json::from_str(&version.native).unwrap_or_default();
+        let graph = Arc::new(Graph {
+            dag,
+            document,
+            native: native.get("tasks").and_then(Value::as_object).cloned().unwrap_or_default(),
+            relative_fileloc: version.relative_fileloc,
+            bundle_name: version.bundle_name,
+        });
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= CAPACITY {
+            entries.retain(|_, (_, read)| now.duration_since(*read) < FRESH);
+        }
+        entries.insert(id, (Arc::clone(&graph), now));
+        Ok(graph)
+    }
+}
