@@ -1,0 +1,11 @@
+//! The harness of the end-to-end tests: real processes, real services, and waits that say what they waited for.
+
+mod api;
+mod installation;
+mod parts;
+mod wait;
+
+pub use api::Api;
+pub use installation::{Installation, Process};
+pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, required, seeds};
+pub use wait::{eventually, wait_until};

@@ -40,8 +40,8 @@ struct Waiting {
 /// Rows that one claim query locks at most.
 const CLAIM_LIMIT: i64 = 100;
 
-/// The claim query. Public to the contract suite, which checks its plan.
-pub(crate) fn candidates_sql(dialect: crate::sql::Dialect) -> String {
+/// The claim query: one table, the order of its index, only rows that nobody else holds.
+fn candidates_sql(dialect: crate::sql::Dialect) -> String {
     let index = dialect.force_index("ix_ti_dispatch");
     let lock = dialect.skip_locked();
     format!(
@@ -205,6 +205,23 @@ impl Tx {
         let sql = "SELECT id, try_number, dispatch_seq, queue FROM task_instance WHERE state = 'queued' AND queued_at < ? \
                    ORDER BY queued_at LIMIT ?";
         self.query(sql, params![before, limit]).await?.into_iter().map(read_dispatch).collect()
+    }
+}
+
+impl crate::Store {
+    /// How the database would run the claim query; the contract suite checks that it walks its index.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn explain_dispatch(&self) -> Result<String, StoreError> {
+        let mut db = self.reader().await?;
+        let head = match db.dialect() {
+            crate::sql::Dialect::MariaDb => "EXPLAIN FORMAT=JSON ",
+            crate::sql::Dialect::Sqlite => "EXPLAIN QUERY PLAN ",
+        };
+        let sql = format!("{head}{}", candidates_sql(db.dialect()));
+        let rows = db.query(&sql, params!["default_pool", 10]).await?;
+        Ok(format!("{rows:?}"))
     }
 }
 

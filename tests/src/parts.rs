@@ -1,0 +1,54 @@
+//! The real parts that tests need. `cargo xtask test` provides them all and demands that none is skipped.
+
+use std::path::PathBuf;
+
+/// Whether a missing part is a failure rather than a reason to skip.
+pub fn required() -> bool {
+    std::env::var_os("UPDRAFT_TEST_REQUIRED").is_some()
+}
+
+fn part(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    assert!(value.is_some() || !required(), "{name} is not set; run `cargo xtask test`");
+    value
+}
+
+/// Where MariaDB is, without a database.
+pub fn mariadb_url() -> Option<String> {
+    part("UPDRAFT_TEST_MARIADB")
+}
+
+/// Where RabbitMQ is.
+pub fn rabbitmq_url() -> Option<String> {
+    part("UPDRAFT_TEST_RABBITMQ")
+}
+
+/// The interpreter with the Task SDK.
+pub fn python() -> Option<String> {
+    part("UPDRAFT_TEST_PYTHON")
+}
+
+/// A fresh database, by URL.
+///
+/// # Panics
+/// When MariaDB cannot be reached.
+pub fn mariadb_database() -> Option<String> {
+    let url = mariadb_url()?;
+    let name = format!("t_{}", uuid::Uuid::new_v4().simple());
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
+    let made = std::process::Command::new("mariadb")
+        .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, &format!("-p{password}")])
+        .args(["-e", &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")])
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "a test database could not be made");
+    Some(format!("{url}/{name}"))
+}
+
+/// The course files that must run unmodified, where they are at hand.
+pub fn seeds() -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/seeds/dags");
+    path.is_dir().then_some(path)
+}

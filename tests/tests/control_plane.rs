@@ -1,0 +1,70 @@
+//! gRPC for clients: trigger, watch to the end, follow a log.
+
+use harness::{Installation, eventually};
+use proto::v1::run_service_client::RunServiceClient;
+use proto::v1::worker_service_client::WorkerServiceClient;
+use proto::v1::{RegisterRequest, RunName, TailLogRequest, TriggerRequest};
+use std::time::Duration;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+
+fn signed<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+    request
+}
+
+#[test]
+fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag(
+        "g.py",
+        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\nwith DAG('g', schedule=None):\n    BashOperator(task_id='t', bash_command='for i in 1 2 3; do echo line $i; sleep 0.3; done')\n",
+    );
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    eventually("the DAG is there", Duration::from_secs(60), || {
+        let (status, body) = api.call("GET", "/api/v2/dags/g", None).map_err(|error| error.to_string())?;
+        if status == 200 { Ok(()) } else { Err(body.to_string()) }
+    });
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let url = format!("http://127.0.0.1:{}", installation.control_port);
+        let channel = Endpoint::from_shared(url).expect("a URL").connect().await.expect("the control plane");
+        let mut runs = RunServiceClient::new(channel.clone());
+        let token = api.token();
+
+        let wish = TriggerRequest { dag_id: "g".into(), conf: "{\"x\": 1}".into(), ..TriggerRequest::default() };
+        assert_eq!(runs.trigger(wish.clone()).await.expect_err("no token").code(), Code::Unauthenticated);
+        let run = runs.trigger(signed(wish, token)).await.expect("a run").into_inner();
+        let name = RunName { dag_id: "g".into(), run_id: run.run_id.clone() };
+
+        let tail = TailLogRequest {
+            dag_id: "g".into(),
+            run_id: run.run_id.clone(),
+            task_id: "t".into(),
+            map_index: -1,
+            try_number: 0,
+        };
+        let mut log = runs.tail_log(signed(tail, token)).await.expect("a log").into_inner();
+        let mut watch = runs.watch(signed(name.clone(), token)).await.expect("updates").into_inner();
+        let mut seen = Vec::new();
+        while let Some(update) = watch.message().await.expect("an update") {
+            seen.push(update.run.expect("the run").state);
+        }
+        assert_eq!(seen.last().map(String::as_str), Some("success"), "{seen:?}");
+        assert!(seen.len() >= 2, "{seen:?}");
+        let mut text = String::new();
+        while let Some(lines) = log.message().await.expect("lines") {
+            text.push_str(&lines.lines.join("\n"));
+        }
+        assert!(text.contains("line 1") && text.contains("line 3"), "{text}");
+        assert_eq!(runs.get(signed(name, token)).await.expect("the run").into_inner().state, "success");
+
+        // A user's token does not make a worker.
+        let mut workers = WorkerServiceClient::new(channel);
+        let refused = workers.register(signed(RegisterRequest::default(), token)).await.expect_err("a user is no worker");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    });
+}

@@ -1,0 +1,448 @@
+//! What every store must do, run on SQLite and on MariaDB.
+
+use chrono::{Duration, Utc};
+use model::dag::Dag;
+use model::dag_run::DagRunType;
+use model::task_instance::{Outcome, StateName};
+use model::{ClaimEpoch, DagRunKey, DagVersionId, TaskInstanceId, TryNumber, WorkerId};
+use scheduling::{Decision, Move};
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::Duration as StdDuration;
+use store::repo::{
+    Claimed, ClaimRequest, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, Report, Reported, WorkerRecord,
+};
+use store::{Cipher, Store, StoreError};
+use uuid::Uuid;
+
+const LEASE: StdDuration = StdDuration::from_secs(60);
+
+fn ti_id() -> TaskInstanceId {
+    TaskInstanceId::new(Uuid::now_v7())
+}
+
+fn worker_id() -> WorkerId {
+    WorkerId::new(Uuid::now_v7())
+}
+
+struct World {
+    store: Store,
+    dag: Dag,
+    version: DagVersionId,
+    _folder: tempfile::TempDir,
+}
+
+/// A DAG of `count` tasks side by side.
+fn document(count: usize) -> String {
+    let tasks: Vec<_> = (0..count)
+        .map(|n| json!({"__type": "operator", "__var": {"task_id": format!("t{n:03}"), "task_type": "BashOperator", "retries": 1}}))
+        .collect();
+    json!({"__version": 3, "dag": {
+        "dag_id": "d", "fileloc": "/d.py", "relative_fileloc": "d.py", "max_active_tasks": 1000, "max_active_runs": 16,
+        "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}}, "tasks": tasks,
+    }})
+    .to_string()
+}
+
+fn parsed(serialized: &str) -> ParsedDag {
+    ParsedDag {
+        dag_id: "d".into(),
+        fileloc: "/d.py".into(),
+        relative_fileloc: "d.py".into(),
+        bundle_name: "dags-folder".into(),
+        display_name: None,
+        description: None,
+        owners: vec!["me".into()],
+        tags: vec!["one".into()],
+        timetable_type: "NullTimetable".into(),
+        timetable_summary: None,
+        timetable_description: None,
+        has_timetable: false,
+        max_active_runs: 16,
+        max_active_tasks: 1000,
+        max_consecutive_failed: 0,
+        has_task_limits: false,
+        paused_at_creation: false,
+        serialized: serialized.to_owned(),
+        canonical: serialized.to_owned(),
+        native: "{}".into(),
+        source: "# source".into(),
+        parse_duration: 0.1,
+    }
+}
+
+async fn world(store: Store, folder: tempfile::TempDir, tasks: usize) -> World {
+    store.migrate().await.unwrap();
+    let text = document(tasks);
+    let dag = Dag::from_serialized(&serde_json::from_str(&text).unwrap()).unwrap();
+    let id = DagVersionId::new(Uuid::now_v7());
+    let saved = store::transact!(store, "save", |tx| {
+        tx.ensure_default_pool(128).await?;
+        tx.save_dag(&parsed(&text), id, Utc::now()).await
+    })
+    .unwrap();
+    World { store, dag, version: saved.version_id, _folder: folder }
+}
+
+async fn sqlite(tasks: usize) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_sqlite(&folder.path().join("test.db")).await.unwrap();
+    world(store, folder, tasks).await
+}
+
+async fn mariadb(tasks: usize) -> Option<World> {
+    let url = harness::mariadb_database()?;
+    let store = Store::open_mariadb(&url, 8).await.unwrap();
+    Some(world(store, tempfile::tempdir().unwrap(), tasks).await)
+}
+
+/// Both stores; MariaDB only where there is one.
+async fn worlds(tasks: usize) -> Vec<World> {
+    let mut worlds = vec![sqlite(tasks).await];
+    worlds.extend(mariadb(tasks).await);
+    worlds
+}
+
+impl World {
+    async fn run(&self, name: &str) -> Result<DagRunKey, StoreError> {
+        let run = NewRun {
+            dag: &self.dag,
+            version_id: self.version,
+            run_id: name.into(),
+            run_type: DagRunType::Manual,
+            logical_date: None,
+            interval: None,
+            run_after: Utc::now(),
+            conf: "{}".into(),
+            triggered_by: "test",
+            triggering_user: None,
+            note: None,
+            trace_context: None,
+        };
+        store::transact!(self.store, "create run", |tx| {
+            let key = tx.create_run(&run, &mut ti_id, Utc::now()).await?;
+            tx.start_runs(&[key], Utc::now()).await?;
+            Ok(key)
+        })
+    }
+
+    /// Schedules every task of a run.
+    async fn schedule_all(&self, key: DagRunKey) {
+        store::transact!(self.store, "schedule", |tx| {
+            let LockedRun::Mine(run) = tx.lock_run(key).await? else { panic!("the run is free") };
+            let moves: Vec<Move> = tx
+                .snapshot(key)
+                .await?
+                .into_iter()
+                .map(|ti| Move { id: ti.id, from: ti.state, decision: Decision::Schedule })
+                .collect();
+            tx.apply_moves(&run, &self.dag, &moves, &mut ti_id, Utc::now()).await
+        })
+        .unwrap();
+    }
+
+    async fn dispatch(&self, by: WorkerId, parallelism: u32) -> Result<Vec<TaskInstanceId>, StoreError> {
+        let limits = DispatchLimits { scheduler: by, parallelism };
+        let dispatches = store::transact!(self.store, "dispatch", |tx| tx.dispatch(limits, Utc::now()).await)?;
+        Ok(dispatches.into_iter().map(|dispatch| dispatch.id).collect())
+    }
+
+    async fn register(&self, name: &str) -> WorkerId {
+        let worker = WorkerRecord {
+            id: worker_id(),
+            name: name.into(),
+            hostname: "h".into(),
+            queues: vec!["default".into()],
+            concurrency: 4,
+        };
+        store::transact!(self.store, "register", |tx| tx.register_worker(&worker, LEASE).await).unwrap();
+        worker.id
+    }
+
+    async fn claim(&self, id: TaskInstanceId, worker: WorkerId, claim_id: &str) -> Claimed {
+        let request = ClaimRequest {
+            id,
+            try_number: TryNumber(1),
+            claim_id: claim_id.into(),
+            worker,
+            hostname: "h".into(),
+            unixname: "u".into(),
+            pid: 1,
+        };
+        store::transact!(self.store, "claim", |tx| tx.claim(&request, Utc::now()).await).unwrap()
+    }
+
+    async fn report(&self, id: TaskInstanceId, epoch: i64, outcome: Outcome) -> Reported {
+        let report = Report {
+            id,
+            epoch: ClaimEpoch(epoch),
+            outcome,
+            end_date: Utc::now(),
+            exit_cause: None,
+            xcoms: vec![NewXCom { key: "return_value".into(), value: "\"é\"".into(), mapped_length: None }],
+            rendered_fields: Some("{}".into()),
+            map_label: None,
+            next: None,
+        };
+        store::transact!(self.store, "report", |tx| tx.report(&report, Utc::now()).await).unwrap()
+    }
+
+    async fn state(&self, id: TaskInstanceId) -> StateName {
+        self.store.reader().await.unwrap().task_instance_by_id(id).await.unwrap().unwrap().state
+    }
+
+    /// One task instance, queued.
+    async fn queued_one(&self) -> (DagRunKey, TaskInstanceId) {
+        let key = self.run("r").await.unwrap();
+        self.schedule_all(key).await;
+        let queued = self.dispatch(worker_id(), 1).await.unwrap();
+        (key, queued[0])
+    }
+}
+
+#[tokio::test]
+async fn migrating_twice_changes_nothing_and_the_schema_is_checked() {
+    for world in worlds(1).await {
+        assert!(world.store.migrate().await.unwrap().is_empty());
+        world.store.check_schema().await.unwrap();
+        world.store.reset().await.unwrap();
+        assert!(world.store.reader().await.unwrap().dags().await.unwrap().is_empty());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let empty = Store::open_sqlite(&folder.path().join("empty.db")).await.unwrap();
+    let error = empty.check_schema().await.unwrap_err().to_string();
+    assert!(error.contains("updraft db migrate"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unchanged_dag_gets_no_new_version_and_a_changed_one_does() {
+    for world in worlds(1).await {
+        let save = async |text: &str| {
+            let id = DagVersionId::new(Uuid::now_v7());
+            store::transact!(world.store, "save", |tx| tx.save_dag(&parsed(text), id, Utc::now()).await).unwrap()
+        };
+        assert!(!save(&document(1)).await.is_new_version);
+        let changed = save(&document(2)).await;
+        assert!(changed.is_new_version);
+        let mut db = world.store.reader().await.unwrap();
+        let dag = db.dag(&"d".into()).await.unwrap().unwrap();
+        assert_eq!((dag.version_number, dag.version_id), (2, changed.version_id));
+        assert_eq!(db.dag_version(world.version).await.unwrap().unwrap().source, "# source");
+    }
+}
+
+#[tokio::test]
+async fn a_second_run_of_the_same_name_is_a_duplicate() {
+    for world in worlds(1).await {
+        world.run("same").await.unwrap();
+        assert!(matches!(world.run("same").await, Err(StoreError::Duplicate { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_fails_leaves_nothing_behind() {
+    for world in worlds(1).await {
+        let failed: Result<(), StoreError> = store::transact!(world.store, "fail", |tx| {
+            tx.create_pool(&"p".into(), 3, None, false).await?;
+            Err(StoreError::Inconsistent("on purpose".into()))
+        });
+        assert!(failed.is_err());
+        // One that is dropped in the middle of its work is undone, too.
+        let mut dropped = world.store.begin().await.unwrap();
+        dropped.create_pool(&"q".into(), 3, None, false).await.unwrap();
+        drop(dropped);
+        let pools = world.store.reader().await.unwrap().pools().await.unwrap();
+        assert_eq!(pools.len(), 1, "{pools:?}");
+    }
+}
+
+#[tokio::test]
+async fn pools_and_parallelism_bound_what_is_queued() {
+    for world in worlds(30).await {
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        let (one, two) = (worker_id(), worker_id());
+        assert_eq!(world.dispatch(one, 5).await.unwrap().len(), 5);
+        assert_eq!(world.dispatch(one, 5).await.unwrap().len(), 0);
+        store::transact!(world.store, "shrink", |tx| {
+            let pool = tx.pools().await?.remove(0);
+            tx.update_pool(&"default_pool".into(), &store::repo::PoolRecord { slots: 8, ..pool }).await
+        })
+        .unwrap();
+        assert_eq!(world.dispatch(two, 100).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn schedulers_side_by_side_queue_each_task_once_and_never_overfill_a_pool() {
+    for world in worlds(60).await {
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        store::transact!(world.store, "shrink", |tx| {
+            let pool = tx.pools().await?.remove(0);
+            tx.update_pool(&"default_pool".into(), &store::repo::PoolRecord { slots: 40, ..pool }).await
+        })
+        .unwrap();
+        let turns = (0..4).map(|_| async {
+            let me = worker_id();
+            let mut mine = Vec::new();
+            for _ in 0..6 {
+                mine.extend(world.dispatch(me, 7).await.unwrap());
+            }
+            mine
+        });
+        let mut queued = Vec::new();
+        let mut turns: Vec<_> = turns.map(Box::pin).collect();
+        while !turns.is_empty() {
+            let (a, b) = (turns.pop(), turns.pop());
+            let (a, b) = tokio::join!(async { if let Some(a) = a { a.await } else { vec![] } }, async {
+                if let Some(b) = b { b.await } else { vec![] }
+            });
+            queued.extend(a);
+            queued.extend(b);
+        }
+        let distinct: HashSet<_> = queued.iter().collect();
+        assert_eq!(distinct.len(), queued.len());
+        assert_eq!(queued.len(), 28, "four schedulers of seven places each");
+    }
+}
+
+#[tokio::test]
+async fn one_claim_wins_and_asking_again_gives_the_same_answer() {
+    for world in worlds(1).await {
+        let (_, id) = world.queued_one().await;
+        let (a, b) = (world.register("a").await, world.register("b").await);
+        let Claimed::Granted(first) = world.claim(id, a, "one").await else { panic!("granted") };
+        let Claimed::Granted(again) = world.claim(id, a, "one").await else { panic!("the same answer") };
+        assert_eq!(first.0.claim_epoch, again.0.claim_epoch);
+        assert!(matches!(world.claim(id, b, "two").await, Claimed::Refused(_)));
+        assert!(matches!(world.claim(id, a, "three").await, Claimed::Refused(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_without_a_lease_gets_nothing() {
+    for world in worlds(1).await {
+        let (_, id) = world.queued_one().await;
+        assert!(matches!(world.claim(id, worker_id(), "x").await, Claimed::UnknownWorker));
+        let retired = world.register("w").await;
+        store::transact!(world.store, "retire", |tx| tx.retire_worker(retired).await).unwrap();
+        assert!(matches!(world.claim(id, retired, "y").await, Claimed::UnknownWorker));
+        assert_eq!(world.state(id).await, StateName::Queued);
+    }
+}
+
+#[tokio::test]
+async fn reports_may_come_twice_and_stale_ones_change_nothing() {
+    for world in worlds(1).await {
+        let (key, id) = world.queued_one().await;
+        let worker = world.register("w").await;
+        world.claim(id, worker, "one").await;
+        assert!(matches!(world.report(id, 0, Outcome::Success).await, Reported::Stale(StateName::Running)));
+        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Applied(StateName::Success)));
+        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Repeated));
+        let failed = Outcome::Failed { retry_at: None };
+        assert!(matches!(world.report(id, 1, failed).await, Reported::Stale(StateName::Success)));
+        assert_eq!(world.state(id).await, StateName::Success);
+        let mut db = world.store.reader().await.unwrap();
+        let xcom = db.xcom(key, &"t000".into(), model::MapIndex(-1), "return_value").await.unwrap().unwrap();
+        assert_eq!(xcom.value, "\"é\"");
+        assert!(!db.overlooked_runs(Utc::now() + Duration::seconds(1), 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_retry_keeps_the_failed_try_in_the_history() {
+    for world in worlds(1).await {
+        let (key, id) = world.queued_one().await;
+        let worker = world.register("w").await;
+        world.claim(id, worker, "one").await;
+        let at = Utc::now() + Duration::seconds(60);
+        world.report(id, 1, Outcome::Failed { retry_at: Some(at) }).await;
+        let mut db = world.store.reader().await.unwrap();
+        let history = db.history(id).await.unwrap();
+        assert_eq!((history.len(), history[0].try_number, history[0].state.as_str()), (1, 1, "failed"));
+        assert!(db.runs_with_due_tasks(Utc::now(), 10).await.unwrap().is_empty());
+        assert_eq!(db.runs_with_due_tasks(at + Duration::seconds(1), 10).await.unwrap(), [key]);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_loses_what_it_ran_before() {
+    for world in worlds(1).await {
+        let (_, id) = world.queued_one().await;
+        let first = world.register("w").await;
+        world.claim(id, first, "one").await;
+        let second = WorkerRecord {
+            id: worker_id(),
+            name: "w".into(),
+            hostname: "h".into(),
+            queues: vec![],
+            concurrency: 1,
+        };
+        let earlier = store::transact!(world.store, "register", |tx| tx.register_worker(&second, LEASE).await).unwrap();
+        assert_eq!(earlier, [first]);
+        store::transact!(world.store, "lose", |tx| {
+            let lost = tx.tasks_of_worker(first).await?;
+            tx.lose_all(&lost, 3, "worker_restarted", Utc::now()).await
+        })
+        .unwrap();
+        let ti = world.store.reader().await.unwrap().task_instance_by_id(id).await.unwrap().unwrap();
+        assert_eq!((ti.state, ti.infra_losses), (StateName::UpForRetry, 1));
+        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Stale(_)));
+    }
+}
+
+#[tokio::test]
+async fn leases_run_out_by_the_databases_clock() {
+    for world in worlds(1).await {
+        let worker = WorkerRecord {
+            id: worker_id(),
+            name: "w".into(),
+            hostname: "h".into(),
+            queues: vec![],
+            concurrency: 1,
+        };
+        let none = StdDuration::ZERO;
+        store::transact!(world.store, "register", |tx| tx.register_worker(&worker, none).await).unwrap();
+        tokio::time::sleep(StdDuration::from_millis(20)).await;
+        let (expired, alive) = world.store.reader().await.unwrap().expired_workers().await.unwrap();
+        assert_eq!((expired, alive), (vec![worker.id], 1));
+        assert!(store::transact!(world.store, "expire", |tx| tx.expire_worker(worker.id).await).unwrap());
+        assert!(!store::transact!(world.store, "renew", |tx| tx.renew_lease(worker.id, LEASE, false).await).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_planned_by_one_scheduler_at_a_time() {
+    let Some(world) = mariadb(1).await else { return };
+    let key = world.run("r").await.unwrap();
+    let mut first = world.store.begin().await.unwrap();
+    assert!(matches!(first.lock_run(key).await.unwrap(), LockedRun::Mine(_)));
+    let mut second = world.store.begin().await.unwrap();
+    assert!(matches!(second.lock_run(key).await.unwrap(), LockedRun::Busy));
+    assert!(matches!(second.lock_run(DagRunKey(-1)).await.unwrap(), LockedRun::Gone));
+}
+
+#[tokio::test]
+async fn the_claim_query_walks_its_index_on_both_databases() {
+    for world in worlds(200).await {
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        let plan = world.store.explain_dispatch().await.unwrap();
+        assert!(plan.contains("ix_ti_dispatch"), "{plan}");
+        assert!(!plan.to_lowercase().contains("filesort") && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_stored_encrypted_and_read_back() {
+    for world in worlds(1).await {
+        let cipher = Cipher::new("MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=").unwrap();
+        store::transact!(world.store, "set", |tx| tx.set_variable("k", "s3cret", None, &cipher).await).unwrap();
+        let mut db = world.store.reader().await.unwrap();
+        assert_eq!(db.variable("k", &cipher).await.unwrap().unwrap().value, "s3cret");
+        assert!(db.variable("k", &Cipher::default()).await.is_err());
+        assert!(db.variable("K", &cipher).await.unwrap().is_none(), "names are told apart by case");
+    }
+}

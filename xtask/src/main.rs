@@ -1,0 +1,58 @@
+//! `cargo xtask`: what developing this project needs.
+
+mod arrows;
+mod say;
+mod services;
+mod test;
+
+use clap::{Parser, Subcommand};
+use say::say;
+use std::process::ExitCode;
+
+/// The project's chores.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Installs what tests need, and runs them all; arguments go to `cargo test`
+    Test {
+        /// Only the tests themselves, no formatting, lints or arrows
+        #[arg(long)]
+        quick: bool,
+        /// For `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Starts private instances of MariaDB and RabbitMQ and leaves them running; prints how to reach them
+    Services {
+        /// Stops them instead
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Checks which crate may use which
+    Arrows,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().chore {
+        Chore::Test { quick, rest } => test::run(quick, &rest),
+        Chore::Services { stop: true } => services::stop(),
+        Chore::Services { stop: false } => services::start().map(|services| {
+            for (key, value) in services.environment() {
+                say(&format!("export {key}={value}"));
+            }
+        }),
+        Chore::Arrows => arrows::check(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Everything that a change must pass.
+
+use crate::say::say;
+use crate::{arrows, services};
+use anyhow::{Context, ensure};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+fn cargo() -> Command {
+    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+}
+
+fn step(name: &str, command: &mut Command) -> anyhow::Result<()> {
+    say(&format!("== {name}"));
+    let begin = Instant::now();
+    let status = command.status().with_context(|| format!("{name} cannot be started"))?;
+    ensure!(status.success(), "{name} failed");
+    say(&format!("== {name}: {} s", begin.elapsed().as_secs()));
+    Ok(())
+}
+
+/// The environment for DAGs in tests: the one that `updraft standalone` makes.
+fn python() -> anyhow::Result<PathBuf> {
+    if let Ok(python) = std::env::var("UPDRAFT_TEST_PYTHON") {
+        return Ok(PathBuf::from(python));
+    }
+    let home = services::build_folder()?.join("python");
+    std::fs::create_dir_all(&home)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(python::environment::ensure(&home, &say))?)
+}
+
+pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
+    if !quick {
+        step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+        step("arrows", cargo().args(["--version"]))?;
+        arrows::check()?;
+        step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    }
+    let python = python()?;
+    let services = services::start()?;
+    step("build", cargo().args(["build", "--workspace", "--quiet"]))?;
+    let tested = step(
+        "tests",
+        cargo()
+            .args(["test", "--workspace"])
+            .args(rest)
+            .envs(services.environment())
+            .env("UPDRAFT_TEST_PYTHON", python)
+            .env("UPDRAFT_TEST_REQUIRED", "1"),
+    );
+    services::stop()?;
+    tested
+}
