@@ -20,9 +20,13 @@ use tonic::{Code, Request, Status};
 const LAST: Duration = Duration::from_secs(3);
 
 pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(30)));
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(Duration::from_secs(30)));
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<WorkerServiceServer<worker::Workers>>().await;
+    reporter
+        .set_serving::<WorkerServiceServer<worker::Workers>>()
+        .await;
     reporter.set_serving::<RunServiceServer<runs::Runs>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -31,7 +35,10 @@ pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow
     let workers = WorkerServiceServer::new(worker::Workers { app: app.clone() })
         .max_decoding_message_size(proto::MESSAGE_LIMIT)
         .max_encoding_message_size(proto::MESSAGE_LIMIT);
-    let runs = RunServiceServer::new(runs::Runs { app, stop: stop.clone() });
+    let runs = RunServiceServer::new(runs::Runs {
+        app,
+        stop: stop.clone(),
+    });
     let signal = stop.now().clone().cancelled_owned();
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -50,9 +57,15 @@ pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow
 
 /// The bearer token of a call.
 fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
-    let value = metadata.get("authorization").and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.map(|(_, token)| token.trim()).ok_or_else(|| Status::unauthenticated("the call carries no bearer token"))
+    let value = metadata
+        .get("authorization")
+        .and_then(|value| value.to_str().ok());
+    let token = value
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| Status::unauthenticated("the call carries no bearer token"))
 }
 
 fn token_of<T>(request: &Request<T>) -> Result<&str, Status> {

@@ -6,9 +6,9 @@
 mod control;
 mod logs;
 mod rest;
+pub mod service;
 mod trigger;
 mod watch;
-pub mod service;
 
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
@@ -81,7 +81,11 @@ impl ApiServer {
             metrics: Box::new(metrics),
             health: Health::default(),
         };
-        Self { app: App { inner: Arc::new(inner) } }
+        Self {
+            app: App {
+                inner: Arc::new(inner),
+            },
+        }
     }
 
     /// Serves the REST API until told to stop.
@@ -95,7 +99,9 @@ impl ApiServer {
             stream.set_nodelay(true).ok();
         });
         let router = rest::router(self.app.clone());
-        axum::serve(listener, router).with_graceful_shutdown(stop.draining().clone().cancelled_owned()).await?;
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop.draining().clone().cancelled_owned())
+            .await?;
         Ok(())
     }
 
@@ -124,5 +130,7 @@ impl ApiServer {
 
 /// An RFC 3339 instant.
 pub(crate) fn rest_instant(text: &str) -> Option<model::Timestamp> {
-    chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
+    chrono::DateTime::parse_from_rfc3339(text)
+        .ok()
+        .map(|at| at.to_utc())
 }

@@ -25,13 +25,24 @@ pub(crate) struct LogFiles {
 
 /// One component of a path: whatever an id holds, it stays within its folder.
 fn component(prefix: &str, id: &str) -> String {
-    let safe: String = id.chars().map(|c| if c == '/' || c == '\\' || c == '\0' { '_' } else { c }).collect();
+    let safe: String = id
+        .chars()
+        .map(|c| {
+            if c == '/' || c == '\\' || c == '\0' {
+                '_'
+            } else {
+                c
+            }
+        })
+        .collect();
     format!("{prefix}={safe}")
 }
 
 impl LogFiles {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// `dag_id=D/run_id=R/task_id=T/[map_index=N/]attempt=K.log`
@@ -63,7 +74,9 @@ impl LogFiles {
             other => other?,
         };
         let length = file.metadata()?.len();
-        let known = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
+        let known = usize::try_from(length.saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(data.len());
         file.write_all(&data[known..])?;
         Ok(length + (data.len() - known) as u64)
     }
@@ -77,7 +90,10 @@ impl LogFiles {
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
         file.take(PAGE).read_to_end(&mut bytes)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         bytes.truncate(whole);
         Ok((bytes, offset + whole as u64))
     }
@@ -88,7 +104,13 @@ mod tests {
     use super::*;
 
     fn name(task: &str) -> LogName {
-        LogName { dag_id: "d".into(), run_id: "r".into(), task_id: task.into(), map_index: MapIndex(-1), try_number: 1 }
+        LogName {
+            dag_id: "d".into(),
+            run_id: "r".into(),
+            task_id: task.into(),
+            map_index: MapIndex(-1),
+            try_number: 1,
+        }
     }
 
     #[test]

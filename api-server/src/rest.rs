@@ -4,13 +4,13 @@ mod access;
 mod body;
 mod dags;
 mod error;
+mod logs_page;
 mod meta;
 mod pools;
 mod query;
 mod runs;
 mod secrets;
 mod tasks;
-mod logs_page;
 mod variables;
 mod xcoms;
 
@@ -33,7 +33,10 @@ const BODY: usize = 16 << 20;
 pub(crate) fn router(app: App) -> Router {
     let dag = Router::new()
         .route("/dags", get(dags::list).patch(dags::patch_many))
-        .route("/dags/{dag_id}", get(dags::show).patch(dags::patch).delete(dags::delete))
+        .route(
+            "/dags/{dag_id}",
+            get(dags::show).patch(dags::patch).delete(dags::delete),
+        )
         .route("/dags/{dag_id}/details", get(dags::details))
         .route("/dags/{dag_id}/tasks", get(dags::tasks))
         .route("/dags/{dag_id}/tasks/{task_id}", get(dags::task))
@@ -45,7 +48,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/importErrors", get(meta::import_errors))
         .route("/importErrors/{id}", get(meta::import_error))
         .route("/dags/{dag_id}/dagRuns", get(runs::list).post(runs::trigger))
-        .route("/dags/{dag_id}/dagRuns/{run_id}", get(runs::show).delete(runs::delete).patch(runs::patch))
+        .route(
+            "/dags/{dag_id}/dagRuns/{run_id}",
+            get(runs::show).delete(runs::delete).patch(runs::patch),
+        )
         .route("/dags/{dag_id}/clearTaskInstances", post(tasks::clear));
     const TI: &str = "/dags/{dag_id}/dagRuns/{run_id}/taskInstances";
     let task = Router::new()
@@ -53,28 +59,59 @@ pub(crate) fn router(app: App) -> Router {
         .route(&format!("{TI}/{{task_id}}"), get(tasks::show).patch(tasks::patch))
         .route(&format!("{TI}/{{task_id}}/listMapped"), get(tasks::list_mapped))
         .route(&format!("{TI}/{{task_id}}/tries"), get(tasks::tries))
-        .route(&format!("{TI}/{{task_id}}/tries/{{try_number}}"), get(tasks::one_try))
-        .route(&format!("{TI}/{{task_id}}/logs/{{try_number}}"), get(logs_page::show))
+        .route(
+            &format!("{TI}/{{task_id}}/tries/{{try_number}}"),
+            get(tasks::one_try),
+        )
+        .route(
+            &format!("{TI}/{{task_id}}/logs/{{try_number}}"),
+            get(logs_page::show),
+        )
         .route(&format!("{TI}/{{task_id}}/xcomEntries"), get(xcoms::list))
-        .route(&format!("{TI}/{{task_id}}/xcomEntries/{{*key}}"), get(xcoms::show))
-        .route(&format!("{TI}/{{task_id}}/{{map_index}}"), get(tasks::show_mapped))
-        .route(&format!("{TI}/{{task_id}}/{{map_index}}/tries"), get(tasks::mapped_tries));
+        .route(
+            &format!("{TI}/{{task_id}}/xcomEntries/{{*key}}"),
+            get(xcoms::show),
+        )
+        .route(
+            &format!("{TI}/{{task_id}}/{{map_index}}"),
+            get(tasks::show_mapped),
+        )
+        .route(
+            &format!("{TI}/{{task_id}}/{{map_index}}/tries"),
+            get(tasks::mapped_tries),
+        );
     let admin = Router::new()
         .route("/variables", get(variables::list).post(variables::create))
-        .route("/variables/{*key}", get(variables::show).patch(variables::patch).delete(variables::delete))
+        .route(
+            "/variables/{*key}",
+            get(variables::show)
+                .patch(variables::patch)
+                .delete(variables::delete),
+        )
         .route("/pools", get(pools::list).post(pools::create))
-        .route("/pools/{*name}", get(pools::show).patch(pools::patch).delete(pools::delete))
+        .route(
+            "/pools/{*name}",
+            get(pools::show).patch(pools::patch).delete(pools::delete),
+        )
         .route("/connections", get(secrets::list).post(secrets::create))
-        .route("/connections/{conn_id}", get(secrets::show).patch(secrets::patch).delete(secrets::delete))
+        .route(
+            "/connections/{conn_id}",
+            get(secrets::show).patch(secrets::patch).delete(secrets::delete),
+        )
         .route("/version", get(meta::version))
         .route("/monitor/health", get(meta::health));
     Router::new()
         .nest("/api/v2", dag.merge(task).merge(admin))
-        .route("/auth/token", post(access::create_token).get(access::token_for_all))
+        .route(
+            "/auth/token",
+            post(access::create_token).get(access::token_for_all),
+        )
         .route("/auth/token/cli", post(access::create_cli_token))
         .route("/health", get(meta::old_health))
         .route("/metrics", get(meta::metrics))
-        .method_not_allowed_fallback(|| async { ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+        })
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY))
         .layer(CompressionLayer::new().gzip(true))
@@ -91,7 +128,9 @@ async fn unknown(request: Request) -> Response {
     }
     let error = |text: &str| (StatusCode::NOT_FOUND, axum::Json(json!({"error": text}))).into_response();
     if path.starts_with("/api/v1/") || path == "/api/v1" {
-        return error("/api/v1 has been removed in Airflow 3, please use its upgraded version /api/v2 instead.");
+        return error(
+            "/api/v1 has been removed in Airflow 3, please use its upgraded version /api/v2 instead.",
+        );
     }
     if path.starts_with("/api/") {
         return error("API route not found");

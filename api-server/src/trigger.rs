@@ -62,7 +62,9 @@ pub enum TriggerError {
 fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> {
     let invalid = |text: String| Err(TriggerError::Invalid(text));
     if run_id.contains("..") {
-        return invalid(format!("The run_id '{run_id}' must not contain '..' to prevent path traversal"));
+        return invalid(format!(
+            "The run_id '{run_id}' must not contain '..' to prevent path traversal"
+        ));
     }
     if !is_valid_run_id(run_id) {
         return invalid(format!(
@@ -75,9 +77,10 @@ fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> 
         .filter(|kind| *kind != DagRunType::Manual && *kind != run_type)
         .find(|kind| run_id.starts_with(&format!("{}__", kind.as_str())));
     match reserved {
-        Some(kind) => {
-            invalid(format!("A manual DAG run cannot use ID '{run_id}' since it is reserved for {} runs", kind.as_str()))
-        }
+        Some(kind) => invalid(format!(
+            "A manual DAG run cannot use ID '{run_id}' since it is reserved for {} runs",
+            kind.as_str()
+        )),
         None => Ok(()),
     }
 }
@@ -114,9 +117,13 @@ pub async fn trigger_run(
     let interval = match (request.logical_date, request.interval) {
         (None, _) => None,
         (Some(_), Some(interval)) => Some(interval),
-        (Some(date), None) => {
-            Some(graph.dag.timetable.manual_interval(date).map_err(|error| TriggerError::Invalid(error.to_string()))?)
-        }
+        (Some(date), None) => Some(
+            graph
+                .dag
+                .timetable
+                .manual_interval(date)
+                .map_err(|error| TriggerError::Invalid(error.to_string()))?,
+        ),
     };
     let span = tracing::info_span!("dag_run.create", dag.id = %dag_id, run.id = %run_id);
     let run = NewRun {
@@ -141,7 +148,12 @@ pub async fn trigger_run(
     let made = match made {
         Ok(Some(made)) => made,
         Ok(None) => return Err(StoreError::Inconsistent(format!("run {run_id} vanished")).into()),
-        Err(StoreError::Duplicate { .. }) => return Err(TriggerError::Duplicate { dag_id: dag_id.clone(), run_id }),
+        Err(StoreError::Duplicate { .. }) => {
+            return Err(TriggerError::Duplicate {
+                dag_id: dag_id.clone(),
+                run_id,
+            });
+        }
         Err(error) => return Err(error.into()),
     };
     broker.hint(Hint::Dag(dag_id.clone())).await;

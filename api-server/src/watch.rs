@@ -10,7 +10,9 @@ pub(crate) struct Watchers {
 
 impl Default for Watchers {
     fn default() -> Self {
-        Self { sender: broadcast::channel(1024).0 }
+        Self {
+            sender: broadcast::channel(1024).0,
+        }
     }
 }
 

@@ -19,7 +19,10 @@ pub(crate) fn list(options: &ConfigListOptions) -> anyhow::Result<()> {
                 section = option.section;
                 out.push_str(&format!("[{section}]\n"));
             }
-            out.push_str(&format!("# {}\n# {} = {}\n\n", option.description, option.key, option.default));
+            out.push_str(&format!(
+                "# {}\n# {} = {}\n\n",
+                option.description, option.key, option.default
+            ));
         }
         print(&out);
         return Ok(());
@@ -29,8 +32,15 @@ pub(crate) fn list(options: &ConfigListOptions) -> anyhow::Result<()> {
             section = name;
             out.push_str(&format!("[{section}]\n"));
         }
-        let secret = spec.map_or_else(|| key.contains("secret") || key.contains("password"), |spec| spec.sensitive);
-        let value = if secret && !options.show_values { HIDDEN } else { value };
+        let secret = spec.map_or_else(
+            || key.contains("secret") || key.contains("password"),
+            |spec| spec.sensitive,
+        );
+        let value = if secret && !options.show_values {
+            HIDDEN
+        } else {
+            value
+        };
         if options.include_sources {
             out.push_str(&format!("# source: {}\n", source.as_str()));
         }
@@ -55,16 +65,26 @@ pub(crate) fn info(format: Format) -> anyhow::Result<()> {
         DatabaseUrl::Sqlite(path) => format!("SQLite {}", path.display()),
         DatabaseUrl::MariaDb(_) => "MariaDB".to_owned(),
     };
-    let python = config.updraft.python.as_ref().map_or_else(|| "(made by standalone)".to_owned(), |p| p.display().to_string());
+    let python = config
+        .updraft
+        .python
+        .as_ref()
+        .map_or_else(|| "(made by standalone)".to_owned(), |p| p.display().to_string());
     let rows: Vec<_> = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("airflow_api", api_server::AIRFLOW_VERSION.to_owned()),
         ("airflow_home", config.home.display().to_string()),
         ("dags_folder", config.core.dags_folder.display().to_string()),
-        ("base_log_folder", config.logging.base_log_folder.display().to_string()),
+        (
+            "base_log_folder",
+            config.logging.base_log_folder.display().to_string(),
+        ),
         ("database", database),
         ("python", python),
-        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        (
+            "system",
+            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
         ("hostname", bootstrap::hostname()),
     ]
     .into_iter()

@@ -21,9 +21,22 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
         DagsCommand::List(options) => list(&store, options.output).await,
         DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
         DagsCommand::Pause { dag_id, output } => pause(&store, &config, &dag_id, true, output.output).await,
-        DagsCommand::Unpause { dag_id, output } => pause(&store, &config, &dag_id, false, output.output).await,
-        DagsCommand::Trigger { dag_id, run_id, conf, logical_date, output } => {
-            let wish = Wish { dag_id, run_id, conf, logical_date };
+        DagsCommand::Unpause { dag_id, output } => {
+            pause(&store, &config, &dag_id, false, output.output).await
+        }
+        DagsCommand::Trigger {
+            dag_id,
+            run_id,
+            conf,
+            logical_date,
+            output,
+        } => {
+            let wish = Wish {
+                dag_id,
+                run_id,
+                conf,
+                logical_date,
+            };
             trigger(&store, &config, wish, output.output).await
         }
     };
@@ -51,7 +64,18 @@ async fn list(store: &Store, format: Format) -> anyhow::Result<()> {
                    "bundle_name": dag.bundle_name, "bundle_version": null})
         })
         .collect();
-    rows(format, &["dag_id", "fileloc", "owners", "is_paused", "bundle_name", "bundle_version"], &shown);
+    rows(
+        format,
+        &[
+            "dag_id",
+            "fileloc",
+            "owners",
+            "is_paused",
+            "bundle_name",
+            "bundle_version",
+        ],
+        &shown,
+    );
     Ok(())
 }
 
@@ -66,14 +90,26 @@ async fn import_errors(store: &Store, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pause(store: &Store, config: &Config, dag_id: &str, paused: bool, format: Format) -> anyhow::Result<()> {
+async fn pause(
+    store: &Store,
+    config: &Config,
+    dag_id: &str,
+    paused: bool,
+    format: Format,
+) -> anyhow::Result<()> {
     let (dag_id, now) = (DagId::new(dag_id), Utc::now());
-    let found = store::transact!(*store, "pause dag", |tx| tx.set_paused(&dag_id, paused, now).await)?;
+    let found = store::transact!(*store, "pause dag", |tx| tx
+        .set_paused(&dag_id, paused, now)
+        .await)?;
     anyhow::ensure!(found, "Dag with dag_id: '{dag_id}' not found");
     let broker = hints(config);
     broker.hint(Hint::Dag(dag_id.clone())).await;
     broker.close().await;
-    rows(format, &["dag_id", "is_paused"], &[json!({"dag_id": dag_id, "is_paused": paused})]);
+    rows(
+        format,
+        &["dag_id", "is_paused"],
+        &[json!({"dag_id": dag_id, "is_paused": paused})],
+    );
     Ok(())
 }
 
@@ -88,8 +124,11 @@ fn instant(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }
-    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|date| date.and_hms_opt(0, 0, 0));
-    date.map(|date| date.and_utc()).with_context(|| format!("{text:?} is neither RFC 3339 nor YYYY-MM-DD"))
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .ok()
+        .and_then(|date| date.and_hms_opt(0, 0, 0));
+    date.map(|date| date.and_utc())
+        .with_context(|| format!("{text:?} is neither RFC 3339 nor YYYY-MM-DD"))
 }
 
 async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> anyhow::Result<()> {
@@ -114,7 +153,18 @@ async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> 
     let run = trigger_run(store, &Graphs::default(), &*broker, &request).await?;
     broker.close().await;
     let when = |at: Option<Timestamp>| at.map(rest_format);
-    let columns = ["conf", "dag_id", "dag_run_id", "data_interval_start", "data_interval_end", "end_date", "logical_date", "run_type", "start_date", "state"];
+    let columns = [
+        "conf",
+        "dag_id",
+        "dag_run_id",
+        "data_interval_start",
+        "data_interval_end",
+        "end_date",
+        "logical_date",
+        "run_type",
+        "start_date",
+        "state",
+    ];
     let row = json!({
         "conf": run.conf, "dag_id": run.dag_id, "dag_run_id": run.run_id, "data_interval_start": when(run.data_interval_start),
         "data_interval_end": when(run.data_interval_end), "end_date": null, "logical_date": when(run.logical_date),

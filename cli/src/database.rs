@@ -36,7 +36,11 @@ pub(crate) async fn run(command: DbCommand, config: Config) -> anyhow::Result<()
     match command {
         DbCommand::Migrate => {
             let applied = migrate(&store, &config).await?;
-            let told = if applied.is_empty() { "nothing to do".to_owned() } else { applied.join(", ") };
+            let told = if applied.is_empty() {
+                "nothing to do".to_owned()
+            } else {
+                applied.join(", ")
+            };
             print(&format!("Database migrated: {told}\n"));
         }
         DbCommand::Check => {
@@ -57,7 +61,10 @@ pub(crate) async fn run(command: DbCommand, config: Config) -> anyhow::Result<()
 }
 
 fn confirmed(question: &str) -> anyhow::Result<bool> {
-    anyhow::ensure!(std::io::stdin().is_terminal(), "{question} There is nobody to ask; use --yes");
+    anyhow::ensure!(
+        std::io::stdin().is_terminal(),
+        "{question} There is nobody to ask; use --yes"
+    );
     print(question);
     std::io::stdout().flush()?;
     let mut answer = String::new();

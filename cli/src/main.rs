@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Version => output::line(env!("CARGO_PKG_VERSION")),
         Command::Config(ConfigCommand::List(options)) => finish(configuration::list(&options)),
-        Command::Config(ConfigCommand::GetValue { section, option }) => finish(configuration::get(&section, &option)),
+        Command::Config(ConfigCommand::GetValue { section, option }) => {
+            finish(configuration::get(&section, &option))
+        }
         Command::Info(options) => finish(configuration::info(options.output)),
         other => match RawConfig::load() {
             Ok(raw) => with_configuration(other, raw),
@@ -54,11 +56,18 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
             set(&mut raw, "api", "host", options.host.clone());
         }
         Command::Worker(options) | Command::Celery(CeleryCommand::Worker(options)) => {
-            set(&mut raw, "celery", "worker_concurrency", options.concurrency.map(|n| n.to_string()));
+            set(
+                &mut raw,
+                "celery",
+                "worker_concurrency",
+                options.concurrency.map(|n| n.to_string()),
+            );
             set(&mut raw, "updraft", "queues", options.queues.clone());
             set(&mut raw, "updraft", "worker_name", options.hostname.clone());
         }
-        Command::Standalone(options) => set(&mut raw, "api", "port", options.port.map(|port| port.to_string())),
+        Command::Standalone(options) => {
+            set(&mut raw, "api", "port", options.port.map(|port| port.to_string()))
+        }
         _ => {}
     }
     let config = match Config::from_raw(&raw) {

@@ -45,7 +45,11 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.replace('\n', "\\n"),
         Some(Value::Bool(true)) => "True".to_owned(),
         Some(Value::Bool(false)) => "False".to_owned(),
-        Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(", "),
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|item| cell(Some(item)))
+            .collect::<Vec<_>>()
+            .join(", "),
         Some(other) => other.to_string(),
     }
 }
@@ -54,13 +58,31 @@ fn table(columns: &[&str], rows: &[Value], between: &str, ruled: bool) -> String
     if rows.is_empty() {
         return "No data found\n".to_owned();
     }
-    let mut lines = vec![columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|column| cell(row.get(*column))).collect()));
-    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
+    let mut lines = vec![
+        columns
+            .iter()
+            .map(|column| (*column).to_owned())
+            .collect::<Vec<_>>(),
+    ];
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|column| cell(row.get(*column))).collect()),
+    );
+    let width = |at: usize| {
+        lines
+            .iter()
+            .map(|line| line[at].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let mut out = String::new();
     for (number, line) in lines.iter().enumerate() {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+        let cells: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(text, width)| format!("{text:<width$}"))
+            .collect();
         out.push_str(cells.join(between).trim_end());
         out.push('\n');
         if ruled && number == 0 {
@@ -81,7 +103,10 @@ fn yaml(rows: &[Value]) -> String {
     for row in rows {
         for (number, (key, value)) in row.as_object().unwrap_or(&empty).iter().enumerate() {
             // JSON is YAML, so every value may be written as JSON.
-            out.push_str(&format!("{}{key}: {value}\n", if number == 0 { "- " } else { "  " }));
+            out.push_str(&format!(
+                "{}{key}: {value}\n",
+                if number == 0 { "- " } else { "  " }
+            ));
         }
     }
     out
@@ -94,7 +119,10 @@ mod tests {
 
     #[test]
     fn the_same_rows_in_three_forms() {
-        let rows = [json!({"dag_id": "a", "is_paused": true}), json!({"dag_id": "longer", "is_paused": null})];
+        let rows = [
+            json!({"dag_id": "a", "is_paused": true}),
+            json!({"dag_id": "longer", "is_paused": null}),
+        ];
         assert_eq!(
             table(&["dag_id", "is_paused"], &rows, " | ", true),
             "dag_id | is_paused\n=======+==========\na      | True\nlonger | None\n"

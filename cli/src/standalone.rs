@@ -19,11 +19,12 @@ use store::Store;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
-use worker::Worker;
 use worker::watchdog::{ARGUMENT, Watchdog};
+use worker::{Worker, WorkerName};
 
 pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&config.home).with_context(|| format!("cannot make {}", config.home.display()))?;
+    std::fs::create_dir_all(&config.home)
+        .with_context(|| format!("cannot make {}", config.home.display()))?;
     if config.api_auth.jwt_secret.is_empty() {
         config.api_auth.jwt_secret = shared_secret(&config.home)?;
     }
@@ -37,6 +38,7 @@ pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Re
     let parts = Parts {
         tokens: Tokens::new(&config.api_auth.jwt_secret, &config.api_auth.jwt_audience),
         broker: Arc::new(LocalBroker::default()),
+        name: WorkerName::take(&config)?,
         watchdog: Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?,
         lifecycle: Lifecycle::default(),
         store: store.clone(),
@@ -46,7 +48,10 @@ pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Re
     parts.schedule();
     welcome(&parts.config, port, &passwords);
     parts.start_python().await?;
-    parts.lifecycle.run_to_end(parts.config.updraft.drain_grace + Duration::from_secs(15)).await?;
+    parts
+        .lifecycle
+        .run_to_end(parts.config.updraft.drain_grace + Duration::from_secs(15))
+        .await?;
     store.close().await;
     Ok(())
 }
@@ -57,12 +62,22 @@ async fn bind(host: &str, port: u16, option: &str) -> anyhow::Result<TcpListener
 }
 
 fn welcome(config: &Config, port: u16, passwords: &[(String, Secret)]) {
-    let url = if config.api.base_url.is_empty() { format!("http://localhost:{port}") } else { config.api.base_url.clone() };
+    let url = if config.api.base_url.is_empty() {
+        format!("http://localhost:{port}")
+    } else {
+        config.api.base_url.clone()
+    };
     let mut text = format!("\nUpdraft is ready: UI and API at {url}\n");
     for (name, password) in passwords {
-        text.push_str(&format!("Simple auth manager | Password for user '{name}': {}\n", password.expose()));
+        text.push_str(&format!(
+            "Simple auth manager | Password for user '{name}': {}\n",
+            password.expose()
+        ));
     }
-    text.push_str(&format!("DAG files are read from {}\n\n", config.core.dags_folder.display()));
+    text.push_str(&format!(
+        "DAG files are read from {}\n\n",
+        config.core.dags_folder.display()
+    ));
     print(&text);
 }
 
@@ -72,6 +87,7 @@ struct Parts {
     broker: Arc<dyn Broker>,
     tokens: Tokens,
     watchdog: Watchdog,
+    name: WorkerName,
     lifecycle: Lifecycle,
 }
 
@@ -80,9 +96,12 @@ impl Parts {
         let metrics = telemetry.metrics();
         let cipher = open_cipher(&self.config)?;
         let (store, broker, tokens) = (self.store.clone(), self.broker.clone(), self.tokens.clone());
-        let server = ApiServer::new(&self.config, store, broker, cipher, tokens, move || metrics.render());
+        let server = ApiServer::new(&self.config, store, broker, cipher, tokens, move || {
+            metrics.render()
+        });
         let stop = self.lifecycle.stop().clone();
-        self.lifecycle.spawn("rest", server.clone().serve_rest(rest, stop.clone()));
+        self.lifecycle
+            .spawn("rest", server.clone().serve_rest(rest, stop.clone()));
         // Workers that drain still report; this one ends last, and does not hold the others up.
         let serving = server.clone().serve_control(control, stop.clone());
         self.lifecycle.spawn_detached(async move {
@@ -95,21 +114,40 @@ impl Parts {
     }
 
     fn schedule(&self) {
-        let scheduler = Scheduler::new(&self.config, self.store.clone(), self.broker.clone(), Health::default());
-        self.lifecycle.spawn("scheduler", scheduler.run(self.lifecycle.stop().clone()));
+        let scheduler = Scheduler::new(
+            &self.config,
+            self.store.clone(),
+            self.broker.clone(),
+            Health::default(),
+        );
+        self.lifecycle
+            .spawn("scheduler", scheduler.run(self.lifecycle.stop().clone()));
     }
 
     /// Starts the worker at once, and the DAG processor as soon as there is a Python.
     async fn start_python(&self) -> anyhow::Result<()> {
         let interpreter = self.interpreter().await?;
-        let examples = self.config.core.load_examples.then(|| write_examples(&self.config.home)).transpose()?;
-        let env = self.watchdog.environment(&worker::name_of(&self.config));
+        let examples = self
+            .config
+            .core
+            .load_examples
+            .then(|| write_examples(&self.config.home))
+            .transpose()?;
+        let env = self.watchdog.environment(&self.name);
         let python = fork_server(&self.config, interpreter, examples, &env);
         let stop = self.lifecycle.stop().clone();
         let channel = self.channel()?;
         let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
-        let worker =
-            Worker::new(&self.config, channel, tokens, broker, Some(python.clone()), self.watchdog.clone());
+        let (watchdog, name) = (self.watchdog.clone(), self.name.clone());
+        let worker = Worker::new(
+            &self.config,
+            channel,
+            tokens,
+            broker,
+            Some(python.clone()),
+            watchdog,
+            name,
+        );
         let draining = stop.clone();
         self.lifecycle.spawn("worker", async move {
             worker.run(draining.clone()).await?;
@@ -141,6 +179,9 @@ impl Parts {
 
     fn channel(&self) -> anyhow::Result<Channel> {
         let endpoint = Endpoint::from_shared(self.config.updraft.control_plane.clone())?;
-        Ok(endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy())
+        Ok(endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .connect_lazy())
     }
 }

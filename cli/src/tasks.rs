@@ -15,8 +15,18 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
     let store = open(&config).await?;
     let outcome = match command {
         TasksCommand::List { dag_id } => list(&store, &DagId::new(dag_id)).await,
-        TasksCommand::StatesForDagRun { dag_id, logical_date_or_run_id, output } => {
-            states(&store, &DagId::new(dag_id), &logical_date_or_run_id, output.output).await
+        TasksCommand::StatesForDagRun {
+            dag_id,
+            logical_date_or_run_id,
+            output,
+        } => {
+            states(
+                &store,
+                &DagId::new(dag_id),
+                &logical_date_or_run_id,
+                output.output,
+            )
+            .await
         }
     };
     store.close().await;
@@ -25,7 +35,10 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
 
 async fn list(store: &Store, dag_id: &DagId) -> anyhow::Result<()> {
     let mut db = store.reader().await?;
-    let dag = db.dag(dag_id).await?.with_context(|| format!("Dag with dag_id: '{dag_id}' not found"))?;
+    let dag = db
+        .dag(dag_id)
+        .await?
+        .with_context(|| format!("Dag with dag_id: '{dag_id}' not found"))?;
     let graph = Graphs::default().get(&mut db, dag.version_id).await?;
     let mut names: Vec<&str> = graph.dag.tasks.iter().map(|task| task.task_id.as_str()).collect();
     names.sort_unstable();
@@ -33,15 +46,32 @@ async fn list(store: &Store, dag_id: &DagId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn states(store: &Store, dag_id: &DagId, name: &str, format: crate::output::Format) -> anyhow::Result<()> {
+async fn states(
+    store: &Store,
+    dag_id: &DagId,
+    name: &str,
+    format: crate::output::Format,
+) -> anyhow::Result<()> {
     let mut db = store.reader().await?;
     let mut run = db.run(dag_id, &RunId::new(name)).await?;
     if let (None, Ok(date)) = (&run, chrono::DateTime::parse_from_rfc3339(name)) {
-        let conditions =
-            vec![Condition::Is("dag_id", dag_id.into()), Condition::Is("logical_date", date.to_utc().into())];
-        run = db.runs(&Listing { conditions, limit: 1, ..Listing::default() }).await?.0.into_iter().next();
+        let conditions = vec![
+            Condition::Is("dag_id", dag_id.into()),
+            Condition::Is("logical_date", date.to_utc().into()),
+        ];
+        run = db
+            .runs(&Listing {
+                conditions,
+                limit: 1,
+                ..Listing::default()
+            })
+            .await?
+            .0
+            .into_iter()
+            .next();
     }
-    let run = run.with_context(|| format!("DagRun for {dag_id} with run_id or logical_date of {name:?} not found"))?;
+    let run = run
+        .with_context(|| format!("DagRun for {dag_id} with run_id or logical_date of {name:?} not found"))?;
     let when = |at: Option<Timestamp>| at.map(rest_format);
     let shown: Vec<Value> = db
         .task_instances_of(run.key)
@@ -58,6 +88,17 @@ async fn states(store: &Store, dag_id: &DagId, name: &str, format: crate::output
             row
         })
         .collect();
-    rows(format, &["dag_id", "logical_date", "task_id", "state", "start_date", "end_date"], &shown);
+    rows(
+        format,
+        &[
+            "dag_id",
+            "logical_date",
+            "task_id",
+            "state",
+            "start_date",
+            "end_date",
+        ],
+        &shown,
+    );
     Ok(())
 }

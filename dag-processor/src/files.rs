@@ -36,7 +36,11 @@ pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
             let relative = path.strip_prefix(&bundle.path).ok().and_then(Path::to_str);
             if let (true, true, Some(relative)) = (is_source, path.is_file(), relative) {
                 let relative = relative.to_owned();
-                found.push(DagFile { bundle: bundle.clone(), path: path.to_owned(), relative });
+                found.push(DagFile {
+                    bundle: bundle.clone(),
+                    path: path.to_owned(),
+                    relative,
+                });
             }
         }
     }
@@ -66,7 +70,9 @@ impl Fingerprints {
     }
 
     fn content(&mut self, path: &Path) -> String {
-        let Ok(facts) = std::fs::metadata(path) else { return "gone".to_owned() };
+        let Ok(facts) = std::fs::metadata(path) else {
+            return "gone".to_owned();
+        };
         let time = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         if let Some((seen, size, print)) = self.seen.get(path)
             && *seen == time
@@ -75,14 +81,18 @@ impl Fingerprints {
             return print.clone();
         }
         let print = std::fs::read(path).map_or_else(|_| "gone".to_owned(), |bytes| hash(&bytes));
-        self.seen.insert(path.to_owned(), (time, facts.len(), print.clone()));
+        self.seen
+            .insert(path.to_owned(), (time, facts.len(), print.clone()));
         print
     }
 }
 
 /// 32 hexadecimal digits.
 pub(crate) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,15 +106,24 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let bundle = Bundle { name: "b".to_owned(), path: folder.path().to_owned() };
+        let bundle = Bundle {
+            name: "b".to_owned(),
+            path: folder.path().to_owned(),
+        };
         (folder, bundle)
     }
 
     #[test]
     fn airflowignore_files_count_in_their_folders() {
         let (_folder, bundle) = bundle(&[
-            ("a.py", ""), ("notes.txt", ""), ("old/b.py", ""), ("team/c.py", ""), ("team/skip_me.py", ""),
-            ("__pycache__/a.py", ""), (".airflowignore", "old/\n# comment\n"), ("team/.airflowignore", "skip_*.py\n"),
+            ("a.py", ""),
+            ("notes.txt", ""),
+            ("old/b.py", ""),
+            ("team/c.py", ""),
+            ("team/skip_me.py", ""),
+            ("__pycache__/a.py", ""),
+            (".airflowignore", "old/\n# comment\n"),
+            ("team/.airflowignore", "skip_*.py\n"),
         ]);
         let names: Vec<String> = find(&[bundle]).into_iter().map(|file| file.relative).collect();
         assert_eq!(names, ["a.py", "team/c.py"]);

@@ -6,8 +6,8 @@
 mod answers;
 mod files;
 mod outcome;
-mod watch;
 pub mod service;
+mod watch;
 
 use anyhow::Context;
 use bootstrap::{Health, Stop};
@@ -58,8 +58,18 @@ impl DagProcessor {
         health: Health,
     ) -> Self {
         let id = WorkerId::new(uuid::Uuid::now_v7());
-        let shared = Shared { id, config: config.clone(), store, cipher, broker, python };
-        Self { shared: Arc::new(shared), health }
+        let shared = Shared {
+            id,
+            config: config.clone(),
+            store,
+            cipher,
+            broker,
+            python,
+        };
+        Self {
+            shared: Arc::new(shared),
+            health,
+        }
     }
 
     /// Works until told to stop.
@@ -85,7 +95,11 @@ impl DagProcessor {
         }
         let (mut changes, watching) = watch::start(&bundles);
         let refresh = self.shared.config.dag_processor.refresh_interval;
-        let interval = if watching { refresh } else { refresh.min(self.shared.config.dag_processor.min_file_process_interval) };
+        let interval = if watching {
+            refresh
+        } else {
+            refresh.min(self.shared.config.dag_processor.min_file_process_interval)
+        };
         let mut fingerprints = Fingerprints::default();
         let mut pause = Duration::ZERO;
         loop {
@@ -116,8 +130,15 @@ impl DagProcessor {
     /// One look at all files. False when Python could not be used.
     async fn turn(&self, bundles: &[Bundle], fingerprints: &mut Fingerprints) -> anyhow::Result<bool> {
         let shared = &self.shared;
-        let known: HashMap<String, FileRecord> =
-            shared.store.reader().await?.files().await?.into_iter().map(|file| (file.path.clone(), file)).collect();
+        let known: HashMap<String, FileRecord> = shared
+            .store
+            .reader()
+            .await?
+            .files()
+            .await?
+            .into_iter()
+            .map(|file| (file.path.clone(), file))
+            .collect();
         let found = files::find(bundles);
         let present: HashSet<&str> = found.iter().map(|file| file.relative.as_str()).collect();
         for gone in known.keys().filter(|path| !present.contains(path.as_str())) {
@@ -127,7 +148,9 @@ impl DagProcessor {
         let mut python_works = true;
         for file in found {
             let record = known.get(&file.relative);
-            let imports = record.map(|record| files::imports_of(&record.imports)).unwrap_or_default();
+            let imports = record
+                .map(|record| files::imports_of(&record.imports))
+                .unwrap_or_default();
             let fingerprint = fingerprints.of(&file, &imports);
             if record.is_some_and(|record| record.fingerprint == fingerprint) {
                 continue;
@@ -158,7 +181,9 @@ async fn beat(shared: Arc<Shared>, stop: Stop) {
     let hostname = bootstrap::hostname();
     while !stop.draining().is_cancelled() {
         let id = shared.id;
-        let beaten = store::transact!(shared.store, "dag processor heartbeat", |tx| tx.beat(id, "dag_processor", &hostname).await);
+        let beaten = store::transact!(shared.store, "dag processor heartbeat", |tx| tx
+            .beat(id, "dag_processor", &hostname)
+            .await);
         if let Err(error) = beaten {
             tracing::warn!("no heartbeat: {error}");
         }
@@ -176,7 +201,11 @@ impl Shared {
             time: self.config.dag_processor.file_timeout,
             memory_mb: self.config.dag_processor.file_memory_mb,
         };
-        let request = ParseRequest { file: file.path.clone(), bundle: file.bundle.clone(), limits };
+        let request = ParseRequest {
+            file: file.path.clone(),
+            bundle: file.bundle.clone(),
+            limits,
+        };
         let begin = Instant::now();
         let parsed = parse_file(&self.python, &request, |question| self.answer(question)).await;
         let seconds = begin.elapsed().as_secs_f64();
@@ -187,9 +216,14 @@ impl Shared {
                 tracing::error!(file = %file.relative, "{error}");
                 return Ok(false);
             }
+            Err(failure @ ParseFailure::Lost) => FileOutcome::failed(&file, failure.to_string()).for_now(),
             Err(failure) => FileOutcome::failed(&file, failure.to_string()),
         };
-        let word = if outcome.errors.is_empty() { "ok" } else { "import_error" };
+        let word = if outcome.errors.is_empty() {
+            "ok"
+        } else {
+            "import_error"
+        };
         metrics::counter!(metric::FILES_PARSED, "outcome" => word).increment(1);
         for error in outcome.errors.values() {
             let last = error.trim().lines().last().unwrap_or_default();
@@ -208,7 +242,11 @@ impl Shared {
             tx.forget_file(relative).await?;
             Ok(retired)
         })?;
-        tracing::info!(file = relative, dags = retired.len(), "the file is gone; its DAGs are deactivated");
+        tracing::info!(
+            file = relative,
+            dags = retired.len(),
+            "the file is gone; its DAGs are deactivated"
+        );
         Ok(())
     }
 }
@@ -231,7 +269,16 @@ pub fn write_examples(home: &Path) -> anyhow::Result<std::path::PathBuf> {
 }
 
 const EXAMPLES: [(&str, &str); 3] = [
-    ("example_bash.py", include_str!("../../examples/dags/example_bash.py")),
-    ("example_taskflow.py", include_str!("../../examples/dags/example_taskflow.py")),
-    ("example_branches_and_retries.py", include_str!("../../examples/dags/example_branches_and_retries.py")),
+    (
+        "example_bash.py",
+        include_str!("../../examples/dags/example_bash.py"),
+    ),
+    (
+        "example_taskflow.py",
+        include_str!("../../examples/dags/example_taskflow.py"),
+    ),
+    (
+        "example_branches_and_retries.py",
+        include_str!("../../examples/dags/example_branches_and_retries.py"),
+    ),
 ];

@@ -30,19 +30,33 @@ pub(crate) struct FileOutcome {
     /// Errors by path within the bundle.
     pub(crate) errors: BTreeMap<String, String>,
     imports: Vec<String>,
+    /// Whether the file is to be parsed again although it did not change.
+    again: bool,
 }
 
 impl FileOutcome {
     /// The file gave nothing at all.
     pub(crate) fn failed(file: &DagFile, why: String) -> Self {
-        Self { errors: BTreeMap::from([(file.relative.clone(), why)]), ..Self::default() }
+        Self {
+            errors: BTreeMap::from([(file.relative.clone(), why)]),
+            ..Self::default()
+        }
+    }
+
+    /// The outcome may be no fault of the file: it is parsed again at the next look.
+    pub(crate) fn for_now(self) -> Self {
+        Self { again: true, ..self }
     }
 
     /// Reads what Python found; a DAG that cannot be used becomes an error, the others go on.
     pub(crate) fn read(file: &DagFile, parsed: ParsedFile, seconds: f64, config: &Config) -> Self {
         let source = std::fs::read(&file.path).unwrap_or_default();
         let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
-        let mut outcome = Self { errors: parsed.import_errors, imports: parsed.imports, ..Self::default() };
+        let mut outcome = Self {
+            errors: parsed.import_errors,
+            imports: parsed.imports,
+            ..Self::default()
+        };
         for found in parsed.dags {
             let dag_id = found.dag_id.clone();
             match read_dag(file, found, &source, seconds, config) {
@@ -57,11 +71,20 @@ impl FileOutcome {
     }
 }
 
-fn read_dag(file: &DagFile, found: PythonDag, source: &str, seconds: f64, config: &Config) -> Result<ReadDag, String> {
+fn read_dag(
+    file: &DagFile,
+    found: PythonDag,
+    source: &str,
+    seconds: f64,
+    config: &Config,
+) -> Result<ReadDag, String> {
     let document = serde_json::from_str(&found.serialized).map_err(|error| error.to_string())?;
     let dag = Dag::from_serialized(&document).map_err(|error| error.to_string())?;
     if !is_valid_dag_id(&dag.dag_id) {
-        return Err("the DAG id may have letters, digits, dashes, dots and underscores, and at most 250 of them".to_owned());
+        return Err(
+            "the DAG id may have letters, digits, dashes, dots and underscores, and at most 250 of them"
+                .to_owned(),
+        );
     }
     let parsed = ParsedDag {
         dag_id: dag.dag_id.clone(),
@@ -79,10 +102,13 @@ fn read_dag(file: &DagFile, found: PythonDag, source: &str, seconds: f64, config
         max_active_runs: dag.max_active_runs,
         max_active_tasks: dag.max_active_tasks,
         max_consecutive_failed: found.max_consecutive_failed,
-        has_task_limits: dag.tasks.iter().any(|task| {
-            task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some()
-        }),
-        paused_at_creation: found.paused_upon_creation.unwrap_or(config.core.dags_are_paused_at_creation),
+        has_task_limits: dag
+            .tasks
+            .iter()
+            .any(|task| task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some()),
+        paused_at_creation: found
+            .paused_upon_creation
+            .unwrap_or(config.core.dags_are_paused_at_creation),
         serialized: found.serialized,
         canonical: found.canonical,
         native: found.native,
@@ -94,19 +120,39 @@ fn read_dag(file: &DagFile, found: PythonDag, source: &str, seconds: f64, config
 
 impl Shared {
     /// Stores what came of a file, all in one transaction.
-    pub(crate) async fn save(&self, file: &DagFile, outcome: FileOutcome, seconds: f64) -> anyhow::Result<()> {
+    pub(crate) async fn save(
+        &self,
+        file: &DagFile,
+        outcome: FileOutcome,
+        seconds: f64,
+    ) -> anyhow::Result<()> {
         let now = Utc::now();
-        let fingerprint = Fingerprints::default().of(file, &outcome.imports);
+        let fingerprint = if outcome.again {
+            String::new()
+        } else {
+            Fingerprints::default().of(file, &outcome.imports)
+        };
         let imports = serde_json::to_string(&outcome.imports)?;
-        let record = FileRecord { path: file.relative.clone(), fingerprint, imports };
-        let ids: Vec<DagVersionId> = outcome.dags.iter().map(|_| DagVersionId::new(uuid::Uuid::now_v7())).collect();
+        let record = FileRecord {
+            path: file.relative.clone(),
+            fingerprint,
+            imports,
+        };
+        let ids: Vec<DagVersionId> = outcome
+            .dags
+            .iter()
+            .map(|_| DagVersionId::new(uuid::Uuid::now_v7()))
+            .collect();
         let new_versions = store::transact!(self.store, "save file", |tx| {
             let mut errors = outcome.errors.clone();
             let mut present = Vec::new();
             let mut new_versions = 0;
             for (read, id) in outcome.dags.iter().zip(&ids) {
                 if let Some(other) = defined_elsewhere(tx, &read.parsed).await? {
-                    let text = format!("AirflowDagDuplicatedIdException: DAG {} is already defined in {other}\n", read.dag.dag_id);
+                    let text = format!(
+                        "AirflowDagDuplicatedIdException: DAG {} is already defined in {other}\n",
+                        read.dag.dag_id
+                    );
                     errors.entry(file.relative.clone()).or_default().push_str(&text);
                     continue;
                 }
@@ -117,10 +163,12 @@ impl Shared {
             }
             let fileloc = file.path.to_string_lossy();
             if !errors.contains_key(&file.relative) {
-                tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now).await?;
+                tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now)
+                    .await?;
             }
             for (path, text) in &errors {
-                tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now).await?;
+                tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now)
+                    .await?;
             }
             // A file that is broken right now keeps its DAGs, hidden behind the error.
             if errors.is_empty() || !present.is_empty() {
@@ -141,7 +189,9 @@ impl Shared {
 
 /// The file that defines the same DAG, if it is another one that is still there.
 async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<String>, StoreError> {
-    let Some(record) = tx.dag(&parsed.dag_id).await? else { return Ok(None) };
+    let Some(record) = tx.dag(&parsed.dag_id).await? else {
+        return Ok(None);
+    };
     let elsewhere = record.relative_fileloc != parsed.relative_fileloc
         && !record.is_stale
         && std::path::Path::new(&record.fileloc).exists();
@@ -152,10 +202,18 @@ async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<Str
 async fn set_next_run(tx: &mut Tx, dag: &Dag, now: Timestamp) -> Result<(), StoreError> {
     let dag_id: &DagId = &dag.dag_id;
     let last = tx.last_automated_run(dag_id).await?;
-    let last = last.and_then(|run| Some(DataInterval { start: run.data_interval_start?, end: run.data_interval_end? }));
-    let next = dag.timetable.next_run(last, &dag.time_restriction(), now).unwrap_or_else(|error| {
-        tracing::warn!(dag_id = %dag_id, "no next run: {error}");
-        None
+    let last = last.and_then(|run| {
+        Some(DataInterval {
+            start: run.data_interval_start?,
+            end: run.data_interval_end?,
+        })
     });
+    let next = dag
+        .timetable
+        .next_run(last, &dag.time_restriction(), now)
+        .unwrap_or_else(|error| {
+            tracing::warn!(dag_id = %dag_id, "no next run: {error}");
+            None
+        });
     tx.set_next_run(dag_id, next).await
 }

@@ -1,9 +1,9 @@
 //! A DAG processor as a process of its own.
 
+use crate::{DagProcessor, write_examples};
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, fork_server, open_broker, open_cipher, open_store, serve_health};
 use config::Config;
-use crate::{DagProcessor, write_examples};
 use std::time::Duration;
 use telemetry::Telemetry;
 
@@ -15,9 +15,15 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let interpreter = config.updraft.python.clone().context(
         "[updraft] python is not set; it must name the interpreter of an environment with apache-airflow-task-sdk",
     )?;
-    let store = open_store(&config).await.context("the metadata store cannot be used")?;
+    let store = open_store(&config)
+        .await
+        .context("the metadata store cannot be used")?;
     let broker = open_broker(&config, "dag-processor")?;
-    let examples = config.core.load_examples.then(|| write_examples(&config.home)).transpose()?;
+    let examples = config
+        .core
+        .load_examples
+        .then(|| write_examples(&config.home))
+        .transpose()?;
     let python = fork_server(&config, interpreter, examples, &[]);
     let lifecycle = Lifecycle::default();
     let health = Health::default();
@@ -32,7 +38,14 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     );
     lifecycle.spawn("health", page);
     let cipher = open_cipher(&config)?;
-    let processor = DagProcessor::new(&config, store.clone(), cipher, broker.clone(), python.clone(), health);
+    let processor = DagProcessor::new(
+        &config,
+        store.clone(),
+        cipher,
+        broker.clone(),
+        python.clone(),
+        health,
+    );
     lifecycle.spawn("dag-processor", processor.run(lifecycle.stop().clone()));
     lifecycle.run_to_end(Duration::from_secs(20)).await?;
     python.stop().await;

@@ -33,7 +33,13 @@ pub(crate) fn start(bundles: &[Bundle]) -> (Changes, bool) {
         Ok(watcher) => watcher,
         Err(error) => {
             tracing::warn!("DAG folders cannot be watched: {error}");
-            return (Changes { notify, _watcher: None }, false);
+            return (
+                Changes {
+                    notify,
+                    _watcher: None,
+                },
+                false,
+            );
         }
     };
     let mut works = true;
@@ -43,7 +49,13 @@ pub(crate) fn start(bundles: &[Bundle]) -> (Changes, bool) {
             works = false;
         }
     }
-    (Changes { notify, _watcher: Some(watcher) }, works)
+    (
+        Changes {
+            notify,
+            _watcher: Some(watcher),
+        },
+        works,
+    )
 }
 
 fn concerns_us(event: &notify::Event) -> bool {
@@ -51,7 +63,13 @@ fn concerns_us(event: &notify::Event) -> bool {
         EventKind::Create(_) | EventKind::Remove(_) => true,
         EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Name(_) | ModifyKind::Any) => true,
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Any | EventKind::Other | EventKind::Modify(_) | EventKind::Access(_) => event.need_rescan(),
+        EventKind::Any | EventKind::Other | EventKind::Modify(_) | EventKind::Access(_) => {
+            event.need_rescan()
+        }
     };
-    is_change && !event.paths.iter().all(|path| path.components().any(|part| part.as_os_str() == "__pycache__"))
+    is_change
+        && !event
+            .paths
+            .iter()
+            .all(|path| path.components().any(|part| part.as_os_str() == "__pycache__"))
 }

@@ -18,16 +18,21 @@ pub fn outcome_of(
     report: &ReportRequest,
     retry_at: impl FnOnce() -> Timestamp,
 ) -> Result<Outcome, InvalidMessage> {
-    let ending = Ending::try_from(report.ending).map_err(|_| InvalidMessage(format!("unknown ending {}", report.ending)))?;
+    let ending = Ending::try_from(report.ending)
+        .map_err(|_| InvalidMessage(format!("unknown ending {}", report.ending)))?;
     Ok(match ending {
         Ending::Unspecified => return Err(InvalidMessage("the ending is missing".to_owned())),
         Ending::Success => Outcome::Success,
         Ending::Failed => Outcome::Failed { retry_at: None },
-        Ending::UpForRetry => Outcome::Failed { retry_at: Some(retry_at()) },
+        Ending::UpForRetry => Outcome::Failed {
+            retry_at: Some(retry_at()),
+        },
         Ending::Skipped => Outcome::Skipped,
         Ending::Reschedule => {
             let at = report.reschedule_at.and_then(model::time::from_micros);
-            Outcome::Reschedule { at: at.ok_or_else(|| InvalidMessage("a reschedule needs a time".to_owned()))? }
+            Outcome::Reschedule {
+                at: at.ok_or_else(|| InvalidMessage("a reschedule needs a time".to_owned()))?,
+            }
         }
         Ending::Deferred => Outcome::Deferred,
         Ending::AwaitingInput => Outcome::AwaitingInput,
@@ -43,12 +48,21 @@ mod tests {
     #[test]
     fn endings_become_outcomes_and_incomplete_ones_are_refused() {
         let now = from_micros(5).unwrap();
-        let report = |ending: Ending| ReportRequest { ending: ending.into(), ..ReportRequest::default() };
+        let report = |ending: Ending| ReportRequest {
+            ending: ending.into(),
+            ..ReportRequest::default()
+        };
         assert_eq!(outcome_of(&report(Ending::Success), || now), Ok(Outcome::Success));
-        assert_eq!(outcome_of(&report(Ending::UpForRetry), || now), Ok(Outcome::Failed { retry_at: Some(now) }));
+        assert_eq!(
+            outcome_of(&report(Ending::UpForRetry), || now),
+            Ok(Outcome::Failed { retry_at: Some(now) })
+        );
         assert!(outcome_of(&report(Ending::Reschedule), || now).is_err());
         assert!(outcome_of(&report(Ending::Unspecified), || now).is_err());
-        let nonsense = ReportRequest { ending: 99, ..ReportRequest::default() };
+        let nonsense = ReportRequest {
+            ending: 99,
+            ..ReportRequest::default()
+        };
         assert!(outcome_of(&nonsense, || now).is_err());
     }
 }

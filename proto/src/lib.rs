@@ -10,7 +10,10 @@
     clippy::needless_pass_by_value,
     reason = "generated"
 )]
-#[allow(unfulfilled_lint_expectations, reason = "generated code changes with its generator")]
+#[allow(
+    unfulfilled_lint_expectations,
+    reason = "generated code changes with its generator"
+)]
 pub mod v1 {
     tonic::include_proto!("updraft.v1");
 }

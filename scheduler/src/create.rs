@@ -66,7 +66,9 @@ impl Shared {
         for _ in 0..self.config.scheduler.max_dagruns_to_create_per_loop {
             let now = Utc::now();
             let outcome = store::transact!(self.store, "create run", |tx| {
-                let Some(record) = tx.lock_dag(dag_id).await? else { return Ok((false, Vec::new())) };
+                let Some(record) = tx.lock_dag(dag_id).await? else {
+                    return Ok((false, Vec::new()));
+                };
                 let created = self.create_if_due(tx, &record, now).await?;
                 let started = start_queued(tx, &record, now).await?;
                 Ok((created, started))
@@ -88,8 +90,15 @@ impl Shared {
         Ok(true)
     }
 
-    async fn create_if_due(&self, tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result<bool, StoreError> {
-        let Some(next) = next_run_of(record).filter(|next| next.run_after <= now) else { return Ok(false) };
+    async fn create_if_due(
+        &self,
+        tx: &mut Tx,
+        record: &DagRecord,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let Some(next) = next_run_of(record).filter(|next| next.run_after <= now) else {
+            return Ok(false);
+        };
         if record.is_paused || record.is_stale || record.has_import_errors {
             return Ok(false);
         }
@@ -150,7 +159,9 @@ async fn start_queued(tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result
     if record.is_paused || record.is_stale {
         return Ok(Vec::new());
     }
-    let running = tx.count_active_runs(&record.dag_id, &[DagRunState::Running]).await?;
+    let running = tx
+        .count_active_runs(&record.dag_id, &[DagRunState::Running])
+        .await?;
     let places = record.max_active_runs.saturating_sub(running);
     if places == 0 {
         return Ok(Vec::new());
@@ -162,12 +173,21 @@ async fn start_queued(tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result
 }
 
 fn run_limit(dag: &Dag, record: &DagRecord) -> u32 {
-    dag.timetable.active_runs_limit().map_or(record.max_active_runs, |limit| limit.min(record.max_active_runs))
+    dag.timetable
+        .active_runs_limit()
+        .map_or(record.max_active_runs, |limit| limit.min(record.max_active_runs))
 }
 
 fn next_run_of(record: &DagRecord) -> Option<NextRun> {
-    let interval = DataInterval { start: record.next_interval_start?, end: record.next_interval_end? };
-    Some(NextRun { logical_date: record.next_logical_date?, interval, run_after: record.next_run_after? })
+    let interval = DataInterval {
+        start: record.next_interval_start?,
+        end: record.next_interval_end?,
+    };
+    Some(NextRun {
+        logical_date: record.next_logical_date?,
+        interval,
+        run_after: record.next_run_after?,
+    })
 }
 
 /// The run after the one over `last`. A timetable that names no date any more wants none.

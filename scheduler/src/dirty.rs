@@ -123,7 +123,11 @@ mod tests {
         dirty.planned(key);
         assert_eq!(dirty.next().await, key);
         dirty.planned(key);
-        assert!(tokio::time::timeout(Duration::from_secs(1), dirty.next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), dirty.next())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,10 @@ impl Outgoing {
     }
 
     pub(crate) fn give_back(&self, dispatches: Vec<Dispatch>) {
-        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).extend(dispatches);
+        self.confirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(dispatches);
     }
 }
 
@@ -78,7 +81,9 @@ impl Shared {
         let now = chrono::Utc::now();
         let confirmed = self.outgoing.take_confirmed();
         if !confirmed.is_empty() {
-            let done = store::transact!(self.store, "confirm", |tx| tx.confirm_dispatches(&confirmed).await);
+            let done = store::transact!(self.store, "confirm", |tx| tx
+                .confirm_dispatches(&confirmed)
+                .await);
             if let Err(error) = done {
                 self.outgoing.give_back(confirmed);
                 return Err(error);
@@ -86,16 +91,24 @@ impl Shared {
         }
         let mut db = self.store.reader().await?;
         let unconfirmed = db.unconfirmed_dispatches(now - UNCONFIRMED, BATCH).await?;
-        let waiting = if look_for_lost { db.unclaimed(now - UNCLAIMED, BATCH).await? } else { Vec::new() };
+        let waiting = if look_for_lost {
+            db.unclaimed(now - UNCLAIMED, BATCH).await?
+        } else {
+            Vec::new()
+        };
         drop(db);
         if !unconfirmed.is_empty() {
-            metrics::counter!(metric::REDISPATCHED, "reason" => "unconfirmed").increment(unconfirmed.len() as u64);
+            metrics::counter!(metric::REDISPATCHED, "reason" => "unconfirmed")
+                .increment(unconfirmed.len() as u64);
             self.publish(unconfirmed).await;
         }
         let lost = self.lost(waiting).await;
         if !lost.is_empty() {
             metrics::counter!(metric::REDISPATCHED, "reason" => "lost").increment(lost.len() as u64);
-            tracing::warn!(count = lost.len(), "queued tasks are not in the broker's queues; handing them over again");
+            tracing::warn!(
+                count = lost.len(),
+                "queued tasks are not in the broker's queues; handing them over again"
+            );
             self.publish(lost).await;
         }
         Ok(())
@@ -109,7 +122,10 @@ impl Shared {
             let empty = matches!(self.broker.depth(&queue).await, Ok(0));
             is_empty.insert(queue, empty);
         }
-        waiting.into_iter().filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true)).collect()
+        waiting
+            .into_iter()
+            .filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true))
+            .collect()
     }
 }
 

@@ -72,12 +72,20 @@ impl Shared {
             return Ok(Verdict::Fine);
         }
         if alive >= CROWD && expired.len() * 3 > alive {
-            tracing::error!(expired = expired.len(), alive, "many leases ran out at once; giving all one more lease");
+            tracing::error!(
+                expired = expired.len(),
+                alive,
+                "many leases ran out at once; giving all one more lease"
+            );
             return Ok(Verdict::Suspicious);
         }
         for worker in expired {
             let lost = store::transact!(self.store, "expire worker", |tx| {
-                if tx.expire_worker(worker).await? { tx.tasks_of_worker(worker).await } else { Ok(Vec::new()) }
+                if tx.expire_worker(worker).await? {
+                    tx.tasks_of_worker(worker).await
+                } else {
+                    Ok(Vec::new())
+                }
             })?;
             metrics::counter!(metric::LEASES_EXPIRED).increment(1);
             tracing::warn!(%worker, tasks = lost.len(), "a worker's lease ran out");
@@ -91,8 +99,9 @@ impl Shared {
         let now = Utc::now();
         for task in lost {
             let one = std::slice::from_ref(task);
-            let runs =
-                store::transact!(self.store, "lose task", |tx| tx.lose_all(one, budget, cause, now).await)?;
+            let runs = store::transact!(self.store, "lose task", |tx| tx
+                .lose_all(one, budget, cause, now)
+                .await)?;
             metrics::counter!(metric::TASKS_LOST).increment(runs.len() as u64);
             for key in runs {
                 self.dirty.add(key);

@@ -6,12 +6,12 @@
 //! sweep of the database (which finds whatever the first two missed).
 
 mod create;
-mod dispatch;
 mod dirty;
+mod dispatch;
 mod leases;
 mod plan;
-mod sweep;
 pub mod service;
+mod sweep;
 
 use anyhow::Context;
 use bootstrap::{Health, Stop};
@@ -23,8 +23,8 @@ use model::WorkerId;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
-use store::{Graphs, Store};
 use store::repo::DispatchLimits;
+use store::{Graphs, Store};
 use tokio::sync::Notify;
 
 /// Runs that are planned at the same time.
@@ -68,7 +68,9 @@ impl Scheduler {
             rank: AtomicI64::new(1),
             health,
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Works until told to stop.
@@ -116,7 +118,10 @@ async fn listen(shared: &Arc<Shared>, stop: &Stop) -> anyhow::Result<()> {
 
 impl Shared {
     fn limits(&self) -> DispatchLimits {
-        DispatchLimits { scheduler: self.id, parallelism: self.config.core.parallelism }
+        DispatchLimits {
+            scheduler: self.id,
+            parallelism: self.config.core.parallelism,
+        }
     }
 
     /// Whether hints about this run are rather for this scheduler than for another living one.

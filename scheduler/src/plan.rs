@@ -38,7 +38,12 @@ pub(crate) async fn planner(shared: Arc<Shared>, stop: Stop) {
 enum Planned {
     /// Nothing to decide: the run is not running, gone, or another scheduler's.
     Nothing(&'static str),
-    Done { dag_id: DagId, run: Box<RunRecord>, plan: Plan, dispatches: Vec<Dispatch> },
+    Done {
+        dag_id: DagId,
+        run: Box<RunRecord>,
+        plan: Plan,
+        dispatches: Vec<Dispatch>,
+    },
 }
 
 impl Shared {
@@ -58,13 +63,22 @@ impl Shared {
         };
         let (dag_id, run, plan, dispatches) = match planned {
             Planned::Nothing(word) => return Ok(word),
-            Planned::Done { dag_id, run, plan, dispatches } => (dag_id, run, plan, dispatches),
+            Planned::Done {
+                dag_id,
+                run,
+                plan,
+                dispatches,
+            } => (dag_id, run, plan, dispatches),
         };
         self.send(dispatches, &run).await;
         if let Some(at) = plan.wake_at {
             self.dirty.add_at(key, at, now);
         }
-        if plan.moves.iter().any(|planned| matches!(planned.decision, Decision::Expand(_))) {
+        if plan
+            .moves
+            .iter()
+            .any(|planned| matches!(planned.decision, Decision::Expand(_)))
+        {
             self.dirty.add(key);
         }
         if let Some(end) = plan.end {
@@ -116,7 +130,8 @@ impl Shared {
             lengths: &tx.mapped_lengths(key, &mapped_over(dag)).await?,
             now,
         });
-        tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now).await?;
+        tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
+            .await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
         }
@@ -124,10 +139,21 @@ impl Shared {
         if let Some(covered) = covered {
             tx.clear_run_events(key, covered).await?;
         }
-        Ok(Planned::Done { dag_id: run.dag_id.clone(), run, plan, dispatches })
+        Ok(Planned::Done {
+            dag_id: run.dag_id.clone(),
+            run,
+            plan,
+            dispatches,
+        })
     }
 
-    async fn end_run(&self, tx: &mut Tx, run: &RunRecord, failed: bool, now: Timestamp) -> Result<(), StoreError> {
+    async fn end_run(
+        &self,
+        tx: &mut Tx,
+        run: &RunRecord,
+        failed: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let to = run
             .state
             .apply(DagRunEvent::Finish { failed })
@@ -136,7 +162,10 @@ impl Shared {
             return Ok(());
         }
         let detail = format!("run {} moved on meanwhile", run.run_id);
-        Err(StoreError::Contention { name: "plan run", detail })
+        Err(StoreError::Contention {
+            name: "plan run",
+            detail,
+        })
     }
 }
 

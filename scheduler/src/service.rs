@@ -1,9 +1,9 @@
 //! A scheduler as a process of its own.
 
+use crate::Scheduler;
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, open_broker, open_store, serve_health};
 use config::Config;
-use crate::Scheduler;
 use std::time::Duration;
 use telemetry::Telemetry;
 
@@ -12,7 +12,9 @@ use telemetry::Telemetry;
 /// # Errors
 /// When the configuration cannot work, or a part of the component breaks.
 pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let store = open_store(&config).await.context("the metadata store cannot be used")?;
+    let store = open_store(&config)
+        .await
+        .context("the metadata store cannot be used")?;
     let broker = open_broker(&config, "scheduler")?;
     let lifecycle = Lifecycle::default();
     let health = Health::default();

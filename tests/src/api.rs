@@ -21,7 +21,10 @@ impl Api {
     /// With a token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self { port: self.port, token: Some(token.to_owned()) }
+        Self {
+            port: self.port,
+            token: Some(token.to_owned()),
+        }
     }
 
     /// The token in use.
@@ -34,7 +37,11 @@ impl Api {
     /// # Errors
     /// When the server does not answer or refuses.
     pub fn login(&self, name: &str, password: &str) -> anyhow::Result<Self> {
-        let (status, body) = self.call("POST", "/auth/token", Some(&json!({"username": name, "password": password})))?;
+        let (status, body) = self.call(
+            "POST",
+            "/auth/token",
+            Some(&json!({"username": name, "password": password})),
+        )?;
         anyhow::ensure!(status == 201, "login: {status} {body}");
         Ok(self.with_token(body["access_token"].as_str().unwrap_or_default()))
     }
@@ -46,7 +53,10 @@ impl Api {
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Value)> {
         let text = body.map(Value::to_string).unwrap_or_default();
         let (status, answer) = self.raw(method, path, &text, "application/json")?;
-        Ok((status, serde_json::from_str(&answer).unwrap_or(Value::String(answer))))
+        Ok((
+            status,
+            serde_json::from_str(&answer).unwrap_or(Value::String(answer)),
+        ))
     }
 
     /// One request with any body.
@@ -56,7 +66,11 @@ impl Api {
     pub fn raw(&self, method: &str, path: &str, body: &str, kind: &str) -> anyhow::Result<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| format!("Authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -66,8 +80,14 @@ impl Api {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| anyhow::anyhow!("no answer: {text}"))?;
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| anyhow::anyhow!("no answer: {text}"))?;
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         Ok((status, if chunked { unchunk(body) } else { body.to_owned() }))
     }
@@ -77,7 +97,9 @@ impl Api {
     /// # Panics
     /// When it does not.
     pub fn get(&self, path: &str) -> Value {
-        let (status, body) = self.call("GET", path, None).unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        let (status, body) = self
+            .call("GET", path, None)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}"));
         assert_eq!(status, 200, "GET {path}: {body}");
         body
     }
@@ -88,7 +110,9 @@ impl Api {
     /// When it is not.
     pub fn trigger(&self, dag_id: &str, body: &Value) -> String {
         let path = format!("/api/v2/dags/{dag_id}/dagRuns");
-        let (status, run) = self.call("POST", &path, Some(body)).unwrap_or_else(|error| panic!("{error}"));
+        let (status, run) = self
+            .call("POST", &path, Some(body))
+            .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(status, 200, "{run}");
         run["dag_run_id"].as_str().unwrap_or_default().to_owned()
     }
@@ -102,8 +126,14 @@ impl Api {
 
     /// Task instances of a run.
     pub fn tasks(&self, dag_id: &str, run_id: &str) -> Vec<Value> {
-        let path = format!("/api/v2/dags/{dag_id}/dagRuns/{}/taskInstances?limit=100", encode(run_id));
-        self.get(&path)["task_instances"].as_array().cloned().unwrap_or_default()
+        let path = format!(
+            "/api/v2/dags/{dag_id}/dagRuns/{}/taskInstances?limit=100",
+            encode(run_id)
+        );
+        self.get(&path)["task_instances"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Texts of the log of a try.
@@ -113,7 +143,11 @@ impl Api {
             encode(run_id)
         );
         let content = self.get(&path)["content"].as_array().cloned().unwrap_or_default();
-        content.iter().filter_map(|record| record["event"].as_str()).map(str::to_owned).collect()
+        content
+            .iter()
+            .filter_map(|record| record["event"].as_str())
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -122,8 +156,12 @@ fn unchunk(body: &str) -> String {
     let mut out = Vec::new();
     let mut at = 0;
     while let Some(end) = bytes[at..].windows(2).position(|pair| pair == b"\r\n") {
-        let size = std::str::from_utf8(&bytes[at..at + end]).ok().and_then(|hex| usize::from_str_radix(hex.trim(), 16).ok());
-        let Some(size) = size.filter(|size| *size > 0) else { break };
+        let size = std::str::from_utf8(&bytes[at..at + end])
+            .ok()
+            .and_then(|hex| usize::from_str_radix(hex.trim(), 16).ok());
+        let Some(size) = size.filter(|size| *size > 0) else {
+            break;
+        };
         let from = at + end + 2;
         out.extend_from_slice(&bytes[from..(from + size).min(bytes.len())]);
         at = from + size + 2;

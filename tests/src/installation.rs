@@ -19,7 +19,10 @@ fn free_port() -> u16 {
 /// The folder of the built programs.
 fn programs() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
-    test.parent().and_then(Path::parent).expect("target/debug").to_owned()
+    test.parent()
+        .and_then(Path::parent)
+        .expect("target/debug")
+        .to_owned()
 }
 
 /// A home with DAG files and a configuration.
@@ -38,7 +41,12 @@ impl Installation {
         let home = tempfile::tempdir().expect("a home");
         std::fs::create_dir(home.path().join("dags")).expect("a folder");
         let (port, control_port) = (free_port(), free_port());
-        let mut installation = Self { home, environment: BTreeMap::new(), port, control_port };
+        let mut installation = Self {
+            home,
+            environment: BTreeMap::new(),
+            port,
+            control_port,
+        };
         let path = installation.path().to_string_lossy().into_owned();
         installation.set("AIRFLOW_HOME", &path);
         installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "False");
@@ -47,8 +55,14 @@ impl Installation {
         installation.set("AIRFLOW__API__HOST", "127.0.0.1");
         installation.set("AIRFLOW__API__PORT", &port.to_string());
         installation.set("AIRFLOW__UPDRAFT__GRPC_PORT", &control_port.to_string());
-        installation.set("AIRFLOW__UPDRAFT__CONTROL_PLANE", &format!("http://127.0.0.1:{control_port}"));
-        installation.set("AIRFLOW__API_AUTH__JWT_SECRET", "a secret of the tests, long enough");
+        installation.set(
+            "AIRFLOW__UPDRAFT__CONTROL_PLANE",
+            &format!("http://127.0.0.1:{control_port}"),
+        );
+        installation.set(
+            "AIRFLOW__API_AUTH__JWT_SECRET",
+            "a secret of the tests, long enough",
+        );
         installation
     }
 
@@ -97,16 +111,33 @@ impl Installation {
         let output = std::fs::File::create(&log).expect("a log file");
         let errors = output.try_clone().expect("a log file");
         let mut command = self.command(program, arguments);
-        command.envs(more.iter().copied()).stdin(Stdio::null()).stdout(output).stderr(errors);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; run `cargo build --workspace`"));
-        Process { name: program.to_owned(), child, log }
+        command
+            .envs(more.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; run `cargo build --workspace`"));
+        Process {
+            name: program.to_owned(),
+            child,
+            log,
+        }
     }
 
     /// Runs a program to its end: whether it succeeded, and all that it printed.
     pub fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
-        let output = self.command(program, arguments).stdin(Stdio::null()).output().expect("the program runs");
+        let output = self
+            .command(program, arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program runs");
         let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 
     /// The API, logged in as admin, as soon as it answers.
@@ -115,7 +146,8 @@ impl Installation {
         let file = self.path().join("simple_auth_manager_passwords.json.generated");
         eventually("the API server answers", Duration::from_secs(60), || {
             let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-            let users: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let users: BTreeMap<String, String> =
+                serde_json::from_str(&text).map_err(|error| error.to_string())?;
             let password = users.get("admin").ok_or("no admin")?;
             api.login("admin", password).map_err(|error| error.to_string())
         })
@@ -151,9 +183,11 @@ impl Process {
     /// Waits for its end; whether it succeeded.
     pub fn wait(&mut self, patience: Duration) -> bool {
         let name = self.name.clone();
-        eventually(&format!("{name} ends"), patience, || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status.success()),
-            other => Err(format!("{other:?}\n{}", self.output())),
+        eventually(&format!("{name} ends"), patience, || {
+            match self.child.try_wait() {
+                Ok(Some(status)) => Ok(status.success()),
+                other => Err(format!("{other:?}\n{}", self.output())),
+            }
         })
     }
 

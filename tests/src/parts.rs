@@ -9,7 +9,10 @@ pub fn required() -> bool {
 
 fn part(name: &str) -> Option<String> {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-    assert!(value.is_some() || !required(), "{name} is not set; run `cargo xtask test`");
+    assert!(
+        value.is_some() || !required(),
+        "{name} is not set; run `cargo xtask test`"
+    );
     value
 }
 
@@ -40,10 +43,23 @@ pub fn mariadb_database() -> Option<String> {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
     let made = std::process::Command::new("mariadb")
-        .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, &format!("-p{password}")])
+        .args([
+            "--no-defaults",
+            "--protocol=tcp",
+            "-h",
+            host,
+            "-P",
+            port,
+            "-u",
+            user,
+            &format!("-p{password}"),
+        ])
         .args(["-e", &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")])
         .status();
-    assert!(made.is_ok_and(|status| status.success()), "a test database could not be made");
+    assert!(
+        made.is_ok_and(|status| status.success()),
+        "a test database could not be made"
+    );
     Some(format!("{url}/{name}"))
 }
 

@@ -11,7 +11,11 @@ pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> R
     loop {
         match look() {
             Ok(value) => return value,
-            Err(seen) => assert!(begin.elapsed() < patience, "{what}: not within {} s; last seen: {seen}", patience.as_secs()),
+            Err(seen) => assert!(
+                begin.elapsed() < patience,
+                "{what}: not within {} s; last seen: {seen}",
+                patience.as_secs()
+            ),
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -22,5 +26,11 @@ pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> R
 /// # Panics
 /// After `patience`.
 pub fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
-    eventually(what, patience, || if holds() { Ok(()) } else { Err("it does not hold".to_owned()) });
+    eventually(what, patience, || {
+        if holds() {
+            Ok(())
+        } else {
+            Err("it does not hold".to_owned())
+        }
+    });
 }

@@ -30,7 +30,9 @@ fn message(queue: &QueueName, n: u128) -> TaskMessage {
 }
 
 async fn next(deliveries: &mut dyn broker::Deliveries) -> broker::Delivery {
-    tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("a delivery")
+    tokio::time::timeout(PATIENCE, deliveries.next())
+        .await
+        .expect("a delivery")
 }
 
 #[tokio::test]
@@ -125,10 +127,16 @@ impl broker::Hints for Silent {
 async fn a_broker_that_is_down_is_told_and_waited_for() {
     let broker = RabbitBroker::new("amqp://guest:guest@127.0.0.1:1//", "contract").unwrap();
     let queue = queue();
-    let outcome = tokio::time::timeout(PATIENCE, broker.publish(&[message(&queue, 1)])).await.expect("bounded");
+    let outcome = tokio::time::timeout(PATIENCE, broker.publish(&[message(&queue, 1)]))
+        .await
+        .expect("bounded");
     assert!(outcome[0].is_err());
     assert!(!broker.is_healthy());
     let mut deliveries = broker.consume(&queue, 1).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(300), deliveries.next()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), deliveries.next())
+            .await
+            .is_err()
+    );
     assert!(RabbitBroker::new("redis://localhost", "contract").is_err());
 }

@@ -26,7 +26,14 @@ fn start(installation: &Installation, role: &'static str) -> Process {
     }
 }
 
-const ROLES: [&str; 6] = ["api-server", "scheduler-1", "scheduler-2", "dag-processor", "worker-1", "worker-2"];
+const ROLES: [&str; 6] = [
+    "api-server",
+    "scheduler-1",
+    "scheduler-2",
+    "dag-processor",
+    "worker-1",
+    "worker-2",
+];
 
 /// A diamond of four tasks; each writes a line when it starts and one when it ends.
 fn diamond(witness: &std::path::Path) -> String {
@@ -40,9 +47,16 @@ fn diamond(witness: &std::path::Path) -> String {
 }
 
 fn cluster() -> Option<Cluster> {
-    let (python, database, broker) = (harness::python()?, harness::mariadb_database()?, harness::rabbitmq_url()?);
+    let (python, database, broker) = (
+        harness::python()?,
+        harness::mariadb_database()?,
+        harness::rabbitmq_url()?,
+    );
     let mut installation = Installation::new(&python);
-    installation.set("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", &database.replace("mysql://", "mysql+pymysql://"));
+    installation.set(
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        &database.replace("mysql://", "mysql+pymysql://"),
+    );
     installation.set("AIRFLOW__CELERY__BROKER_URL", &broker);
     // Queues of its own, so that clusters beside it do not take its work.
     let queue = format!("c{}", uuid::Uuid::new_v4().simple());
@@ -54,19 +68,38 @@ fn cluster() -> Option<Cluster> {
     assert!(ok, "{text}");
     let witness = installation.path().join("witness");
     installation.dag("diamond.py", &diamond(&witness));
-    let processes = ROLES.into_iter().map(|role| (role, start(&installation, role))).collect();
+    let processes = ROLES
+        .into_iter()
+        .map(|role| (role, start(&installation, role)))
+        .collect();
     let api = installation.api();
     eventually("the DAG is there", PATIENCE, || {
-        let (status, body) = api.call("GET", "/api/v2/dags/diamond", None).map_err(|error| error.to_string())?;
-        if status == 200 { Ok(()) } else { Err(body.to_string()) }
+        let (status, body) = api
+            .call("GET", "/api/v2/dags/diamond", None)
+            .map_err(|error| error.to_string())?;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(body.to_string())
+        }
     });
-    Some(Cluster { installation, processes, witness, api })
+    Some(Cluster {
+        installation,
+        processes,
+        witness,
+        api,
+    })
 }
 
 impl Cluster {
     fn trigger_runs(&self, name: &str) -> Vec<String> {
         (0..RUNS)
-            .map(|n| self.api.trigger("diamond", &json!({"logical_date": null, "dag_run_id": format!("{name}-{n}")})))
+            .map(|n| {
+                self.api.trigger(
+                    "diamond",
+                    &json!({"logical_date": null, "dag_run_id": format!("{name}-{n}")}),
+                )
+            })
             .collect()
     }
 
@@ -93,7 +126,9 @@ impl Cluster {
         let mut ended = std::collections::HashSet::new();
         for line in text.lines().filter(|line| line.contains(&format!(" {name}-"))) {
             let parts: Vec<&str> = line.split(' ').collect();
-            let [what, run, task, number] = parts.as_slice() else { panic!("{line}") };
+            let [what, run, task, number] = parts.as_slice() else {
+                panic!("{line}")
+            };
             if *what == "end" {
                 ended.insert((*run, *task));
                 continue;
@@ -107,7 +142,10 @@ impl Cluster {
                 _ => &["a"],
             };
             for earlier in before {
-                assert!(ended.contains(&(*run, *earlier)), "{line}: {earlier} had not ended");
+                assert!(
+                    ended.contains(&(*run, *earlier)),
+                    "{line}: {earlier} had not ended"
+                );
             }
         }
         assert!(started.len() >= RUNS * 4);
@@ -117,8 +155,16 @@ impl Cluster {
         let name = format!("k-{role}");
         let runs = self.trigger_runs(&name);
         eventually("the runs are in flight", PATIENCE, || {
-            let count = self.witness().lines().filter(|line| line.contains(&format!(" {name}-"))).count();
-            if count >= 8 { Ok(()) } else { Err(format!("{count} lines")) }
+            let count = self
+                .witness()
+                .lines()
+                .filter(|line| line.contains(&format!(" {name}-")))
+                .count();
+            if count >= 8 {
+                Ok(())
+            } else {
+                Err(format!("{count} lines"))
+            }
         });
         self.processes.get_mut(role).expect("the role").kill();
         let process = start(&self.installation, role);
@@ -148,7 +194,11 @@ fn a_worker_that_never_comes_back_is_replaced_by_another() {
     let runs = cluster.trigger_runs("lost");
     eventually("the runs are in flight", PATIENCE, || {
         let count = cluster.witness().lines().count();
-        if count >= 4 { Ok(()) } else { Err(format!("{count} lines")) }
+        if count >= 4 {
+            Ok(())
+        } else {
+            Err(format!("{count} lines"))
+        }
     });
     cluster.processes.get_mut("worker-1").expect("a worker").kill();
     cluster.all_end_well(&runs);
@@ -161,12 +211,20 @@ fn a_worker_drains_before_it_leaves() {
     let runs = cluster.trigger_runs("drain");
     eventually("the runs are in flight", PATIENCE, || {
         let count = cluster.witness().lines().count();
-        if count >= 4 { Ok(()) } else { Err(format!("{count} lines")) }
+        if count >= 4 {
+            Ok(())
+        } else {
+            Err(format!("{count} lines"))
+        }
     });
     let worker = cluster.processes.get_mut("worker-2").expect("a worker");
     worker.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(worker.wait(Duration::from_secs(30)), "{}", worker.output());
     cluster.all_end_well(&runs);
-    let lost = cluster.witness().lines().filter(|line| line.starts_with("start") && line.ends_with(" 2")).count();
+    let lost = cluster
+        .witness()
+        .lines()
+        .filter(|line| line.starts_with("start") && line.ends_with(" 2"))
+        .count();
     assert_eq!(lost, 0, "a drained worker loses no try");
 }

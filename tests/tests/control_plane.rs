@@ -10,7 +10,10 @@ use tonic::{Code, Request};
 
 fn signed<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+    request.metadata_mut().insert(
+        "authorization",
+        format!("Bearer {token}").parse().expect("a header"),
+    );
     request
 }
 
@@ -25,20 +28,44 @@ fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
     let _process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
     eventually("the DAG is there", Duration::from_secs(60), || {
-        let (status, body) = api.call("GET", "/api/v2/dags/g", None).map_err(|error| error.to_string())?;
-        if status == 200 { Ok(()) } else { Err(body.to_string()) }
+        let (status, body) = api
+            .call("GET", "/api/v2/dags/g", None)
+            .map_err(|error| error.to_string())?;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(body.to_string())
+        }
     });
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let url = format!("http://127.0.0.1:{}", installation.control_port);
-        let channel = Endpoint::from_shared(url).expect("a URL").connect().await.expect("the control plane");
+        let channel = Endpoint::from_shared(url)
+            .expect("a URL")
+            .connect()
+            .await
+            .expect("the control plane");
         let mut runs = RunServiceClient::new(channel.clone());
         let token = api.token();
 
-        let wish = TriggerRequest { dag_id: "g".into(), conf: "{\"x\": 1}".into(), ..TriggerRequest::default() };
-        assert_eq!(runs.trigger(wish.clone()).await.expect_err("no token").code(), Code::Unauthenticated);
-        let run = runs.trigger(signed(wish, token)).await.expect("a run").into_inner();
-        let name = RunName { dag_id: "g".into(), run_id: run.run_id.clone() };
+        let wish = TriggerRequest {
+            dag_id: "g".into(),
+            conf: "{\"x\": 1}".into(),
+            ..TriggerRequest::default()
+        };
+        assert_eq!(
+            runs.trigger(wish.clone()).await.expect_err("no token").code(),
+            Code::Unauthenticated
+        );
+        let run = runs
+            .trigger(signed(wish, token))
+            .await
+            .expect("a run")
+            .into_inner();
+        let name = RunName {
+            dag_id: "g".into(),
+            run_id: run.run_id.clone(),
+        };
 
         let tail = TailLogRequest {
             dag_id: "g".into(),
@@ -47,8 +74,16 @@ fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
             map_index: -1,
             try_number: 0,
         };
-        let mut log = runs.tail_log(signed(tail, token)).await.expect("a log").into_inner();
-        let mut watch = runs.watch(signed(name.clone(), token)).await.expect("updates").into_inner();
+        let mut log = runs
+            .tail_log(signed(tail, token))
+            .await
+            .expect("a log")
+            .into_inner();
+        let mut watch = runs
+            .watch(signed(name.clone(), token))
+            .await
+            .expect("updates")
+            .into_inner();
         let mut seen = Vec::new();
         while let Some(update) = watch.message().await.expect("an update") {
             seen.push(update.run.expect("the run").state);
@@ -60,11 +95,21 @@ fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
             text.push_str(&lines.lines.join("\n"));
         }
         assert!(text.contains("line 1") && text.contains("line 3"), "{text}");
-        assert_eq!(runs.get(signed(name, token)).await.expect("the run").into_inner().state, "success");
+        assert_eq!(
+            runs.get(signed(name, token))
+                .await
+                .expect("the run")
+                .into_inner()
+                .state,
+            "success"
+        );
 
         // A user's token does not make a worker.
         let mut workers = WorkerServiceClient::new(channel);
-        let refused = workers.register(signed(RegisterRequest::default(), token)).await.expect_err("a user is no worker");
+        let refused = workers
+            .register(signed(RegisterRequest::default(), token))
+            .await
+            .expect_err("a user is no worker");
         assert_eq!(refused.code(), Code::Unauthenticated);
     });
 }

@@ -14,16 +14,24 @@ fn standalone() -> Option<(Installation, Process, Api)> {
 }
 
 fn end_of_run(api: &Api, dag_id: &str, run_id: &str) -> String {
-    eventually(&format!("{dag_id} {run_id} ends"), PATIENCE, || match api.run_state(dag_id, run_id) {
-        Some(state) if state == "success" || state == "failed" => Ok(state),
-        other => Err(format!("{other:?} {:?}", states(&api.tasks(dag_id, run_id)))),
+    eventually(&format!("{dag_id} {run_id} ends"), PATIENCE, || {
+        match api.run_state(dag_id, run_id) {
+            Some(state) if state == "success" || state == "failed" => Ok(state),
+            other => Err(format!("{other:?} {:?}", states(&api.tasks(dag_id, run_id)))),
+        }
     })
 }
 
 fn states(tasks: &[Value]) -> Vec<String> {
     let mut states: Vec<String> = tasks
         .iter()
-        .map(|ti| format!("{}={}", ti["task_id"].as_str().unwrap_or("?"), ti["state"].as_str().unwrap_or("none")))
+        .map(|ti| {
+            format!(
+                "{}={}",
+                ti["task_id"].as_str().unwrap_or("?"),
+                ti["state"].as_str().unwrap_or("none")
+            )
+        })
         .collect();
     states.sort();
     states
@@ -31,8 +39,14 @@ fn states(tasks: &[Value]) -> Vec<String> {
 
 fn wait_for_dag(api: &Api, dag_id: &str) {
     eventually(&format!("DAG {dag_id} is there"), PATIENCE, || {
-        let (status, body) = api.call("GET", &format!("/api/v2/dags/{dag_id}"), None).map_err(|e| e.to_string())?;
-        if status == 200 { Ok(()) } else { Err(format!("{body} {}", api.get("/api/v2/importErrors"))) }
+        let (status, body) = api
+            .call("GET", &format!("/api/v2/dags/{dag_id}"), None)
+            .map_err(|e| e.to_string())?;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{body} {}", api.get("/api/v2/importErrors")))
+        }
     });
 }
 
@@ -49,9 +63,14 @@ fn the_course_file_runs_unmodified() {
         assert!(harness::python().is_some() || !harness::required());
         return; // Not on a user's machine.
     };
-    let Some((installation, _process, api)) = standalone() else { return };
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
     for file in ["utils/__init__.py", "utils/callbacks.py", "simple_dag.py"] {
-        installation.dag(file, &std::fs::read_to_string(seeds.join(file)).unwrap_or_default());
+        installation.dag(
+            file,
+            &std::fs::read_to_string(seeds.join(file)).unwrap_or_default(),
+        );
     }
     wait_for_dag(&api, "simple_dag");
     let run_id = api.trigger("simple_dag", &json!({"logical_date": "2025-03-01T16:30:00Z"}));
@@ -66,12 +85,20 @@ fn the_course_file_runs_unmodified() {
         .filter(|line| line.starts_with("ds = ") || line.starts_with("macros.ds_add"))
         .collect();
     let expected: Vec<String> = (0..5)
-        .flat_map(|i| ["ds = 2025-03-02".to_owned(), format!("macros.ds_add(ds, {i}) = 2025-03-{:02}", 2 + i)])
+        .flat_map(|i| {
+            [
+                "ds = 2025-03-02".to_owned(),
+                format!("macros.ds_add(ds, {i}) = 2025-03-{:02}", 2 + i),
+            ]
+        })
         .collect();
     assert_eq!(lines, expected);
     for task in ["print_date", "sleep", "print_with_loop"] {
         let log = api.log("simple_dag", &run_id, task, 1);
-        let callbacks = log.iter().filter(|line| line.as_str() == format!("success_callback {task}")).count();
+        let callbacks = log
+            .iter()
+            .filter(|line| line.as_str() == format!("success_callback {task}"))
+            .count();
         assert_eq!(callbacks, 1, "{log:#?}");
     }
 }
@@ -83,10 +110,16 @@ fn our_examples_run_by_themselves() {
     installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "True");
     let process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    assert!(process.output().contains("Password for user 'admin':"), "{}", process.output());
+    assert!(
+        process.output().contains("Password for user 'admin':"),
+        "{}",
+        process.output()
+    );
     for dag_id in ["example_bash", "example_taskflow", "example_branches_and_retries"] {
         eventually(&format!("{dag_id} succeeds"), PATIENCE, || {
-            let (_, runs) = api.call("GET", &format!("/api/v2/dags/{dag_id}/dagRuns"), None).map_err(|e| e.to_string())?;
+            let (_, runs) = api
+                .call("GET", &format!("/api/v2/dags/{dag_id}/dagRuns"), None)
+                .map_err(|e| e.to_string())?;
             match runs["dag_runs"][0]["state"].as_str() {
                 Some("success") => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -142,26 +175,37 @@ with DAG("py", schedule=None, start_date=datetime(2025, 1, 1)):
 
 #[test]
 fn python_tasks_end_as_they_should() {
-    let Some((installation, _process, api)) = standalone() else { return };
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
     installation.dag("py.py", PYTHON_DAG);
     let (run_id, state) = run(&api, "py", json!({}));
     assert_eq!(state, "failed");
     assert_eq!(
         states(&api.tasks("py", &run_id)),
         [
-            "after=skipped", "dies=failed", "fails=failed", "give=success", "other=skipped", "skips=skipped", "take=success",
+            "after=skipped",
+            "dies=failed",
+            "fails=failed",
+            "give=success",
+            "other=skipped",
+            "skips=skipped",
+            "take=success",
             "too_slow=failed",
         ]
     );
     let has = |task: &str, number: u32, text: &str| {
         let log = api.log("py", &run_id, task, number);
-        assert!(log.iter().any(|line| line.contains(text)), "{task} {number}: {text:?} is not in {log:#?}");
+        assert!(
+            log.iter().any(|line| line.contains(text)),
+            "{task} {number}: {text:?} is not in {log:#?}"
+        );
     };
     has("take", 1, "variable 42");
     has("fails", 1, "Task failed with exception");
     has("fails", 1, "callback fails 1");
     has("fails", 2, "callback fails 2");
-    has("skips", 1, "not today");
+    has("skips", 1, "Skipping task.");
     has("dies", 1, "SIGKILL");
     let xcom = api.get(&format!(
         "/api/v2/dags/py/dagRuns/{}/taskInstances/give/xcomEntries/return_value",
@@ -180,15 +224,33 @@ fn bad_files_harm_only_themselves() {
     let bad = [
         ("syntax.py", format!("{head}def (:\n"), "SyntaxError"),
         ("endless.py", format!("{head}while True: pass\n"), "timeout"),
-        ("stubborn.py", format!("{head}import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True: pass\n"), "dag_file_processor_timeout"),
-        ("leaves.py", format!("{head}import os\nos._exit(0)\n"), "exit code 0"),
-        ("greedy.py", format!("{head}x = bytearray(1 << 30)\n"), "max_dag_file_memory_mb"),
+        (
+            "stubborn.py",
+            format!("{head}import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True: pass\n"),
+            "dag_file_processor_timeout",
+        ),
+        (
+            "leaves.py",
+            format!("{head}import os\nos._exit(0)\n"),
+            "exit code 0",
+        ),
+        (
+            "greedy.py",
+            format!("{head}x = bytearray(1 << 30)\n"),
+            "max_dag_file_memory_mb",
+        ),
         (
             "circle.py",
-            format!("{head}from airflow.providers.standard.operators.empty import EmptyOperator\nwith DAG('circle', schedule=None):\n    a, b = EmptyOperator(task_id='a'), EmptyOperator(task_id='b')\n    a >> b >> a\n"),
+            format!(
+                "{head}from airflow.providers.standard.operators.empty import EmptyOperator\nwith DAG('circle', schedule=None):\n    a, b = EmptyOperator(task_id='a'), EmptyOperator(task_id='b')\n    a >> b >> a\n"
+            ),
             "ycle",
         ),
-        ("schedule.py", format!("{head}with DAG('odd', schedule='61 * * * *'): pass\n"), "61"),
+        (
+            "schedule.py",
+            format!("{head}with DAG('odd', schedule='61 * * * *'): pass\n"),
+            "61",
+        ),
     ];
     for (name, text, _) in &bad {
         installation.dag(name, text);
@@ -204,52 +266,108 @@ fn bad_files_harm_only_themselves() {
     for (name, _, expected) in &bad {
         eventually(&format!("{name} has its import error"), PATIENCE, || {
             let errors = api.get("/api/v2/importErrors?limit=100");
-            let found = errors["import_errors"].as_array().into_iter().flatten().find(|error| error["filename"] == json!(name));
-            let trace = found.and_then(|error| error["stack_trace"].as_str()).unwrap_or_default();
-            if trace.contains(expected) { Ok(()) } else { Err(format!("{trace:?} in {errors}")) }
+            let found = errors["import_errors"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|error| error["filename"] == json!(name));
+            let trace = found
+                .and_then(|error| error["stack_trace"].as_str())
+                .unwrap_or_default();
+            if trace.contains(expected) {
+                Ok(())
+            } else {
+                Err(format!("{trace:?} in {errors}"))
+            }
         });
     }
     // Mended, it is an error no more; deleted, the DAG is gone.
     installation.dag("syntax.py", "# nothing\n");
     eventually("the error goes away", PATIENCE, || {
         let errors = api.get("/api/v2/importErrors?limit=100").to_string();
-        if errors.contains("syntax.py") { Err(errors) } else { Ok(()) }
+        if errors.contains("syntax.py") {
+            Err(errors)
+        } else {
+            Ok(())
+        }
     });
     installation.remove_dag("good.py");
     eventually("the DAG goes away", PATIENCE, || {
         let dags = api.get("/api/v2/dags").to_string();
-        if dags.contains("\"good\"") { Err(dags) } else { Ok(()) }
+        if dags.contains("\"good\"") {
+            Err(dags)
+        } else {
+            Ok(())
+        }
     });
 }
 
 #[test]
 fn requests_that_make_no_sense_get_clear_answers() {
-    let Some((installation, _process, api)) = standalone() else { return };
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
     installation.dag(
         "ok.py",
         "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\nwith DAG('ok', schedule=None):\n    BashOperator(task_id='t', bash_command='true')\n",
     );
     wait_for_dag(&api, "ok");
-    let call = |method: &str, path: &str, body: Value| api.call(method, path, Some(&body)).expect("an answer");
+    let call =
+        |method: &str, path: &str, body: Value| api.call(method, path, Some(&body)).expect("an answer");
     let runs = "/api/v2/dags/ok/dagRuns";
     let detail = |answer: &(u16, Value)| answer.1["detail"].to_string();
 
     let unknown = call("POST", "/api/v2/dags/nope/dagRuns", json!({"logical_date": null}));
-    assert_eq!((unknown.0, detail(&unknown).as_str()), (404, "\"Dag with dag_id: 'nope' not found\""));
+    assert_eq!(
+        (unknown.0, detail(&unknown).as_str()),
+        (404, "\"Dag with dag_id: 'nope' not found\"")
+    );
     let conf = call("POST", runs, json!({"logical_date": null, "conf": "x"}));
-    assert_eq!((conf.0, conf.1["detail"][0]["type"].as_str()), (422, Some("dict_type")));
+    assert_eq!(
+        (conf.0, conf.1["detail"][0]["type"].as_str()),
+        (422, Some("dict_type"))
+    );
     assert_eq!(call("POST", runs, json!({})).0, 422);
-    assert_eq!(call("POST", runs, json!({"logical_date": null, "extra": 1})).1["detail"][0]["type"], json!("extra_forbidden"));
+    assert_eq!(
+        call("POST", runs, json!({"logical_date": null, "extra": 1})).1["detail"][0]["type"],
+        json!("extra_forbidden")
+    );
     let name = json!({"logical_date": null, "dag_run_id": "once"});
     assert_eq!(call("POST", runs, name.clone()).0, 200);
     let twice = call("POST", runs, name);
-    assert_eq!((twice.0, twice.1["detail"]["reason"].as_str()), (409, Some("Unique constraint violation")));
-    assert_eq!(call("POST", runs, json!({"logical_date": null, "dag_run_id": "../etc"})).0, 400);
-    assert_eq!(api.raw("POST", runs, "{bad", "application/json").expect("an answer").0, 422);
+    assert_eq!(
+        (twice.0, twice.1["detail"]["reason"].as_str()),
+        (409, Some("Unique constraint violation"))
+    );
+    assert_eq!(
+        call(
+            "POST",
+            runs,
+            json!({"logical_date": null, "dag_run_id": "../etc"})
+        )
+        .0,
+        400
+    );
+    assert_eq!(
+        api.raw("POST", runs, "{bad", "application/json")
+            .expect("an answer")
+            .0,
+        422
+    );
 
     let stranger = Api::new(installation.port);
-    assert_eq!(stranger.call("GET", "/api/v2/dags", None).expect("an answer").0, 401);
-    assert_eq!(stranger.with_token("garbage").call("GET", "/api/v2/dags", None).expect("an answer").0, 403);
+    assert_eq!(
+        stranger.call("GET", "/api/v2/dags", None).expect("an answer").0,
+        401
+    );
+    assert_eq!(
+        stranger
+            .with_token("garbage")
+            .call("GET", "/api/v2/dags", None)
+            .expect("an answer")
+            .0,
+        403
+    );
     assert!(stranger.login("admin", "wrong").is_err());
     assert_eq!(api.call("GET", "/api/v2/dags/", None).expect("an answer").0, 404);
 }
@@ -257,13 +375,22 @@ fn requests_that_make_no_sense_get_clear_answers() {
 #[test]
 fn a_wrong_configuration_is_told_at_once() {
     let mut installation = Installation::new("/nonexistent/python");
-    installation.set("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://u:hunter2@h/d");
+    installation.set(
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "postgresql://u:hunter2@h/d",
+    );
     let (ok, text) = installation.run("updraft", &["standalone"]);
-    assert!(!ok && text.contains("sql_alchemy_conn") && text.contains("sqlite:////"), "{text}");
+    assert!(
+        !ok && text.contains("sql_alchemy_conn") && text.contains("sqlite:////"),
+        "{text}"
+    );
     assert!(!text.contains("hunter2"), "{text}");
     installation.set("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "mysql://u:p@127.0.0.1:1/d");
     let (ok, text) = installation.run("updraft", &["db", "check"]);
-    assert!(!ok && text.contains("cannot connect to MariaDB at 127.0.0.1:1"), "{text}");
+    assert!(
+        !ok && text.contains("cannot connect to MariaDB at 127.0.0.1:1"),
+        "{text}"
+    );
     installation.unset("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN");
     let (ok, text) = installation.run("updraft", &["dags", "list"]);
     assert!(!ok && text.contains("updraft db migrate"), "{text}");
@@ -285,15 +412,23 @@ fn a_python_without_the_sdk_is_told_and_the_rest_goes_on() {
         let told = output.contains("cannot run DAGs") && output.contains("apache-airflow-task-sdk");
         if told { Ok(()) } else { Err(output) }
     });
-    assert_eq!(api.get("/api/v2/monitor/health")["metadatabase"]["status"], json!("healthy"));
+    assert_eq!(
+        api.get("/api/v2/monitor/health")["metadatabase"]["status"],
+        json!("healthy")
+    );
 }
 
 #[test]
 fn variables_go_through_the_command_line() {
-    let Some((installation, _process, api)) = standalone() else { return };
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
     let run = |arguments: &[&str]| installation.run("updraft", arguments);
     assert!(run(&["variables", "set", "greeting", "hello"]).0);
-    assert_eq!(run(&["variables", "get", "greeting"]), (true, "hello\n".to_owned()));
+    assert_eq!(
+        run(&["variables", "get", "greeting"]),
+        (true, "hello\n".to_owned())
+    );
     let file = installation.path().join("v.json");
     let file = file.to_str().expect("a path");
     assert!(run(&["variables", "export", file]).0);
@@ -320,8 +455,15 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     wait_for_dag(&api, "chain");
     let run_id = api.trigger("chain", &json!({"logical_date": null}));
     eventually("the chain is under way", PATIENCE, || {
-        let lines = std::fs::read_to_string(&witness).unwrap_or_default().lines().count();
-        if lines >= 2 { Ok(()) } else { Err(lines.to_string()) }
+        let lines = std::fs::read_to_string(&witness)
+            .unwrap_or_default()
+            .lines()
+            .count();
+        if lines >= 2 {
+            Ok(())
+        } else {
+            Err(lines.to_string())
+        }
     });
     process.kill();
     let _again = installation.start("updraft", &["standalone"], &[]);

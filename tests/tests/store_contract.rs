@@ -10,7 +10,8 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration as StdDuration;
 use store::repo::{
-    Claimed, ClaimRequest, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, Report, Reported, WorkerRecord,
+    ClaimRequest, Claimed, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, Report, Reported,
+    WorkerRecord,
 };
 use store::{Cipher, Store, StoreError};
 use uuid::Uuid;
@@ -81,7 +82,12 @@ async fn world(store: Store, folder: tempfile::TempDir, tasks: usize) -> World {
         tx.save_dag(&parsed(&text), id, Utc::now()).await
     })
     .unwrap();
-    World { store, dag, version: saved.version_id, _folder: folder }
+    World {
+        store,
+        dag,
+        version: saved.version_id,
+        _folder: folder,
+    }
 }
 
 async fn sqlite(tasks: usize) -> World {
@@ -129,21 +135,32 @@ impl World {
     /// Schedules every task of a run.
     async fn schedule_all(&self, key: DagRunKey) {
         store::transact!(self.store, "schedule", |tx| {
-            let LockedRun::Mine(run) = tx.lock_run(key).await? else { panic!("the run is free") };
+            let LockedRun::Mine(run) = tx.lock_run(key).await? else {
+                panic!("the run is free")
+            };
             let moves: Vec<Move> = tx
                 .snapshot(key)
                 .await?
                 .into_iter()
-                .map(|ti| Move { id: ti.id, from: ti.state, decision: Decision::Schedule })
+                .map(|ti| Move {
+                    id: ti.id,
+                    from: ti.state,
+                    decision: Decision::Schedule,
+                })
                 .collect();
-            tx.apply_moves(&run, &self.dag, &moves, &mut ti_id, Utc::now()).await
+            tx.apply_moves(&run, &self.dag, &moves, &mut ti_id, Utc::now())
+                .await
         })
         .unwrap();
     }
 
     async fn dispatch(&self, by: WorkerId, parallelism: u32) -> Result<Vec<TaskInstanceId>, StoreError> {
-        let limits = DispatchLimits { scheduler: by, parallelism };
-        let dispatches = store::transact!(self.store, "dispatch", |tx| tx.dispatch(limits, Utc::now()).await)?;
+        let limits = DispatchLimits {
+            scheduler: by,
+            parallelism,
+        };
+        let dispatches =
+            store::transact!(self.store, "dispatch", |tx| tx.dispatch(limits, Utc::now()).await)?;
         Ok(dispatches.into_iter().map(|dispatch| dispatch.id).collect())
     }
 
@@ -155,7 +172,10 @@ impl World {
             queues: vec!["default".into()],
             concurrency: 4,
         };
-        store::transact!(self.store, "register", |tx| tx.register_worker(&worker, LEASE).await).unwrap();
+        store::transact!(self.store, "register", |tx| tx
+            .register_worker(&worker, LEASE)
+            .await)
+        .unwrap();
         worker.id
     }
 
@@ -179,7 +199,11 @@ impl World {
             outcome,
             end_date: Utc::now(),
             exit_cause: None,
-            xcoms: vec![NewXCom { key: "return_value".into(), value: "\"é\"".into(), mapped_length: None }],
+            xcoms: vec![NewXCom {
+                key: "return_value".into(),
+                value: "\"é\"".into(),
+                mapped_length: None,
+            }],
             rendered_fields: Some("{}".into()),
             map_label: None,
             next: None,
@@ -188,7 +212,15 @@ impl World {
     }
 
     async fn state(&self, id: TaskInstanceId) -> StateName {
-        self.store.reader().await.unwrap().task_instance_by_id(id).await.unwrap().unwrap().state
+        self.store
+            .reader()
+            .await
+            .unwrap()
+            .task_instance_by_id(id)
+            .await
+            .unwrap()
+            .unwrap()
+            .state
     }
 
     /// One task instance, queued.
@@ -206,7 +238,17 @@ async fn migrating_twice_changes_nothing_and_the_schema_is_checked() {
         assert!(world.store.migrate().await.unwrap().is_empty());
         world.store.check_schema().await.unwrap();
         world.store.reset().await.unwrap();
-        assert!(world.store.reader().await.unwrap().dags().await.unwrap().is_empty());
+        assert!(
+            world
+                .store
+                .reader()
+                .await
+                .unwrap()
+                .dags()
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let empty = Store::open_sqlite(&folder.path().join("empty.db")).await.unwrap();
@@ -219,7 +261,10 @@ async fn an_unchanged_dag_gets_no_new_version_and_a_changed_one_does() {
     for world in worlds(1).await {
         let save = async |text: &str| {
             let id = DagVersionId::new(Uuid::now_v7());
-            store::transact!(world.store, "save", |tx| tx.save_dag(&parsed(text), id, Utc::now()).await).unwrap()
+            store::transact!(world.store, "save", |tx| tx
+                .save_dag(&parsed(text), id, Utc::now())
+                .await)
+            .unwrap()
         };
         assert!(!save(&document(1)).await.is_new_version);
         let changed = save(&document(2)).await;
@@ -227,7 +272,10 @@ async fn an_unchanged_dag_gets_no_new_version_and_a_changed_one_does() {
         let mut db = world.store.reader().await.unwrap();
         let dag = db.dag(&"d".into()).await.unwrap().unwrap();
         assert_eq!((dag.version_number, dag.version_id), (2, changed.version_id));
-        assert_eq!(db.dag_version(world.version).await.unwrap().unwrap().source, "# source");
+        assert_eq!(
+            db.dag_version(world.version).await.unwrap().unwrap().source,
+            "# source"
+        );
     }
 }
 
@@ -235,7 +283,10 @@ async fn an_unchanged_dag_gets_no_new_version_and_a_changed_one_does() {
 async fn a_second_run_of_the_same_name_is_a_duplicate() {
     for world in worlds(1).await {
         world.run("same").await.unwrap();
-        assert!(matches!(world.run("same").await, Err(StoreError::Duplicate { .. })));
+        assert!(matches!(
+            world.run("same").await,
+            Err(StoreError::Duplicate { .. })
+        ));
     }
 }
 
@@ -266,7 +317,11 @@ async fn pools_and_parallelism_bound_what_is_queued() {
         assert_eq!(world.dispatch(one, 5).await.unwrap().len(), 0);
         store::transact!(world.store, "shrink", |tx| {
             let pool = tx.pools().await?.remove(0);
-            tx.update_pool(&"default_pool".into(), &store::repo::PoolRecord { slots: 8, ..pool }).await
+            tx.update_pool(
+                &"default_pool".into(),
+                &store::repo::PoolRecord { slots: 8, ..pool },
+            )
+            .await
         })
         .unwrap();
         assert_eq!(world.dispatch(two, 100).await.unwrap().len(), 3);
@@ -280,7 +335,11 @@ async fn schedulers_side_by_side_queue_each_task_once_and_never_overfill_a_pool(
         world.schedule_all(key).await;
         store::transact!(world.store, "shrink", |tx| {
             let pool = tx.pools().await?.remove(0);
-            tx.update_pool(&"default_pool".into(), &store::repo::PoolRecord { slots: 40, ..pool }).await
+            tx.update_pool(
+                &"default_pool".into(),
+                &store::repo::PoolRecord { slots: 40, ..pool },
+            )
+            .await
         })
         .unwrap();
         let turns = (0..4).map(|_| async {
@@ -312,8 +371,12 @@ async fn one_claim_wins_and_asking_again_gives_the_same_answer() {
     for world in worlds(1).await {
         let (_, id) = world.queued_one().await;
         let (a, b) = (world.register("a").await, world.register("b").await);
-        let Claimed::Granted(first) = world.claim(id, a, "one").await else { panic!("granted") };
-        let Claimed::Granted(again) = world.claim(id, a, "one").await else { panic!("the same answer") };
+        let Claimed::Granted(first) = world.claim(id, a, "one").await else {
+            panic!("granted")
+        };
+        let Claimed::Granted(again) = world.claim(id, a, "one").await else {
+            panic!("the same answer")
+        };
         assert_eq!(first.0.claim_epoch, again.0.claim_epoch);
         assert!(matches!(world.claim(id, b, "two").await, Claimed::Refused(_)));
         assert!(matches!(world.claim(id, a, "three").await, Claimed::Refused(_)));
@@ -324,10 +387,16 @@ async fn one_claim_wins_and_asking_again_gives_the_same_answer() {
 async fn a_worker_without_a_lease_gets_nothing() {
     for world in worlds(1).await {
         let (_, id) = world.queued_one().await;
-        assert!(matches!(world.claim(id, worker_id(), "x").await, Claimed::UnknownWorker));
+        assert!(matches!(
+            world.claim(id, worker_id(), "x").await,
+            Claimed::UnknownWorker
+        ));
         let retired = world.register("w").await;
         store::transact!(world.store, "retire", |tx| tx.retire_worker(retired).await).unwrap();
-        assert!(matches!(world.claim(id, retired, "y").await, Claimed::UnknownWorker));
+        assert!(matches!(
+            world.claim(id, retired, "y").await,
+            Claimed::UnknownWorker
+        ));
         assert_eq!(world.state(id).await, StateName::Queued);
     }
 }
@@ -338,16 +407,37 @@ async fn reports_may_come_twice_and_stale_ones_change_nothing() {
         let (key, id) = world.queued_one().await;
         let worker = world.register("w").await;
         world.claim(id, worker, "one").await;
-        assert!(matches!(world.report(id, 0, Outcome::Success).await, Reported::Stale(StateName::Running)));
-        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Applied(StateName::Success)));
-        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Repeated));
+        assert!(matches!(
+            world.report(id, 0, Outcome::Success).await,
+            Reported::Stale(StateName::Running)
+        ));
+        assert!(matches!(
+            world.report(id, 1, Outcome::Success).await,
+            Reported::Applied(StateName::Success)
+        ));
+        assert!(matches!(
+            world.report(id, 1, Outcome::Success).await,
+            Reported::Repeated
+        ));
         let failed = Outcome::Failed { retry_at: None };
-        assert!(matches!(world.report(id, 1, failed).await, Reported::Stale(StateName::Success)));
+        assert!(matches!(
+            world.report(id, 1, failed).await,
+            Reported::Stale(StateName::Success)
+        ));
         assert_eq!(world.state(id).await, StateName::Success);
         let mut db = world.store.reader().await.unwrap();
-        let xcom = db.xcom(key, &"t000".into(), model::MapIndex(-1), "return_value").await.unwrap().unwrap();
+        let xcom = db
+            .xcom(key, &"t000".into(), model::MapIndex(-1), "return_value")
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(xcom.value, "\"é\"");
-        assert!(!db.overlooked_runs(Utc::now() + Duration::seconds(1), 10).await.unwrap().is_empty());
+        assert!(
+            !db.overlooked_runs(Utc::now() + Duration::seconds(1), 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }
 
@@ -361,9 +451,17 @@ async fn a_retry_keeps_the_failed_try_in_the_history() {
         world.report(id, 1, Outcome::Failed { retry_at: Some(at) }).await;
         let mut db = world.store.reader().await.unwrap();
         let history = db.history(id).await.unwrap();
-        assert_eq!((history.len(), history[0].try_number, history[0].state.as_str()), (1, 1, "failed"));
+        assert_eq!(
+            (history.len(), history[0].try_number, history[0].state.as_str()),
+            (1, 1, "failed")
+        );
         assert!(db.runs_with_due_tasks(Utc::now(), 10).await.unwrap().is_empty());
-        assert_eq!(db.runs_with_due_tasks(at + Duration::seconds(1), 10).await.unwrap(), [key]);
+        assert_eq!(
+            db.runs_with_due_tasks(at + Duration::seconds(1), 10)
+                .await
+                .unwrap(),
+            [key]
+        );
     }
 }
 
@@ -380,16 +478,30 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
             queues: vec![],
             concurrency: 1,
         };
-        let earlier = store::transact!(world.store, "register", |tx| tx.register_worker(&second, LEASE).await).unwrap();
+        let earlier = store::transact!(world.store, "register", |tx| tx
+            .register_worker(&second, LEASE)
+            .await)
+        .unwrap();
         assert_eq!(earlier, [first]);
         store::transact!(world.store, "lose", |tx| {
             let lost = tx.tasks_of_worker(first).await?;
             tx.lose_all(&lost, 3, "worker_restarted", Utc::now()).await
         })
         .unwrap();
-        let ti = world.store.reader().await.unwrap().task_instance_by_id(id).await.unwrap().unwrap();
+        let ti = world
+            .store
+            .reader()
+            .await
+            .unwrap()
+            .task_instance_by_id(id)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((ti.state, ti.infra_losses), (StateName::UpForRetry, 1));
-        assert!(matches!(world.report(id, 1, Outcome::Success).await, Reported::Stale(_)));
+        assert!(matches!(
+            world.report(id, 1, Outcome::Success).await,
+            Reported::Stale(_)
+        ));
     }
 }
 
@@ -404,12 +516,27 @@ async fn leases_run_out_by_the_databases_clock() {
             concurrency: 1,
         };
         let none = StdDuration::ZERO;
-        store::transact!(world.store, "register", |tx| tx.register_worker(&worker, none).await).unwrap();
+        store::transact!(world.store, "register", |tx| tx
+            .register_worker(&worker, none)
+            .await)
+        .unwrap();
         tokio::time::sleep(StdDuration::from_millis(20)).await;
-        let (expired, alive) = world.store.reader().await.unwrap().expired_workers().await.unwrap();
+        let (expired, alive) = world
+            .store
+            .reader()
+            .await
+            .unwrap()
+            .expired_workers()
+            .await
+            .unwrap();
         assert_eq!((expired, alive), (vec![worker.id], 1));
         assert!(store::transact!(world.store, "expire", |tx| tx.expire_worker(worker.id).await).unwrap());
-        assert!(!store::transact!(world.store, "renew", |tx| tx.renew_lease(worker.id, LEASE, false).await).unwrap());
+        assert!(
+            !store::transact!(world.store, "renew", |tx| tx
+                .renew_lease(worker.id, LEASE, false)
+                .await)
+            .unwrap()
+        );
     }
 }
 
@@ -421,7 +548,10 @@ async fn a_run_is_planned_by_one_scheduler_at_a_time() {
     assert!(matches!(first.lock_run(key).await.unwrap(), LockedRun::Mine(_)));
     let mut second = world.store.begin().await.unwrap();
     assert!(matches!(second.lock_run(key).await.unwrap(), LockedRun::Busy));
-    assert!(matches!(second.lock_run(DagRunKey(-1)).await.unwrap(), LockedRun::Gone));
+    assert!(matches!(
+        second.lock_run(DagRunKey(-1)).await.unwrap(),
+        LockedRun::Gone
+    ));
 }
 
 #[tokio::test]
@@ -431,7 +561,10 @@ async fn the_claim_query_walks_its_index_on_both_databases() {
         world.schedule_all(key).await;
         let plan = world.store.explain_dispatch().await.unwrap();
         assert!(plan.contains("ix_ti_dispatch"), "{plan}");
-        assert!(!plan.to_lowercase().contains("filesort") && !plan.contains("TEMP B-TREE"), "{plan}");
+        assert!(
+            !plan.to_lowercase().contains("filesort") && !plan.contains("TEMP B-TREE"),
+            "{plan}"
+        );
     }
 }
 
@@ -439,10 +572,16 @@ async fn the_claim_query_walks_its_index_on_both_databases() {
 async fn secrets_are_stored_encrypted_and_read_back() {
     for world in worlds(1).await {
         let cipher = Cipher::new("MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=").unwrap();
-        store::transact!(world.store, "set", |tx| tx.set_variable("k", "s3cret", None, &cipher).await).unwrap();
+        store::transact!(world.store, "set", |tx| tx
+            .set_variable("k", "s3cret", None, &cipher)
+            .await)
+        .unwrap();
         let mut db = world.store.reader().await.unwrap();
         assert_eq!(db.variable("k", &cipher).await.unwrap().unwrap().value, "s3cret");
         assert!(db.variable("k", &Cipher::default()).await.is_err());
-        assert!(db.variable("K", &cipher).await.unwrap().is_none(), "names are told apart by case");
+        assert!(
+            db.variable("K", &cipher).await.unwrap().is_none(),
+            "names are told apart by case"
+        );
     }
 }

@@ -152,7 +152,11 @@ async fn claim(shared: &Shared, message: &TaskMessage) -> Option<Option<StartTas
     let claim_id = uuid::Uuid::new_v4().to_string();
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
-        match shared.control.claim(shared, message.task_instance, message.try_number, &claim_id).await {
+        match shared
+            .control
+            .claim(shared, message.task_instance, message.try_number, &claim_id)
+            .await
+        {
             Ok(reply) => match reply.outcome {
                 Some(Outcome::Start(start)) => return Some(Some(start)),
                 Some(Outcome::Refused(why)) => {

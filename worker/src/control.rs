@@ -5,8 +5,8 @@ use identity::Tokens;
 use model::{TaskInstanceId, TryNumber, WorkerId};
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{
-    AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply, HeartbeatRequest, LeaveRequest,
-    RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
+    HeartbeatRequest, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
 };
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
@@ -28,7 +28,13 @@ pub(crate) struct ControlPlane {
 pub(crate) fn is_transient(status: &Status) -> bool {
     matches!(
         status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::ResourceExhausted | Code::Unknown | Code::Internal
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::ResourceExhausted
+            | Code::Unknown
+            | Code::Internal
     )
 }
 
@@ -50,20 +56,28 @@ impl ControlPlane {
     }
 
     fn as_worker<T>(&self, message: T, id: WorkerId) -> Result<Request<T>, Status> {
-        let token = self.tokens.for_worker(id).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let token = self
+            .tokens
+            .for_worker(id)
+            .map_err(|error| Status::unauthenticated(error.to_string()))?;
         self.signed(message, &token, DEADLINE)
     }
 
     pub(crate) async fn register(&self, shared: &Shared, id: WorkerId) -> Result<RegisterReply, Status> {
         let message = RegisterRequest {
             worker_id: id.to_string(),
-            name: shared.name.clone(),
+            name: shared.name.mark().to_owned(),
             hostname: shared.hostname.clone(),
             queues: shared.config.updraft.queues.clone(),
             concurrency: shared.config.celery.worker_concurrency,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Ok(self.client.clone().register(self.as_worker(message, id)?).await?.into_inner())
+        Ok(self
+            .client
+            .clone()
+            .register(self.as_worker(message, id)?)
+            .await?
+            .into_inner())
     }
 
     pub(crate) async fn heartbeat(
@@ -72,13 +86,24 @@ impl ControlPlane {
         draining: bool,
         claims: Vec<Claim>,
     ) -> Result<HeartbeatReply, Status> {
-        let message = HeartbeatRequest { worker_id: id.to_string(), draining, claims };
-        Ok(self.client.clone().heartbeat(self.as_worker(message, id)?).await?.into_inner())
+        let message = HeartbeatRequest {
+            worker_id: id.to_string(),
+            draining,
+            claims,
+        };
+        Ok(self
+            .client
+            .clone()
+            .heartbeat(self.as_worker(message, id)?)
+            .await?
+            .into_inner())
     }
 
     /// Says goodbye. If it is not heard, the lease runs out instead.
     pub(crate) async fn leave(&self, id: WorkerId) {
-        let message = LeaveRequest { worker_id: id.to_string() };
+        let message = LeaveRequest {
+            worker_id: id.to_string(),
+        };
         if let Ok(request) = self.as_worker(message, id) {
             self.client.clone().leave(request).await.ok();
         }
@@ -101,16 +126,34 @@ impl ControlPlane {
             unixname: shared.unixname.clone(),
             pid: i64::from(std::process::id()),
         };
-        Ok(self.client.clone().claim(self.as_worker(message, id)?).await?.into_inner())
+        Ok(self
+            .client
+            .clone()
+            .claim(self.as_worker(message, id)?)
+            .await?
+            .into_inner())
     }
 
     pub(crate) async fn ask(&self, token: &str, request: Vec<u8>) -> Result<AskReply, Status> {
-        let request = self.signed(AskRequest { request: request.into() }, token, QUESTION)?;
+        let request = self.signed(
+            AskRequest {
+                request: request.into(),
+            },
+            token,
+            QUESTION,
+        )?;
         Ok(self.client.clone().ask(request).await?.into_inner())
     }
 
     pub(crate) async fn append_log(&self, token: &str, offset: u64, data: Vec<u8>) -> Result<u64, Status> {
-        let request = self.signed(AppendLogRequest { offset, data: data.into() }, token, DEADLINE)?;
+        let request = self.signed(
+            AppendLogRequest {
+                offset,
+                data: data.into(),
+            },
+            token,
+            DEADLINE,
+        )?;
         Ok(self.client.clone().append_log(request).await?.into_inner().length)
     }
 

@@ -28,7 +28,10 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
             }
             Err(status) => {
                 if !told {
-                    tracing::warn!("cannot register with the control plane at {}, trying again: {status}", shared.config.updraft.control_plane);
+                    tracing::warn!(
+                        "cannot register with the control plane at {}, trying again: {status}",
+                        shared.config.updraft.control_plane
+                    );
                     told = true;
                 }
                 tokio::time::sleep(wait).await;
@@ -51,7 +54,11 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
         }
         let sent = Instant::now();
         let draining = stop.draining().is_cancelled();
-        match shared.control.heartbeat(shared.id(), draining, shared.running.claims()).await {
+        match shared
+            .control
+            .heartbeat(shared.id(), draining, shared.running.claims())
+            .await
+        {
             Ok(reply) if reply.alive => {
                 shared.watchdog.renew(sent + lease.mul_f64(FENCE));
                 for claim in reply.stop {
@@ -74,6 +81,8 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
 /// The claims of the present life are void: stops what runs, then begins a new life.
 async fn start_over(shared: &Shared) -> Duration {
     shared.running.stop_all();
-    tokio::time::timeout(Duration::from_secs(10), shared.running.empty()).await.ok();
+    tokio::time::timeout(Duration::from_secs(10), shared.running.empty())
+        .await
+        .ok();
     register(shared).await
 }

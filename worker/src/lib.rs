@@ -9,6 +9,7 @@ mod control;
 mod heartbeat;
 mod log;
 mod mask;
+mod name;
 mod native;
 mod python_task;
 mod run;
@@ -22,6 +23,7 @@ use config::Config;
 use control::ControlPlane;
 use identity::Tokens;
 use model::{QueueName, WorkerId};
+pub use name::WorkerName;
 use python::ForkServer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +39,7 @@ pub struct Worker {
 
 pub(crate) struct Shared {
     config: Config,
-    name: String,
+    name: WorkerName,
     hostname: String,
     unixname: String,
     control: ControlPlane,
@@ -61,9 +63,9 @@ impl Worker {
         broker: Arc<dyn Broker>,
         python: Option<ForkServer>,
         watchdog: Watchdog,
+        name: WorkerName,
     ) -> Self {
         let hostname = bootstrap::hostname();
-        let name = name_of(config);
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {
             control: ControlPlane::new(channel, tokens),
@@ -79,7 +81,9 @@ impl Worker {
             register: Notify::new(),
             watchdog,
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Works until told to stop; then lets running tasks end.
@@ -102,9 +106,13 @@ impl Worker {
                 }
             });
         }
-        tracing::info!(name = %shared.name, queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
+        tracing::info!(name = shared.name.as_str(), queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
         for queue in &shared.config.updraft.queues {
-            consumers.spawn(claims::consume(Arc::clone(&shared), QueueName::new(queue.as_str()), stop.clone()));
+            consumers.spawn(claims::consume(
+                Arc::clone(&shared),
+                QueueName::new(queue.as_str()),
+                stop.clone(),
+            ));
         }
         while let Some(ended) = consumers.join_next().await {
             ended??;
@@ -117,12 +125,6 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-/// The worker's name, the same after a restart.
-pub fn name_of(config: &Config) -> String {
-    let default = || format!("{}:{}", bootstrap::hostname(), config.updraft.queues.join("+"));
-    config.updraft.worker_name.clone().unwrap_or_else(default)
 }
 
 impl Shared {
@@ -138,15 +140,24 @@ impl Shared {
     async fn drain(&self, stop: &Stop) {
         let count = self.running.len();
         if count > 0 {
-            tracing::info!(count, grace = self.config.updraft.drain_grace.as_secs(), "waiting for running tasks");
+            tracing::info!(
+                count,
+                grace = self.config.updraft.drain_grace.as_secs(),
+                "waiting for running tasks"
+            );
         }
         tokio::select! {
             () = self.running.empty() => return,
             () = stop.now().cancelled() => {}
             () = tokio::time::sleep(self.config.updraft.drain_grace) => {}
         }
-        tracing::warn!(count = self.running.len(), "stopping running tasks; they will be tried again elsewhere");
+        tracing::warn!(
+            count = self.running.len(),
+            "stopping running tasks; they will be tried again elsewhere"
+        );
         self.running.stop_all();
-        tokio::time::timeout(Duration::from_secs(10), self.running.empty()).await.ok();
+        tokio::time::timeout(Duration::from_secs(10), self.running.empty())
+            .await
+            .ok();
     }
 }

@@ -50,7 +50,10 @@ pub(crate) struct TryLog {
 impl TryLog {
     pub(crate) fn new(control: ControlPlane, token: &str, limit: u64, offset: u64) -> Self {
         let shared = Shared {
-            state: Mutex::new(State { sent: offset, ..State::default() }),
+            state: Mutex::new(State {
+                sent: offset,
+                ..State::default()
+            }),
             wrote: Notify::new(),
             drained: Notify::new(),
             limit,
@@ -59,7 +62,9 @@ impl TryLog {
             masker: Masker::default(),
             sending: tokio::sync::Mutex::new(()),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     pub(crate) fn masker(&self) -> &Masker {
@@ -78,7 +83,10 @@ impl TryLog {
     /// Writes one record with more fields.
     pub(crate) async fn record_with(&self, level: &str, logger: &str, event: &str, more: Map<String, Value>) {
         let mut record = Map::new();
-        record.insert("timestamp".to_owned(), model::time::rest_format(Utc::now()).into());
+        record.insert(
+            "timestamp".to_owned(),
+            model::time::rest_format(Utc::now()).into(),
+        );
         record.insert("event".to_owned(), event.into());
         record.insert("level".to_owned(), level.into());
         record.insert("logger".to_owned(), logger.into());
@@ -158,13 +166,21 @@ impl TryLog {
         let _turn = self.shared.sending.lock().await;
         let (offset, chunk) = {
             let state = self.lock();
-            (state.sent, state.waiting[..state.waiting.len().min(CHUNK)].to_vec())
+            (
+                state.sent,
+                state.waiting[..state.waiting.len().min(CHUNK)].to_vec(),
+            )
         };
         if chunk.is_empty() {
             return true;
         }
         let length = chunk.len();
-        match self.shared.control.append_log(&self.shared.token, offset, chunk).await {
+        match self
+            .shared
+            .control
+            .append_log(&self.shared.token, offset, chunk)
+            .await
+        {
             Ok(_) => self.acknowledge(length),
             Err(status) if is_transient(&status) => return false,
             Err(status) => {

@@ -7,9 +7,27 @@ use std::sync::{Mutex, PoisonError};
 const SHORTEST: usize = 5;
 /// Words in a name that make its value a secret (`airflow.sdk._shared.secrets_masker`).
 const SENSITIVE: [&str; 21] = [
-    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string", "dsn",
-    "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account", "service_key", "token",
-    "keyfile_dict", "webhook_url",
+    "access_key",
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth_header",
+    "authorization",
+    "bearer",
+    "connection_string",
+    "dsn",
+    "passphrase",
+    "passwd",
+    "password",
+    "private_key",
+    "proxy",
+    "proxies",
+    "secret",
+    "service_account",
+    "service_key",
+    "token",
+    "keyfile_dict",
+    "webhook_url",
 ];
 
 /// Whether a name says that its value is a secret.
@@ -58,7 +76,13 @@ impl Masker {
     /// The text with every secret replaced.
     pub(crate) fn mask(&self, text: String) -> String {
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        secrets.iter().fold(text, |text, secret| if text.contains(secret) { text.replace(secret, "***") } else { text })
+        secrets.iter().fold(text, |text, secret| {
+            if text.contains(secret) {
+                text.replace(secret, "***")
+            } else {
+                text
+            }
+        })
     }
 }
 
@@ -71,7 +95,10 @@ mod tests {
     fn secrets_are_masked_in_every_form_and_plain_values_are_not() {
         let masker = Masker::default();
         masker.add(&json!("p\"ss-word"), None);
-        masker.add(&json!({"password": "hunter2!", "host": "db.example", "nested": {"api_key": "abcdef"}}), None);
+        masker.add(
+            &json!({"password": "hunter2!", "host": "db.example", "nested": {"api_key": "abcdef"}}),
+            None,
+        );
         masker.add(&json!("visible"), Some("greeting"));
         let text = r#"p"ss-word p\"ss-word hunter2! db.example abcdef visible"#;
         assert_eq!(masker.mask(text.to_owned()), "*** *** *** db.example *** visible");

@@ -35,7 +35,13 @@ pub(crate) fn prepare(facts: &Facts, document: &Value) -> Result<NativeTask, Str
 }
 
 /// Runs a native task.
-pub(crate) async fn run(shared: &Shared, facts: &Facts, task: NativeTask, log: &TryLog, stop: &CancellationToken) -> End {
+pub(crate) async fn run(
+    shared: &Shared,
+    facts: &Facts,
+    task: NativeTask,
+    log: &TryLog,
+    stop: &CancellationToken,
+) -> End {
     match task {
         NativeTask::Empty => End::of(Ending::Success),
         NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,

@@ -32,21 +32,37 @@ const TRY: &str = "UPDRAFT_TRY";
 /// Runs a task in Python.
 pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> End {
     let Some(python) = &shared.python else {
-        return End::failure(facts, "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment");
+        return End::failure(
+            facts,
+            "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment",
+        );
     };
     let mark = format!("{}:{}", facts.ti("id"), facts.start.epoch);
     let child = match python.fork(&Work::Task, &[(TRY.to_owned(), mark.clone())]).await {
         Ok(child) => child,
         Err(error) => return End::failure(facts, error.to_string()),
     };
-    let mut supervision = Supervision { shared, facts, log, end: None, rendered: None, label: None };
+    let mut supervision = Supervision {
+        shared,
+        facts,
+        log,
+        end: None,
+        rendered: None,
+        label: None,
+    };
     let (end, was_killed) = supervision.supervise(child, stop).await;
     if was_killed {
         // What the task started in sessions of its own does not hear of its death.
         let mark = format!("{TRY}={mark}");
-        tokio::task::spawn_blocking(move || crate::watchdog::kill_all(&mark, None)).await.ok();
+        tokio::task::spawn_blocking(move || crate::watchdog::kill_all(&mark, None))
+            .await
+            .ok();
     }
-    End { rendered_fields: supervision.rendered.map(|fields| fields.to_string()), map_label: supervision.label, ..end }
+    End {
+        rendered_fields: supervision.rendered.map(|fields| fields.to_string()),
+        map_label: supervision.label,
+        ..end
+    }
 }
 
 struct Supervision<'a> {
@@ -63,8 +79,20 @@ impl Supervision<'_> {
     /// Supervises a child to its end. Tells how the try ended, and whether the child was killed.
     async fn supervise(&mut self, mut child: Child, stop: &CancellationToken) -> (End, bool) {
         let streams = [
-            (take(&mut child.stdout), Stream::Output { level: "info", logger: "task.stdout" }),
-            (take(&mut child.stderr), Stream::Output { level: "error", logger: "task.stderr" }),
+            (
+                take(&mut child.stdout),
+                Stream::Output {
+                    level: "info",
+                    logger: "task.stdout",
+                },
+            ),
+            (
+                take(&mut child.stderr),
+                Stream::Output {
+                    level: "error",
+                    logger: "task.stderr",
+                },
+            ),
             (take(&mut child.logs), Stream::Records),
         ];
         let mut readers = tokio::task::JoinSet::new();
@@ -75,7 +103,9 @@ impl Supervision<'_> {
         }
         let (cause, exit) = self.serve(&mut child, stop).await;
         // The log is complete before the report is made; but nobody waits for a grandchild that keeps a pipe open.
-        tokio::time::timeout(LEFTOVERS, async { while readers.join_next().await.is_some() {} }).await.ok();
+        tokio::time::timeout(LEFTOVERS, async { while readers.join_next().await.is_some() {} })
+            .await
+            .ok();
         let was_killed = cause.is_some() || !matches!(exit, ChildExit::Code(_));
         (self.verdict(cause, exit), was_killed)
     }
@@ -92,7 +122,9 @@ impl Supervision<'_> {
         let mut overtime: Option<Instant> = None;
         let mut open = cause.is_none();
         loop {
-            let deadline = kill_at.or(overtime).unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let deadline = kill_at
+                .or(overtime)
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 biased;
                 exit = &mut child.exit => return (cause, exit.unwrap_or(ChildExit::Lost)),
@@ -140,42 +172,80 @@ impl Supervision<'_> {
             Ok(message) => self.take_message(message),
             Err(_) => self.ask(&frame.body).await,
         };
-        let sent = write_reply(&mut child.requests, id, answer.body.as_ref(), answer.error.as_ref()).await;
+        let sent = write_reply(
+            &mut child.requests,
+            id,
+            answer.body.as_ref(),
+            answer.error.as_ref(),
+        )
+        .await;
         sent.map_err(|error| format!("the task could not be answered: {error}"))
     }
 
     /// What the supervisor itself deals with.
     fn take_message(&mut self, message: FromTask) -> Answer {
         let end = match message {
-            FromTask::SucceedTask { end_date, rendered_map_index } => {
+            FromTask::SucceedTask {
+                end_date,
+                rendered_map_index,
+            } => {
                 self.label = rendered_map_index.or(self.label.take());
-                End { end_date: instant(&end_date), ..End::of(Ending::Success) }
+                End {
+                    end_date: instant(&end_date),
+                    ..End::of(Ending::Success)
+                }
             }
-            FromTask::TaskState { state, end_date, rendered_map_index } => {
+            FromTask::TaskState {
+                state,
+                end_date,
+                rendered_map_index,
+            } => {
                 self.label = rendered_map_index.or(self.label.take());
                 let ending = match state.as_str() {
                     "skipped" => Ending::Skipped,
                     "removed" => Ending::Removed,
                     _ => Ending::Failed,
                 };
-                End { end_date: end_date.as_deref().and_then(instant), ..End::of(ending) }
+                End {
+                    end_date: end_date.as_deref().and_then(instant),
+                    ..End::of(ending)
+                }
             }
-            FromTask::RetryTask { end_date, retry_delay_seconds, rendered_map_index, .. } => {
+            FromTask::RetryTask {
+                end_date,
+                retry_delay_seconds,
+                rendered_map_index,
+                ..
+            } => {
                 self.label = rendered_map_index.or(self.label.take());
-                End { end_date: instant(&end_date), retry_delay: retry_delay_seconds, ..End::of(Ending::UpForRetry) }
+                End {
+                    end_date: instant(&end_date),
+                    retry_delay: retry_delay_seconds,
+                    ..End::of(Ending::UpForRetry)
+                }
             }
-            FromTask::RescheduleTask { reschedule_date, end_date } => End {
+            FromTask::RescheduleTask {
+                reschedule_date,
+                end_date,
+            } => End {
                 end_date: instant(&end_date),
                 reschedule_at: Some(instant(&reschedule_date).unwrap_or_else(Utc::now)),
                 ..End::of(Ending::Reschedule)
             },
             FromTask::DeferTask { classpath, .. } => {
-                let why = format!("the task defers to {classpath}, but deferrable operators are not supported yet");
-                End { exit_cause: Some(why), ..End::of(Ending::Failed) }
+                let why =
+                    format!("the task defers to {classpath}, but deferrable operators are not supported yet");
+                End {
+                    exit_cause: Some(why),
+                    ..End::of(Ending::Failed)
+                }
             }
             FromTask::AwaitInputTask { .. } => {
                 let why = "the task waits for a person, which is not supported yet".to_owned();
-                End { exit_cause: Some(why), ..End::of(Ending::Failed) }
+                End {
+                    exit_cause: Some(why),
+                    ..End::of(Ending::Failed)
+                }
             }
             FromTask::SetRenderedFields { rendered_fields } => {
                 self.rendered = Some(rendered_fields);
@@ -189,7 +259,9 @@ impl Supervision<'_> {
                 self.log.masker().add(&value, name.as_deref());
                 return Answer::done();
             }
-            FromTask::ResendLoggingFD => return Answer::failure(400, "the logging socket was handed over at the start"),
+            FromTask::ResendLoggingFD => {
+                return Answer::failure(400, "the logging socket was handed over at the start");
+            }
         };
         // A task says once how it ended; what comes later (from its callbacks) does not change that.
         self.end.get_or_insert(end);
@@ -198,10 +270,18 @@ impl Supervision<'_> {
 
     /// What the control plane answers.
     async fn ask(&self, body: &Value) -> Answer {
-        match self.shared.control.ask(&self.facts.start.token, body.to_string().into_bytes()).await {
+        match self
+            .shared
+            .control
+            .ask(&self.facts.start.token, body.to_string().into_bytes())
+            .await
+        {
             Ok(reply) => {
                 let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
-                let answer = Answer { body: read(&reply.body), error: read(&reply.error) };
+                let answer = Answer {
+                    body: read(&reply.body),
+                    error: read(&reply.error),
+                };
                 self.mask_connection(answer.body.as_ref());
                 answer
             }
@@ -210,13 +290,18 @@ impl Supervision<'_> {
     }
 
     fn mask_connection(&self, body: Option<&Value>) {
-        let Some(body) = body.filter(|body| body.get("type").and_then(Value::as_str) == Some("ConnectionResult")) else {
+        let Some(body) =
+            body.filter(|body| body.get("type").and_then(Value::as_str) == Some("ConnectionResult"))
+        else {
             return;
         };
         if let Some(password) = body.get("password").filter(|password| password.is_string()) {
             self.log.masker().add(password, None);
         }
-        let extra = body.get("extra").and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let extra = body
+            .get("extra")
+            .and_then(Value::as_str)
+            .and_then(|text| serde_json::from_str::<Value>(text).ok());
         if let Some(extra) = extra {
             self.log.masker().add(&extra, None);
         }
@@ -232,12 +317,18 @@ impl Supervision<'_> {
         match (said, exit) {
             (Some(end), _) => end,
             (None, ChildExit::Code(0)) => End::of(Ending::Success),
-            (None, ChildExit::Code(code)) => {
-                End::failure(self.facts, format!("Process exited abnormally with exit code {code}"))
-            }
+            (None, ChildExit::Code(code)) => End::failure(
+                self.facts,
+                format!("Process exited abnormally with exit code {code}"),
+            ),
             (None, ChildExit::Signal(signal)) => {
-                let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned());
-                let hint = if signal == Signal::SIGKILL as i32 { " Likely out of memory error (OOM)." } else { "" };
+                let name = Signal::try_from(signal)
+                    .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned());
+                let hint = if signal == Signal::SIGKILL as i32 {
+                    " Likely out of memory error (OOM)."
+                } else {
+                    ""
+                };
                 End::failure(self.facts, format!("Process terminated by signal {name}.{hint}"))
             }
             (None, ChildExit::Lost) => End::failure(self.facts, "Process lost with the Python fork server"),
@@ -255,7 +346,10 @@ fn take(stream: &mut UnixStream) -> Option<UnixStream> {
 }
 
 enum Stream {
-    Output { level: &'static str, logger: &'static str },
+    Output {
+        level: &'static str,
+        logger: &'static str,
+    },
     Records,
 }
 

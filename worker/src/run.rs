@@ -32,13 +32,24 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn of(ending: Ending) -> Self {
-        Self { ending, ..Self::default() }
+        Self {
+            ending,
+            ..Self::default()
+        }
     }
 
     /// A failure, followed by another try if the task has one left.
     pub(crate) fn failure(facts: &Facts, cause: impl Into<String>) -> Self {
-        let ending = if facts.should_retry { Ending::UpForRetry } else { Ending::Failed };
-        Self { ending, exit_cause: Some(cause.into()), ..Self::default() }
+        let ending = if facts.should_retry {
+            Ending::UpForRetry
+        } else {
+            Ending::Failed
+        };
+        Self {
+            ending,
+            exit_cause: Some(cause.into()),
+            ..Self::default()
+        }
     }
 }
 
@@ -55,23 +66,43 @@ pub(crate) struct Facts {
 impl Facts {
     fn new(start: StartTask) -> Self {
         let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
-        let native = serde_json::from_slice(&start.native).ok().filter(Value::is_object);
-        let should_retry = startup.pointer("/ti_context/should_retry").and_then(Value::as_bool).unwrap_or(false);
-        Self { start, startup, native, should_retry }
+        let native = serde_json::from_slice(&start.native)
+            .ok()
+            .filter(Value::is_object);
+        let should_retry = startup
+            .pointer("/ti_context/should_retry")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
+        Self {
+            start,
+            startup,
+            native,
+            should_retry,
+        }
     }
 
     /// A text of the task instance, such as `dag_id`.
     pub(crate) fn ti(&self, key: &str) -> &str {
-        self.startup.pointer("/ti").and_then(|ti| ti.get(key)).and_then(Value::as_str).unwrap_or_default()
+        self.startup
+            .pointer("/ti")
+            .and_then(|ti| ti.get(key))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// A text of the run, such as `logical_date`.
     pub(crate) fn run(&self, key: &str) -> Option<&str> {
-        self.startup.pointer("/ti_context/dag_run").and_then(|run| run.get(key)).and_then(Value::as_str)
+        self.startup
+            .pointer("/ti_context/dag_run")
+            .and_then(|run| run.get(key))
+            .and_then(Value::as_str)
     }
 
     pub(crate) fn try_number(&self) -> u64 {
-        self.startup.pointer("/ti/try_number").and_then(Value::as_u64).unwrap_or(1)
+        self.startup
+            .pointer("/ti/try_number")
+            .and_then(Value::as_u64)
+            .unwrap_or(1)
     }
 }
 
@@ -91,7 +122,12 @@ pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: Cancel
 
 async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken) {
     let start = &facts.start;
-    let log = TryLog::new(shared.control.clone(), &start.token, start.log_limit, start.log_offset);
+    let log = TryLog::new(
+        shared.control.clone(),
+        &start.token,
+        start.log_limit,
+        start.log_offset,
+    );
     let begin = Instant::now();
     let work = run(shared, facts, &log, stop);
     let (end, way) = tokio::select! {
@@ -100,7 +136,13 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
         () = log.send_along() => return,
     };
     metrics::counter!(metric::TASKS_ENDED, "ending" => end.ending.as_str_name(), "way" => way).increment(1);
-    tracing::debug!(task = facts.ti("task_id"), way, ending = end.ending.as_str_name(), ms = begin.elapsed().as_millis(), "task ended");
+    tracing::debug!(
+        task = facts.ti("task_id"),
+        way,
+        ending = end.ending.as_str_name(),
+        ms = begin.elapsed().as_millis(),
+        "task ended"
+    );
     if let Some(cause) = &end.exit_cause {
         log.record("error", "task", cause).await;
     }
@@ -109,7 +151,11 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
 
 /// Runs natively where that is possible, else in Python.
 async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> (End, &'static str) {
-    if let Some(document) = facts.native.as_ref().filter(|_| shared.config.updraft.native_tasks) {
+    if let Some(document) = facts
+        .native
+        .as_ref()
+        .filter(|_| shared.config.updraft.native_tasks)
+    {
         match native::prepare(facts, document) {
             Ok(task) => return (native::run(shared, facts, task, log, stop).await, "native"),
             // Rendering has no effects, so trying it here and then in Python is the same as only in Python.
@@ -142,7 +188,10 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
         match shared.control.report(&facts.start.token, request.clone()).await {
             Ok(reply) => {
                 if reply.stale {
-                    tracing::info!(task = facts.ti("task_id"), "the report came too late; it changed nothing");
+                    tracing::info!(
+                        task = facts.ti("task_id"),
+                        "the report came too late; it changed nothing"
+                    );
                 }
                 return;
             }
@@ -164,5 +213,8 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
 
 /// Fields for a log record.
 pub(crate) fn fields<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }

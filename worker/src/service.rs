@@ -1,7 +1,7 @@
 //! A worker as a process of its own.
 
-use crate::Worker;
 use crate::watchdog::{ARGUMENT, Watchdog};
+use crate::{Worker, WorkerName};
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
 use config::Config;
@@ -17,6 +17,7 @@ use tonic::transport::Endpoint;
 pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let tokens = tokens(&config)?;
     let broker = open_broker(&config, "worker")?;
+    let name = WorkerName::take(&config)?;
     let watchdog = Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?;
     let channel = Endpoint::from_shared(config.updraft.control_plane.clone())
         .context("[updraft] control_plane is not a URL such as http://api-server:50051")?
@@ -37,20 +38,26 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         lifecycle.stop().draining().clone(),
     );
     lifecycle.spawn("health", page);
-    let python = python_of(&config, &watchdog);
+    let python = python_of(&config, &watchdog, &name);
     if python.is_none() {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
     let grace = config.updraft.drain_grace + Duration::from_secs(20);
-    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, watchdog);
+    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, watchdog, name);
     lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
     lifecycle.run_to_end(grace).await?;
     broker.close().await;
     Ok(())
 }
 
-fn python_of(config: &Config, watchdog: &Watchdog) -> Option<python::ForkServer> {
+fn python_of(config: &Config, watchdog: &Watchdog, name: &WorkerName) -> Option<python::ForkServer> {
     let interpreter = config.updraft.python.clone()?;
-    let examples = Some(config.home.join(".updraft/examples")).filter(|path| config.core.load_examples && Path::exists(path));
-    Some(bootstrap::fork_server(config, interpreter, examples, &watchdog.environment(&crate::name_of(config))))
+    let examples = Some(config.home.join(".updraft/examples"))
+        .filter(|path| config.core.load_examples && Path::exists(path));
+    Some(bootstrap::fork_server(
+        config,
+        interpreter,
+        examples,
+        &watchdog.environment(name),
+    ))
 }

@@ -5,6 +5,7 @@
 //! It knows its wards by an environment variable that every process started by a worker inherits, so that neither new
 //! process groups nor new sessions escape it.
 
+use crate::WorkerName;
 use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,7 @@ pub const ARGUMENT: &str = "--watchdog";
 #[derive(Clone)]
 pub struct Watchdog {
     life: String,
-    pipe: Option<Arc<Mutex<std::process::Child>>>,
+    pipe: Arc<Mutex<std::process::Child>>,
 }
 
 impl Watchdog {
@@ -40,24 +41,24 @@ impl Watchdog {
             // Signals meant for the worker's process group must not reach it.
             .process_group_zero()
             .spawn()?;
-        Ok(Self { life, pipe: Some(Arc::new(Mutex::new(child))) })
-    }
-
-    /// No watchdog, for tests of the worker within one process.
-    pub fn none() -> Self {
-        Self { life: uuid::Uuid::new_v4().simple().to_string(), pipe: None }
+        Ok(Self {
+            life,
+            pipe: Arc::new(Mutex::new(child)),
+        })
     }
 
     /// The variables that everything started by the worker must have.
-    pub fn environment(&self, name: &str) -> [(String, String); 2] {
-        [(LIFE.to_owned(), self.life.clone()), (NAME.to_owned(), name.to_owned())]
+    pub fn environment(&self, name: &WorkerName) -> [(String, String); 2] {
+        [
+            (LIFE.to_owned(), self.life.clone()),
+            (NAME.to_owned(), name.mark().to_owned()),
+        ]
     }
 
     /// Tells that the lease is good until `deadline`.
     pub(crate) fn renew(&self, deadline: Instant) {
-        let Some(pipe) = &self.pipe else { return };
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        let mut child = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let written = child.stdin.as_mut().map(|pipe| writeln!(pipe, "{left}"));
         if !matches!(written, Some(Ok(()))) {
             tracing::error!("the watchdog is gone; tasks could outlive this worker");
@@ -65,11 +66,16 @@ impl Watchdog {
     }
 
     /// Kills what earlier lives of the worker of that name left running on this machine.
-    pub(crate) async fn sweep_earlier(&self, name: &str) {
-        let (mark, life) = (format!("{NAME}={name}"), format!("{LIFE}={}", self.life));
-        let swept = tokio::task::spawn_blocking(move || kill_all(&mark, Some(&life))).await.unwrap_or(0);
+    pub(crate) async fn sweep_earlier(&self, name: &WorkerName) {
+        let (mark, life) = (format!("{NAME}={}", name.mark()), format!("{LIFE}={}", self.life));
+        let swept = tokio::task::spawn_blocking(move || kill_all(&mark, Some(&life)))
+            .await
+            .unwrap_or(0);
         if swept > 0 {
-            tracing::warn!(count = swept, "killed processes that an earlier life of this worker left behind");
+            tracing::warn!(
+                count = swept,
+                "killed processes that an earlier life of this worker left behind"
+            );
         }
     }
 }
@@ -123,7 +129,10 @@ pub(crate) fn kill_all(mark: &str, spare: Option<&str>) -> usize {
     let own = Pid::this().as_raw();
     let (mut killed, mut clean) = (0, 0);
     for _ in 0..200 {
-        let wards: Vec<i32> = marked(mark, spare).into_iter().filter(|pid| *pid != own).collect();
+        let wards: Vec<i32> = marked(mark, spare)
+            .into_iter()
+            .filter(|pid| *pid != own)
+            .collect();
         if wards.is_empty() {
             clean += 1;
             if clean == 2 {
@@ -143,15 +152,22 @@ pub(crate) fn kill_all(mark: &str, spare: Option<&str>) -> usize {
 
 /// Live processes with `mark` in their environment as it was when they were started.
 fn marked(mark: &str, spare: Option<&str>) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let has = |environment: &[u8], text: &str| environment.split(|byte| *byte == 0).any(|entry| entry == text.as_bytes());
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let has = |environment: &[u8], text: &str| {
+        environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == text.as_bytes())
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
             // A zombie has no environment, so it is not found.
-            std::fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environment| has(&environment, mark) && !spare.is_some_and(|spare| has(&environment, spare)))
+            std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+                has(&environment, mark) && !spare.is_some_and(|spare| has(&environment, spare))
+            })
         })
         .collect()
 }

@@ -23,25 +23,43 @@ const LAYERS: [&str; 15] = [
     "updraft",
 ];
 /// Services, which know nothing of each other.
-const SERVICES: [&str; 4] = ["updraft-scheduler", "updraft-worker", "updraft-dag-processor", "updraft-api-server"];
+const SERVICES: [&str; 4] = [
+    "updraft-scheduler",
+    "updraft-worker",
+    "updraft-dag-processor",
+    "updraft-api-server",
+];
 /// Who alone may use these.
-const ROOMS: [(&str, &str); 4] =
-    [("sqlx", "updraft-store"), ("lapin", "updraft-broker"), ("minijinja", "updraft-worker"), ("rmpv", "updraft-python")];
+const ROOMS: [(&str, &str); 4] = [
+    ("sqlx", "updraft-store"),
+    ("lapin", "updraft-broker"),
+    ("minijinja", "updraft-worker"),
+    ("rmpv", "updraft-python"),
+];
 /// What the pure crates must not use.
 const IMPURE: [&str; 6] = ["tokio", "sqlx", "tonic", "lapin", "tracing", "async-trait"];
 
 pub(crate) fn check() -> anyhow::Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo).args(["metadata", "--no-deps", "--format-version", "1"]).output()?;
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()?;
     ensure!(output.status.success(), "cargo metadata failed");
     let facts: Value = serde_json::from_slice(&output.stdout)?;
-    let packages = facts["packages"].as_array().context("cargo metadata has no packages")?;
+    let packages = facts["packages"]
+        .as_array()
+        .context("cargo metadata has no packages")?;
     let mut broken = Vec::new();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
         let uses = package["dependencies"].as_array().into_iter().flatten();
-        let uses = uses.filter(|used| used["kind"].as_str() != Some("dev")).filter_map(|used| used["name"].as_str());
-        broken.extend(uses.filter(|used| !may_use(name, used)).map(|used| format!("{name} must not use {used}")));
+        let uses = uses
+            .filter(|used| used["kind"].as_str() != Some("dev"))
+            .filter_map(|used| used["name"].as_str());
+        broken.extend(
+            uses.filter(|used| !may_use(name, used))
+                .map(|used| format!("{name} must not use {used}")),
+        );
     }
     ensure!(broken.is_empty(), "{}", broken.join("\n"));
     Ok(())
@@ -49,9 +67,13 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 fn may_use(name: &str, used: &str) -> bool {
     let place = |name: &str| LAYERS.iter().position(|layer| *layer == name);
-    let upward = place(name).zip(place(used)).is_some_and(|(own, other)| own <= other);
+    let upward = place(name)
+        .zip(place(used))
+        .is_some_and(|(own, other)| own <= other);
     let across = SERVICES.contains(&name) && SERVICES.contains(&used);
-    let room = ROOMS.iter().any(|(client, owner)| *client == used && *owner != name);
+    let room = ROOMS
+        .iter()
+        .any(|(client, owner)| *client == used && *owner != name);
     let impure = matches!(name, "updraft-model" | "updraft-scheduling") && IMPURE.contains(&used);
     !(upward || across || room || impure)
 }

@@ -22,9 +22,18 @@ impl Services {
     /// How tests reach them.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         vec![
-            ("UPDRAFT_TEST_MARIADB".to_owned(), format!("mysql://updraft:updraft@127.0.0.1:{MARIADB_PORT}")),
-            ("UPDRAFT_TEST_RABBITMQ".to_owned(), format!("amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//")),
-            ("UPDRAFT_TEST_SERVICES".to_owned(), self.folder.to_string_lossy().into_owned()),
+            (
+                "UPDRAFT_TEST_MARIADB".to_owned(),
+                format!("mysql://updraft:updraft@127.0.0.1:{MARIADB_PORT}"),
+            ),
+            (
+                "UPDRAFT_TEST_RABBITMQ".to_owned(),
+                format!("amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//"),
+            ),
+            (
+                "UPDRAFT_TEST_SERVICES".to_owned(),
+                self.folder.to_string_lossy().into_owned(),
+            ),
         ]
     }
 }
@@ -39,13 +48,22 @@ pub(crate) fn build_folder() -> anyhow::Result<PathBuf> {
 
 fn found(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    Path::new(program).is_file() || path.split(':').any(|folder| Path::new(folder).join(program).is_file())
+    Path::new(program).is_file()
+        || path
+            .split(':')
+            .any(|folder| Path::new(folder).join(program).is_file())
 }
 
 fn install() -> anyhow::Result<()> {
-    let wanted = [("mariadbd", "mariadb-server"), (RABBITMQ_SERVER, "rabbitmq-server")];
-    let packages: Vec<&str> =
-        wanted.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    let wanted = [
+        ("mariadbd", "mariadb-server"),
+        (RABBITMQ_SERVER, "rabbitmq-server"),
+    ];
+    let packages: Vec<&str> = wanted
+        .iter()
+        .filter(|(program, _)| !found(program))
+        .map(|(_, package)| *package)
+        .collect();
     if packages.is_empty() {
         return Ok(());
     }
@@ -59,7 +77,12 @@ fn install() -> anyhow::Result<()> {
             .stdout(Stdio::null())
             .status()
             .context("tests need MariaDB and RabbitMQ; install mariadb-server and rabbitmq-server")?;
-        ensure!(status.success(), "apt-get {} failed; install {} yourself", arguments.join(" "), packages.join(" "));
+        ensure!(
+            status.success(),
+            "apt-get {} failed; install {} yourself",
+            arguments.join(" "),
+            packages.join(" ")
+        );
         Ok(())
     };
     apt(&["update", "-qq"])?;
@@ -75,14 +98,20 @@ fn listens(port: u16) -> bool {
 fn wait_for(name: &str, port: u16, log: &Path) -> anyhow::Result<()> {
     let begin = Instant::now();
     while !listens(port) {
-        ensure!(begin.elapsed() < PATIENCE, "{name} did not start; see {}", log.display());
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "{name} did not start; see {}",
+            log.display()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
 fn log_file(path: &Path) -> anyhow::Result<Stdio> {
-    Ok(Stdio::from(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?))
+    Ok(Stdio::from(
+        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+    ))
 }
 
 /// Starts both, unless they run.
@@ -106,7 +135,11 @@ fn start_mariadb(folder: &Path) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&data)?;
     }
     let made = Command::new("mariadb-install-db")
-        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .args([
+            "--no-defaults",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        ])
         .arg(format!("--user={user}"))
         .arg(format!("--datadir={}", data.display()))
         .stdout(Stdio::null())
@@ -164,7 +197,12 @@ fn start_rabbitmq(folder: &Path) -> anyhow::Result<()> {
 
 /// Starts a process that outlives this one.
 fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
-    command.stdin(Stdio::null()).stdout(log_file(log)?).stderr(Stdio::null()).process_group(0).spawn()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log_file(log)?)
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
     Ok(())
 }
 
@@ -174,7 +212,12 @@ pub(crate) fn stop() -> anyhow::Result<()> {
     for file in [folder.join("mariadb.pid"), folder.join("rabbitmq/pid")] {
         if let Ok(pid) = std::fs::read_to_string(&file) {
             // One that is gone is what we want.
-            Command::new("kill").arg("-9").arg(pid.trim()).stderr(Stdio::null()).status().ok();
+            Command::new("kill")
+                .arg("-9")
+                .arg(pid.trim())
+                .stderr(Stdio::null())
+                .status()
+                .ok();
         }
     }
     Ok(())

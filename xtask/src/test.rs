@@ -14,7 +14,9 @@ fn cargo() -> Command {
 fn step(name: &str, command: &mut Command) -> anyhow::Result<()> {
     say(&format!("== {name}"));
     let begin = Instant::now();
-    let status = command.status().with_context(|| format!("{name} cannot be started"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("{name} cannot be started"))?;
     ensure!(status.success(), "{name} failed");
     say(&format!("== {name}: {} s", begin.elapsed().as_secs()));
     Ok(())
@@ -27,7 +29,9 @@ fn python() -> anyhow::Result<PathBuf> {
     }
     let home = services::build_folder()?.join("python");
     std::fs::create_dir_all(&home)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(python::environment::ensure(&home, &say))?)
 }
 
@@ -36,7 +40,18 @@ pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
         step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
         step("arrows", cargo().args(["--version"]))?;
         arrows::check()?;
-        step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+        step(
+            "lints",
+            cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )?;
     }
     let python = python()?;
     let services = services::start()?;

@@ -37,7 +37,9 @@ fn json_of(text: &str) -> Value {
 }
 
 fn index(map_index: Option<i32>) -> MapIndex {
-    map_index.filter(|index| *index >= 0).map_or(MapIndex::UNMAPPED, MapIndex)
+    map_index
+        .filter(|index| *index >= 0)
+        .map_or(MapIndex::UNMAPPED, MapIndex)
 }
 
 fn texts(values: &[String]) -> Vec<store::sql::Value> {
@@ -52,7 +54,13 @@ fn slice(items: Vec<Value>, start: Option<i64>, stop: Option<i64>, step: Option<
         return Vec::new();
     }
     let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
-    let place = |at: i64| if at < 0 { (at + length).max(low) } else { at.min(high) };
+    let place = |at: i64| {
+        if at < 0 {
+            (at + length).max(low)
+        } else {
+            at.min(high)
+        }
+    };
     let start = start.map_or(if step > 0 { low } else { high }, place);
     let stop = stop.map_or(if step > 0 { high } else { low }, place);
     let mut out = Vec::new();
@@ -105,7 +113,9 @@ impl Asked<'_> {
             | Q::GetTaskBreadcrumbs { .. }
             | Q::GetPreviousTI { .. }
             | Q::GetTaskRescheduleStartDate {} => self.tasks(question).await?,
-            Q::ValidateInletsAndOutlets {} => Answer::of("InactiveAssetsResult", json!({"inactive_assets": []})),
+            Q::ValidateInletsAndOutlets {} => {
+                Answer::of("InactiveAssetsResult", json!({"inactive_assets": []}))
+            }
         })
     }
 
@@ -116,26 +126,48 @@ impl Asked<'_> {
                 Some(variable) => Answer::of("VariableResult", json!({"key": key, "value": variable.value})),
                 None => Answer::missing("VARIABLE_NOT_FOUND", json!({"key": key})),
             },
-            Question::GetVariableKeys { prefix, limit, offset } => {
+            Question::GetVariableKeys {
+                prefix,
+                limit,
+                offset,
+            } => {
                 let prefix = prefix.unwrap_or_default();
                 let all = self.db().await?.variables(cipher).await?;
-                let keys: Vec<String> =
-                    all.into_iter().map(|variable| variable.key).filter(|key| key.starts_with(&prefix)).collect();
-                let page: Vec<&String> = keys.iter().skip(offset.unwrap_or(0)).take(limit.unwrap_or(1000)).collect();
-                Answer::of("VariableKeysResult", json!({"keys": page, "total_entries": keys.len()}))
+                let keys: Vec<String> = all
+                    .into_iter()
+                    .map(|variable| variable.key)
+                    .filter(|key| key.starts_with(&prefix))
+                    .collect();
+                let page: Vec<&String> = keys
+                    .iter()
+                    .skip(offset.unwrap_or(0))
+                    .take(limit.unwrap_or(1000))
+                    .collect();
+                Answer::of(
+                    "VariableKeysResult",
+                    json!({"keys": page, "total_entries": keys.len()}),
+                )
             }
-            Question::PutVariable { key, value, description } => {
+            Question::PutVariable {
+                key,
+                value,
+                description,
+            } => {
                 let value = value.unwrap_or_default();
                 store::transact!(self.app.store, "put variable", |tx| {
-                    tx.set_variable(&key, &value, description.as_deref(), cipher).await
+                    tx.set_variable(&key, &value, description.as_deref(), cipher)
+                        .await
                 })?;
                 Answer::done()
             }
             Question::DeleteVariable { key } => {
-                store::transact!(self.app.store, "delete variable", |tx| tx.delete_variable(&key).await)?;
+                store::transact!(self.app.store, "delete variable", |tx| tx
+                    .delete_variable(&key)
+                    .await)?;
                 Answer::ok()
             }
-            Question::GetConnection { conn_id } => match self.db().await?.connection(&conn_id, cipher).await? {
+            Question::GetConnection { conn_id } => match self.db().await?.connection(&conn_id, cipher).await?
+            {
                 Some(c) => Answer::of(
                     "ConnectionResult",
                     json!({"conn_id": c.conn_id, "conn_type": c.conn_type, "host": c.host, "schema": c.schema,
@@ -148,23 +180,46 @@ impl Asked<'_> {
     }
 
     /// The key of a run; usually the task's own.
-    async fn run_key(&self, db: &mut Tx, dag_id: &str, run_id: &str) -> Result<Option<DagRunKey>, StoreError> {
+    async fn run_key(
+        &self,
+        db: &mut Tx,
+        dag_id: &str,
+        run_id: &str,
+    ) -> Result<Option<DagRunKey>, StoreError> {
         if self.ti.dag_id.as_str() == dag_id && self.ti.run_id.as_str() == run_id {
             return Ok(Some(self.ti.run_key));
         }
-        Ok(db.run(&DagId::new(dag_id), &RunId::new(run_id)).await?.map(|run| run.key))
+        Ok(db
+            .run(&DagId::new(dag_id), &RunId::new(run_id))
+            .await?
+            .map(|run| run.key))
     }
 
-    async fn series(&self, dag_id: &str, run_id: &str, task_id: &str, key: &str) -> Result<Vec<Value>, StoreError> {
+    async fn series(
+        &self,
+        dag_id: &str,
+        run_id: &str,
+        task_id: &str,
+        key: &str,
+    ) -> Result<Vec<Value>, StoreError> {
         let mut db = self.db().await?;
-        let Some(run) = self.run_key(&mut db, dag_id, run_id).await? else { return Ok(Vec::new()) };
+        let Some(run) = self.run_key(&mut db, dag_id, run_id).await? else {
+            return Ok(Vec::new());
+        };
         let series = db.xcom_series(run, &TaskId::new(task_id), key).await?;
         Ok(series.iter().map(|xcom| json_of(&xcom.value)).collect())
     }
 
     async fn xcoms(&self, question: Question) -> Result<Answer, StoreError> {
         Ok(match question {
-            Question::GetXCom { key, dag_id, run_id, task_id, map_index, include_prior_dates } => {
+            Question::GetXCom {
+                key,
+                dag_id,
+                run_id,
+                task_id,
+                map_index,
+                include_prior_dates,
+            } => {
                 let mut db = self.db().await?;
                 let task = TaskId::new(task_id);
                 let run = db.run(&DagId::new(dag_id.as_str()), &RunId::new(run_id)).await?;
@@ -172,7 +227,8 @@ impl Asked<'_> {
                     None => None,
                     Some(run) => match (include_prior_dates, run.logical_date) {
                         (true, Some(date)) => {
-                            db.xcom_with_past(&run.dag_id, date, &task, index(map_index), &key).await?
+                            db.xcom_with_past(&run.dag_id, date, &task, index(map_index), &key)
+                                .await?
                         }
                         _ => db.xcom(run.key, &task, index(map_index), &key).await?,
                     },
@@ -180,20 +236,45 @@ impl Asked<'_> {
                 let value = found.map_or(Value::Null, |xcom| json_of(&xcom.value));
                 Answer::of("XComResult", json!({"key": key, "value": value}))
             }
-            Question::SetXCom { key, value, dag_id, run_id, task_id, map_index, mapped_length } => {
+            Question::SetXCom {
+                key,
+                value,
+                dag_id,
+                run_id,
+                task_id,
+                map_index,
+                mapped_length,
+            } => {
                 let now = Utc::now();
-                let xcom = NewXCom { key, value: value.to_string(), mapped_length };
-                let (dag_id, run_id, task_id) = (DagId::new(dag_id), RunId::new(run_id), TaskId::new(task_id));
+                let xcom = NewXCom {
+                    key,
+                    value: value.to_string(),
+                    mapped_length,
+                };
+                let (dag_id, run_id, task_id) =
+                    (DagId::new(dag_id), RunId::new(run_id), TaskId::new(task_id));
                 let stored = store::transact!(self.app.store, "set xcom", |tx| {
-                    let ti = tx.task_instance(&dag_id, &run_id, &task_id, index(map_index)).await?;
+                    let ti = tx
+                        .task_instance(&dag_id, &run_id, &task_id, index(map_index))
+                        .await?;
                     match ti {
                         Some(ti) => tx.set_xcom(&ti, &xcom, now).await.map(|()| true),
                         None => Ok(false),
                     }
                 })?;
-                if stored { Answer::done() } else { Answer::failure(404, "the task instance does not exist") }
+                if stored {
+                    Answer::done()
+                } else {
+                    Answer::failure(404, "the task instance does not exist")
+                }
             }
-            Question::DeleteXCom { key, dag_id, run_id, task_id, map_index } => {
+            Question::DeleteXCom {
+                key,
+                dag_id,
+                run_id,
+                task_id,
+                map_index,
+            } => {
                 let run = self.run_key(&mut self.db().await?, &dag_id, &run_id).await?;
                 if let Some(run) = run {
                     let task_id = TaskId::new(task_id);
@@ -203,11 +284,22 @@ impl Asked<'_> {
                 }
                 Answer::done()
             }
-            Question::GetXComCount { key, dag_id, run_id, task_id } => {
+            Question::GetXComCount {
+                key,
+                dag_id,
+                run_id,
+                task_id,
+            } => {
                 let count = self.series(&dag_id, &run_id, &task_id, &key).await?.len();
                 Answer::of("XComCountResponse", json!({"len": count}))
             }
-            Question::GetXComSequenceItem { key, dag_id, run_id, task_id, offset } => {
+            Question::GetXComSequenceItem {
+                key,
+                dag_id,
+                run_id,
+                task_id,
+                offset,
+            } => {
                 let items = self.series(&dag_id, &run_id, &task_id, &key).await?;
                 let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
                 let at = usize::try_from(if offset < 0 { offset + length } else { offset }).ok();
@@ -219,9 +311,20 @@ impl Asked<'_> {
                     ),
                 }
             }
-            Question::GetXComSequenceSlice { key, dag_id, run_id, task_id, start, stop, step } => {
+            Question::GetXComSequenceSlice {
+                key,
+                dag_id,
+                run_id,
+                task_id,
+                start,
+                stop,
+                step,
+            } => {
                 let items = self.series(&dag_id, &run_id, &task_id, &key).await?;
-                Answer::of("XComSequenceSliceResult", json!({"root": slice(items, start, stop, step)}))
+                Answer::of(
+                    "XComSequenceSliceResult",
+                    json!({"root": slice(items, start, stop, step)}),
+                )
             }
             _ => Answer::failure(400, "Unhandled request"),
         })
@@ -237,12 +340,23 @@ impl Asked<'_> {
         };
         let tasks: Vec<(TaskId, MapIndex)> = tasks.iter().filter_map(name).collect();
         let (run, now) = (self.ti.run_key, Utc::now());
-        store::transact!(self.app.store, "skip downstream", |tx| tx.skip_tasks(run, &tasks, now).await)?;
+        store::transact!(self.app.store, "skip downstream", |tx| tx
+            .skip_tasks(run, &tasks, now)
+            .await)?;
         Ok(Answer::done())
     }
 
     async fn trigger(&self, question: Question) -> Result<Answer, StoreError> {
-        let Question::TriggerDagRun { dag_id, run_id, logical_date, run_after, conf, reset_dag_run, note } = question else {
+        let Question::TriggerDagRun {
+            dag_id,
+            run_id,
+            logical_date,
+            run_after,
+            conf,
+            reset_dag_run,
+            note,
+        } = question
+        else {
             return Ok(Answer::failure(400, "Unhandled request"));
         };
         let at = |text: Option<String>| text.and_then(|text| crate::rest_instant(&text));
@@ -264,9 +378,10 @@ impl Asked<'_> {
             Err(TriggerError::Duplicate { .. }) if reset_dag_run == Some(true) => {
                 self.reset(&request.dag_id, &RunId::new(run_id)).await
             }
-            Err(TriggerError::Duplicate { .. }) => {
-                Ok(Answer::missing("DAGRUN_ALREADY_EXISTS", json!({"dag_id": dag_id, "run_id": run_id})))
-            }
+            Err(TriggerError::Duplicate { .. }) => Ok(Answer::missing(
+                "DAGRUN_ALREADY_EXISTS",
+                json!({"dag_id": dag_id, "run_id": run_id}),
+            )),
             Err(TriggerError::Store(error)) => Err(error),
             Err(error @ TriggerError::UnknownDag(_)) => Ok(Answer::failure(404, error.to_string())),
             Err(error) => Ok(Answer::failure(400, error.to_string())),
@@ -277,7 +392,9 @@ impl Asked<'_> {
     async fn reset(&self, dag_id: &DagId, run_id: &RunId) -> Result<Answer, StoreError> {
         let now = Utc::now();
         store::transact!(self.app.store, "reset run", |tx| {
-            let Some(run) = tx.run(dag_id, run_id).await? else { return Ok(()) };
+            let Some(run) = tx.run(dag_id, run_id).await? else {
+                return Ok(());
+            };
             for ti in tx.task_instances_of(run.key).await? {
                 tx.clear_task_instance(&ti, ti.max_tries, now).await?;
             }
@@ -290,14 +407,18 @@ impl Asked<'_> {
     async fn runs(&self, question: Question) -> Result<Answer, StoreError> {
         let mut db = self.db().await?;
         Ok(match question {
-            Question::GetDagRun { dag_id, run_id } => match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
-                Some(run) => Answer::of("DagRunResult", dag_run(&run)),
-                None => Answer::failure(404, "the DAG run was not found"),
-            },
-            Question::GetDagRunState { dag_id, run_id } => match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
-                Some(run) => Answer::of("DagRunStateResult", json!({"state": run.state.as_str()})),
-                None => Answer::failure(404, "the DAG run was not found"),
-            },
+            Question::GetDagRun { dag_id, run_id } => {
+                match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
+                    Some(run) => Answer::of("DagRunResult", dag_run(&run)),
+                    None => Answer::failure(404, "the DAG run was not found"),
+                }
+            }
+            Question::GetDagRunState { dag_id, run_id } => {
+                match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
+                    Some(run) => Answer::of("DagRunStateResult", json!({"state": run.state.as_str()})),
+                    None => Answer::failure(404, "the DAG run was not found"),
+                }
+            }
             Question::GetDag { dag_id } => match db.dag(&DagId::new(dag_id)).await? {
                 Some(dag) => Answer::of(
                     "DagResult",
@@ -307,7 +428,12 @@ impl Asked<'_> {
                 ),
                 None => Answer::failure(404, "the DAG was not found"),
             },
-            Question::GetDRCount { dag_id, logical_dates, run_ids, states } => {
+            Question::GetDRCount {
+                dag_id,
+                logical_dates,
+                run_ids,
+                states,
+            } => {
                 let mut conditions = vec![Condition::Is("dag_id", dag_id.into())];
                 if let Some(run_ids) = run_ids {
                     conditions.push(Condition::In("run_id", texts(&run_ids)));
@@ -318,24 +444,42 @@ impl Asked<'_> {
                 if let Some(dates) = logical_dates {
                     conditions.push(Condition::In("logical_date", instants(&dates)));
                 }
-                let count = db.count_runs(&Listing { conditions, ..Listing::default() }).await?;
+                let count = db
+                    .count_runs(&Listing {
+                        conditions,
+                        ..Listing::default()
+                    })
+                    .await?;
                 Answer::of("DRCount", json!({"count": count}))
             }
-            Question::GetPreviousDagRun { dag_id, logical_date, state } => {
+            Question::GetPreviousDagRun {
+                dag_id,
+                logical_date,
+                state,
+            } => {
                 let state = state.and_then(|state| state.parse().ok());
                 let found = match crate::rest_instant(&logical_date) {
                     Some(date) => db.previous_run(&DagId::new(dag_id), date, state).await?,
                     None => None,
                 };
-                Answer::of("PreviousDagRunResult", json!({"dag_run": found.as_ref().map(dag_run)}))
+                Answer::of(
+                    "PreviousDagRunResult",
+                    json!({"dag_run": found.as_ref().map(dag_run)}),
+                )
             }
             Question::GetPrevSuccessfulDagRun {} => {
                 let own = db.run_by_key(self.ti.run_key).await?;
                 let found = match own.and_then(|run| run.logical_date) {
-                    Some(date) => db.previous_run(&self.ti.dag_id, date, Some(DagRunState::Success)).await?,
+                    Some(date) => {
+                        db.previous_run(&self.ti.dag_id, date, Some(DagRunState::Success))
+                            .await?
+                    }
                     None => None,
                 };
-                Answer::of("PrevSuccessfulDagRunResult", found.as_ref().map_or_else(|| json!({}), interval))
+                Answer::of(
+                    "PrevSuccessfulDagRunResult",
+                    found.as_ref().map_or_else(|| json!({}), interval),
+                )
             }
             _ => Answer::failure(400, "Unhandled request"),
         })
@@ -366,51 +510,122 @@ impl Asked<'_> {
             conditions.push(Condition::In("state", texts(&states)));
         }
         if let Some(dates) = logical_dates {
-            let by_date =
-                vec![Condition::Is("dag_id", dag_id.as_str().into()), Condition::In("logical_date", instants(&dates))];
-            let (runs, _) = db.runs(&Listing { conditions: by_date, limit: 10_000, ..Listing::default() }).await?;
-            conditions.push(Condition::In("run_key", runs.iter().map(|run| run.key.into()).collect()));
+            let by_date = vec![
+                Condition::Is("dag_id", dag_id.as_str().into()),
+                Condition::In("logical_date", instants(&dates)),
+            ];
+            let (runs, _) = db
+                .runs(&Listing {
+                    conditions: by_date,
+                    limit: 10_000,
+                    ..Listing::default()
+                })
+                .await?;
+            conditions.push(Condition::In(
+                "run_key",
+                runs.iter().map(|run| run.key.into()).collect(),
+            ));
         }
-        let order = vec![Order { column: "id", descending: false }];
-        Ok(db.task_instances(&Listing { conditions, order, limit: 100_000, offset: 0 }).await?.0)
+        let order = vec![Order {
+            column: "id",
+            descending: false,
+        }];
+        Ok(db
+            .task_instances(&Listing {
+                conditions,
+                order,
+                limit: 100_000,
+                offset: 0,
+            })
+            .await?
+            .0)
     }
 
     async fn tasks(&self, question: Question) -> Result<Answer, StoreError> {
         Ok(match question {
-            Question::GetTICount { task_group_id: Some(_), .. } | Question::GetTaskStates { task_group_id: Some(_), .. } => {
-                Answer::failure(400, "questions about task groups are not supported yet")
+            Question::GetTICount {
+                task_group_id: Some(_),
+                ..
             }
-            Question::GetTICount { dag_id, map_index, task_ids, logical_dates, run_ids, states, .. } => {
-                let tis = self.select(dag_id, map_index, task_ids, logical_dates, run_ids, states).await?;
+            | Question::GetTaskStates {
+                task_group_id: Some(_),
+                ..
+            } => Answer::failure(400, "questions about task groups are not supported yet"),
+            Question::GetTICount {
+                dag_id,
+                map_index,
+                task_ids,
+                logical_dates,
+                run_ids,
+                states,
+                ..
+            } => {
+                let tis = self
+                    .select(dag_id, map_index, task_ids, logical_dates, run_ids, states)
+                    .await?;
                 Answer::of("TICount", json!({"count": tis.len()}))
             }
-            Question::GetTaskStates { dag_id, map_index, task_ids, logical_dates, run_ids, .. } => {
+            Question::GetTaskStates {
+                dag_id,
+                map_index,
+                task_ids,
+                logical_dates,
+                run_ids,
+                ..
+            } => {
                 let mut states: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
-                for ti in self.select(dag_id, map_index, task_ids, logical_dates, run_ids, None).await? {
+                for ti in self
+                    .select(dag_id, map_index, task_ids, logical_dates, run_ids, None)
+                    .await?
+                {
                     let name = match ti.map_index.0 {
                         ..0 => ti.task_id.to_string(),
                         index => format!("{}_{index}", ti.task_id),
                     };
-                    states.entry(ti.run_id.to_string()).or_default().insert(name, json!(ti.state.rest_word()));
+                    states
+                        .entry(ti.run_id.to_string())
+                        .or_default()
+                        .insert(name, json!(ti.state.rest_word()));
                 }
                 Answer::of("TaskStatesResult", json!({"task_states": states}))
             }
             Question::GetTaskBreadcrumbs { dag_id, run_id } => {
-                let tis = self.select(dag_id, None, None, None, Some(vec![run_id]), None).await?;
+                let tis = self
+                    .select(dag_id, None, None, None, Some(vec![run_id]), None)
+                    .await?;
                 let crumb = |ti: &TaskInstanceRecord| {
                     json!({"task_id": ti.task_id, "map_index": ti.map_index, "state": ti.state.as_str(),
                            "operator": ti.operator, "duration": ti.duration()})
                 };
-                let crumbs: Vec<Value> = tis.iter().filter(|ti| ti.state.is_finished()).map(crumb).collect();
+                let crumbs: Vec<Value> = tis
+                    .iter()
+                    .filter(|ti| ti.state.is_finished())
+                    .map(crumb)
+                    .collect();
                 Answer::of("TaskBreadcrumbsResult", json!({"breadcrumbs": crumbs}))
             }
-            Question::GetPreviousTI { dag_id, task_id, logical_date, map_index, state } => {
-                let found = self.previous(&dag_id, &task_id, logical_date, map_index, state).await?;
+            Question::GetPreviousTI {
+                dag_id,
+                task_id,
+                logical_date,
+                map_index,
+                state,
+            } => {
+                let found = self
+                    .previous(&dag_id, &task_id, logical_date, map_index, state)
+                    .await?;
                 Answer::of("PreviousTIResult", json!({"task_instance": found}))
             }
             Question::GetTaskRescheduleStartDate {} => {
-                let first = if self.ti.reschedules > 0 { self.ti.first_start } else { None };
-                Answer::of("TaskRescheduleStartDate", json!({"start_date": first.map(rest_format)}))
+                let first = if self.ti.reschedules > 0 {
+                    self.ti.first_start
+                } else {
+                    None
+                };
+                Answer::of(
+                    "TaskRescheduleStartDate",
+                    json!({"start_date": first.map(rest_format)}),
+                )
             }
             _ => Answer::failure(400, "Unhandled request"),
         })
@@ -431,10 +646,16 @@ impl Asked<'_> {
         // Walks back from run to run; a task that was skipped for years is not looked for for ever.
         for _ in 0..100 {
             let Some(date) = before else { return Ok(None) };
-            let Some(run) = db.previous_run(&dag_id, date, None).await? else { return Ok(None) };
+            let Some(run) = db.previous_run(&dag_id, date, None).await? else {
+                return Ok(None);
+            };
             before = run.logical_date;
-            let ti = db.task_instance(&dag_id, &run.run_id, &TaskId::new(task_id), index(map_index)).await?;
-            let Some(ti) = ti.filter(|ti| wanted.is_none_or(|wanted| ti.state == wanted)) else { continue };
+            let ti = db
+                .task_instance(&dag_id, &run.run_id, &TaskId::new(task_id), index(map_index))
+                .await?;
+            let Some(ti) = ti.filter(|ti| wanted.is_none_or(|wanted| ti.state == wanted)) else {
+                continue;
+            };
             let when = |at: Option<Timestamp>| at.map(rest_format);
             return Ok(Some(json!({
                 "task_id": ti.task_id, "dag_id": ti.dag_id, "run_id": ti.run_id, "logical_date": when(run.logical_date),
@@ -447,7 +668,11 @@ impl Asked<'_> {
 }
 
 fn instants(texts: &[String]) -> Vec<store::sql::Value> {
-    texts.iter().filter_map(|text| crate::rest_instant(text)).map(Into::into).collect()
+    texts
+        .iter()
+        .filter_map(|text| crate::rest_instant(text))
+        .map(Into::into)
+        .collect()
 }
 
 #[cfg(test)]
@@ -457,7 +682,12 @@ mod tests {
     #[test]
     fn slices_are_those_of_python() {
         let items = || (0..5).map(Value::from).collect::<Vec<_>>();
-        let cut = |start, stop, step| slice(items(), start, stop, step).iter().filter_map(Value::as_i64).collect::<Vec<_>>();
+        let cut = |start, stop, step| {
+            slice(items(), start, stop, step)
+                .iter()
+                .filter_map(Value::as_i64)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(cut(None, None, None), [0, 1, 2, 3, 4]);
         assert_eq!(cut(Some(1), Some(-1), None), [1, 2, 3]);
         assert_eq!(cut(None, None, Some(-1)), [4, 3, 2, 1, 0]);

@@ -10,7 +10,9 @@ use model::dag_run::DagRunType;
 use model::time::rest_format;
 use model::{DagId, MapIndex, RunId, TaskId};
 use proto::v1::run_service_server::RunService;
-use proto::v1::{LogLines, Run, RunName, RunUpdate, TailLogRequest, TaskState, TriggerRequest as TriggerMessage};
+use proto::v1::{
+    LogLines, Run, RunName, RunUpdate, TailLogRequest, TaskState, TriggerRequest as TriggerMessage,
+};
 use std::pin::Pin;
 use std::time::Duration;
 use store::StoreError;
@@ -54,7 +56,11 @@ impl Runs {
         if self.app.config.core.all_admins {
             return Ok("Anonymous".to_owned());
         }
-        let user = self.app.tokens.user(token_of(request)?).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let user = self
+            .app
+            .tokens
+            .user(token_of(request)?)
+            .map_err(|error| Status::unauthenticated(error.to_string()))?;
         match user.role.as_deref().and_then(Role::parse) {
             Some(own) if own >= role => Ok(user.sub),
             Some(_) | None => Err(Status::permission_denied("Forbidden")),
@@ -64,7 +70,11 @@ impl Runs {
     async fn find(&self, name: &RunName) -> Result<RunRecord, Status> {
         let found = async {
             let mut db = self.app.store.reader().await?;
-            db.run(&DagId::new(name.dag_id.as_str()), &RunId::new(name.run_id.as_str())).await
+            db.run(
+                &DagId::new(name.dag_id.as_str()),
+                &RunId::new(name.run_id.as_str()),
+            )
+            .await
         };
         let found = found.await.map_err(|error: StoreError| store_status(&error))?;
         found.ok_or_else(|| Status::not_found(format!("DAG {} has no run {}", name.dag_id, name.run_id)))
@@ -80,7 +90,10 @@ impl Runs {
             state: ti.state.rest_word().unwrap_or_default().to_owned(),
             try_number: ti.try_number.0,
         });
-        let update = RunUpdate { run: Some(shown(&run)), tasks: tasks.collect() };
+        let update = RunUpdate {
+            run: Some(shown(&run)),
+            tasks: tasks.collect(),
+        };
         Ok((update, run.state.is_finished()))
     }
 
@@ -117,16 +130,29 @@ impl Runs {
     }
 
     async fn tail_to_end(self, request: TailLogRequest, sender: Sender<Result<LogLines, Status>>) {
-        let (dag_id, run_id) = (DagId::new(request.dag_id.as_str()), RunId::new(request.run_id.as_str()));
+        let (dag_id, run_id) = (
+            DagId::new(request.dag_id.as_str()),
+            RunId::new(request.run_id.as_str()),
+        );
         let (task_id, map_index) = (TaskId::new(request.task_id.as_str()), MapIndex(request.map_index));
         let mut try_number = request.try_number;
         let mut offset = 0;
         loop {
-            let found = async { self.app.store.reader().await?.task_instance(&dag_id, &run_id, &task_id, map_index).await };
+            let found = async {
+                self.app
+                    .store
+                    .reader()
+                    .await?
+                    .task_instance(&dag_id, &run_id, &task_id, map_index)
+                    .await
+            };
             let ti = match found.await {
                 Ok(Some(ti)) => ti,
                 Ok(None) => {
-                    sender.send(Err(Status::not_found("there is no such task instance"))).await.ok();
+                    sender
+                        .send(Err(Status::not_found("there is no such task instance")))
+                        .await
+                        .ok();
                     return;
                 }
                 Err(error) => {
@@ -137,7 +163,10 @@ impl Runs {
             if try_number == 0 {
                 try_number = ti.try_number.0;
             }
-            let ended = try_number > 0 && (ti.state.is_finished() || ti.try_number.0 > try_number || ti.state == model::task_instance::StateName::UpForRetry);
+            let ended = try_number > 0
+                && (ti.state.is_finished()
+                    || ti.try_number.0 > try_number
+                    || ti.state == model::task_instance::StateName::UpForRetry);
             if try_number > 0 {
                 let name = LogName {
                     dag_id: dag_id.clone(),
@@ -152,7 +181,10 @@ impl Runs {
                     && !bytes.is_empty()
                 {
                     offset = end;
-                    let lines = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
+                    let lines = String::from_utf8_lossy(&bytes)
+                        .lines()
+                        .map(str::to_owned)
+                        .collect();
                     if sender.send(Ok(LogLines { lines })).await.is_err() {
                         return;
                     }
@@ -182,14 +214,19 @@ impl RunService for Runs {
         let invalid = |text: String| Status::invalid_argument(text);
         let conf = match message.conf.as_str() {
             "" => serde_json::json!({}),
-            text => serde_json::from_str(text).map_err(|error| invalid(format!("conf is not JSON: {error}")))?,
+            text => {
+                serde_json::from_str(text).map_err(|error| invalid(format!("conf is not JSON: {error}")))?
+            }
         };
         if !conf.is_object() {
             return Err(invalid("conf is not a JSON object".to_owned()));
         }
         let logical_date = match message.logical_date.as_str() {
             "" => None,
-            text => Some(crate::rest_instant(text).ok_or_else(|| invalid(format!("{text:?} is not an RFC 3339 instant")))?),
+            text => Some(
+                crate::rest_instant(text)
+                    .ok_or_else(|| invalid(format!("{text:?} is not an RFC 3339 instant")))?,
+            ),
         };
         let wish = TriggerRequest {
             dag_id: DagId::new(message.dag_id),
@@ -204,13 +241,15 @@ impl RunService for Runs {
             user: Some(user),
         };
         let app = &self.app;
-        let run = trigger_run(&app.store, &app.graphs, &*app.broker, &wish).await.map_err(|error| match &error {
-            TriggerError::UnknownDag(_) => Status::not_found(error.to_string()),
-            TriggerError::ImportErrors(_) => Status::failed_precondition(error.to_string()),
-            TriggerError::Invalid(_) => Status::invalid_argument(error.to_string()),
-            TriggerError::Duplicate { .. } => Status::already_exists(error.to_string()),
-            TriggerError::Store(error) => store_status(error),
-        })?;
+        let run = trigger_run(&app.store, &app.graphs, &*app.broker, &wish)
+            .await
+            .map_err(|error| match &error {
+                TriggerError::UnknownDag(_) => Status::not_found(error.to_string()),
+                TriggerError::ImportErrors(_) => Status::failed_precondition(error.to_string()),
+                TriggerError::Invalid(_) => Status::invalid_argument(error.to_string()),
+                TriggerError::Duplicate { .. } => Status::already_exists(error.to_string()),
+                TriggerError::Store(error) => store_status(error),
+            })?;
         Ok(Response::new(shown(&run)))
     }
 
@@ -227,7 +266,10 @@ impl RunService for Runs {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn tail_log(&self, request: Request<TailLogRequest>) -> Result<Response<Self::TailLogStream>, Status> {
+    async fn tail_log(
+        &self,
+        request: Request<TailLogRequest>,
+    ) -> Result<Response<Self::TailLogStream>, Status> {
         self.user(&request, Role::Viewer)?;
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(self.clone().tail_to_end(request.into_inner(), sender));

@@ -42,7 +42,8 @@ pub(super) fn start_task(
     graph: &Graph,
     worker: WorkerId,
 ) -> Result<StartTask, Status> {
-    let span = tracing::info_span!("task.claim", dag.id = %ti.dag_id, run.id = %ti.run_id, task.id = %ti.task_id);
+    let span =
+        tracing::info_span!("task.claim", dag.id = %ti.dag_id, run.id = %ti.run_id, task.id = %ti.task_id);
     telemetry::set_parent(&span, run.trace_context.as_deref());
     let trace_context = telemetry::context_of(&span);
     let start_date = rest_format(ti.start_date.unwrap_or_else(chrono::Utc::now));
@@ -63,12 +64,25 @@ pub(super) fn start_task(
         task_reschedule_count: ti.reschedules,
         first_start: ti.first_start.map(rest_format),
         next_method: ti.next_method.clone(),
-        next_kwargs: ti.next_kwargs.as_deref().and_then(|text| serde_json::from_str(text).ok()),
-        trace_context: trace_context.clone().map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
+        next_kwargs: ti
+            .next_kwargs
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok()),
+        trace_context: trace_context
+            .clone()
+            .map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
         dag_run: dag_run(run),
     };
-    let claim = ClaimToken { task_instance: ti.id, epoch: ti.claim_epoch, try_number: ti.try_number.0, worker };
-    let token = app.tokens.for_claim(&claim).map_err(|error| Status::internal(error.to_string()))?;
+    let claim = ClaimToken {
+        task_instance: ti.id,
+        epoch: ti.claim_epoch,
+        try_number: ti.try_number.0,
+        worker,
+    };
+    let token = app
+        .tokens
+        .for_claim(&claim)
+        .map_err(|error| Status::internal(error.to_string()))?;
     let task = graph.dag.task(&ti.task_id);
     let name = LogName {
         dag_id: ti.dag_id.clone(),
@@ -77,13 +91,19 @@ pub(super) fn start_task(
         map_index: ti.map_index,
         try_number: ti.try_number.0,
     };
-    let native = graph.native.get(ti.task_id.as_str()).map(Value::to_string).unwrap_or_default();
+    let native = graph
+        .native
+        .get(ti.task_id.as_str())
+        .map(Value::to_string)
+        .unwrap_or_default();
     Ok(StartTask {
         epoch: ti.claim_epoch.0,
         token,
         startup: startup.message().to_string().into(),
         native: native.into(),
-        execution_timeout: task.and_then(|task| task.execution_timeout).map_or(0.0, |limit| limit.as_seconds_f64()),
+        execution_timeout: task
+            .and_then(|task| task.execution_timeout)
+            .map_or(0.0, |limit| limit.as_seconds_f64()),
         log_limit: app.config.updraft.max_task_log_bytes,
         trace_context: trace_context.unwrap_or_default(),
         log_offset: app.logs.length(&name),

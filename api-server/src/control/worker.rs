@@ -12,8 +12,8 @@ use model::{ClaimEpoch, TryNumber, WorkerId};
 use proto::v1::claim_reply::Outcome as ClaimOutcome;
 use proto::v1::worker_service_server::WorkerService;
 use proto::v1::{
-    AppendLogReply, AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply, HeartbeatRequest,
-    LeaveReply, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    AppendLogReply, AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
+    HeartbeatRequest, LeaveReply, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
 };
 use python::messages::Question;
 use std::collections::HashSet;
@@ -27,13 +27,18 @@ pub(crate) struct Workers {
 }
 
 fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Status> {
-    text.parse().map_err(|_| Status::invalid_argument(format!("{what} {text:?} is not one")))
+    text.parse()
+        .map_err(|_| Status::invalid_argument(format!("{what} {text:?} is not one")))
 }
 
 impl Workers {
     /// The worker that a call is from; it may speak only for itself.
     fn worker<T>(&self, request: &Request<T>, claimed: &str) -> Result<WorkerId, Status> {
-        let id = self.app.tokens.worker(token_of(request)?).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let id = self
+            .app
+            .tokens
+            .worker(token_of(request)?)
+            .map_err(|error| Status::unauthenticated(error.to_string()))?;
         if id.to_string() == claimed {
             return Ok(id);
         }
@@ -41,19 +46,43 @@ impl Workers {
     }
 
     fn claim<T>(&self, request: &Request<T>) -> Result<ClaimToken, Status> {
-        self.app.tokens.claim(token_of(request)?).map_err(|error| Status::unauthenticated(error.to_string()))
+        self.app
+            .tokens
+            .claim(token_of(request)?)
+            .map_err(|error| Status::unauthenticated(error.to_string()))
     }
 
     /// The task instance of a claim, if the claim is the current one.
     async fn current(&self, claim: &ClaimToken) -> Result<TaskInstanceRecord, Status> {
-        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
-        let ti = db.task_instance_by_id(claim.task_instance).await.map_err(|error| store_status(&error))?;
+        let mut db = self
+            .app
+            .store
+            .reader()
+            .await
+            .map_err(|error| store_status(&error))?;
+        let ti = db
+            .task_instance_by_id(claim.task_instance)
+            .await
+            .map_err(|error| store_status(&error))?;
         let ti = ti.ok_or_else(|| Status::not_found("the task instance is gone"))?;
-        let holds = matches!(ti.state, StateName::Running | StateName::Restarting) && ti.claim_epoch == claim.epoch;
-        if holds { Ok(ti) } else { Err(Status::failed_precondition("the claim is not the current one any more")) }
+        let holds =
+            matches!(ti.state, StateName::Running | StateName::Restarting) && ti.claim_epoch == claim.epoch;
+        if holds {
+            Ok(ti)
+        } else {
+            Err(Status::failed_precondition(
+                "the claim is not the current one any more",
+            ))
+        }
     }
 
-    async fn write_log(&self, ti: &TaskInstanceRecord, try_number: u32, offset: u64, data: bytes::Bytes) -> Result<u64, Status> {
+    async fn write_log(
+        &self,
+        ti: &TaskInstanceRecord,
+        try_number: u32,
+        offset: u64,
+        data: bytes::Bytes,
+    ) -> Result<u64, Status> {
         let name = LogName {
             dag_id: ti.dag_id.clone(),
             run_id: ti.run_id.clone(),
@@ -63,7 +92,9 @@ impl Workers {
         };
         let logs = self.app.logs.clone();
         let written = tokio::task::spawn_blocking(move || logs.append(&name, offset, &data)).await;
-        let written = written.map_err(|error| std::io::Error::other(error.to_string())).and_then(|written| written);
+        let written = written
+            .map_err(|error| std::io::Error::other(error.to_string()))
+            .and_then(|written| written);
         written.map_err(|error| {
             tracing::error!("a log cannot be written: {error}");
             Status::unavailable(format!("the log cannot be written: {error}"))
@@ -85,13 +116,34 @@ impl Workers {
     }
 
     /// When the try after the one that ended is due.
-    async fn retry_at(&self, ti: &TaskInstanceRecord, report: &ReportRequest) -> Result<model::Timestamp, Status> {
-        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
-        let graph = self.app.graphs.get(&mut db, ti.version_id).await.map_err(|error| store_status(&error))?;
-        let run = db.run_by_key(ti.run_key).await.map_err(|error| store_status(&error))?;
+    async fn retry_at(
+        &self,
+        ti: &TaskInstanceRecord,
+        report: &ReportRequest,
+    ) -> Result<model::Timestamp, Status> {
+        let mut db = self
+            .app
+            .store
+            .reader()
+            .await
+            .map_err(|error| store_status(&error))?;
+        let graph = self
+            .app
+            .graphs
+            .get(&mut db, ti.version_id)
+            .await
+            .map_err(|error| store_status(&error))?;
+        let run = db
+            .run_by_key(ti.run_key)
+            .await
+            .map_err(|error| store_status(&error))?;
         let ended = model::time::from_micros(report.end_date).unwrap_or_else(Utc::now);
-        let asked = report.retry_delay.map(|seconds| Duration::milliseconds((seconds * 1000.0) as i64));
-        let Some(task) = graph.dag.task(&ti.task_id) else { return Ok(ended + Duration::minutes(5)) };
+        let asked = report
+            .retry_delay
+            .map(|seconds| Duration::milliseconds((seconds * 1000.0) as i64));
+        let Some(task) = graph.dag.task(&ti.task_id) else {
+            return Ok(ended + Duration::minutes(5));
+        };
         let of = RetryOf {
             dag_id: &ti.dag_id,
             task_id: &ti.task_id,
@@ -115,17 +167,23 @@ impl WorkerService for Workers {
             concurrency: message.concurrency,
         };
         let lease = self.app.config.scheduler.worker_lease;
-        let earlier =
-            store::transact!(self.app.store, "register worker", |tx| tx.register_worker(&worker, lease).await);
+        let earlier = store::transact!(self.app.store, "register worker", |tx| tx
+            .register_worker(&worker, lease)
+            .await);
         for life in earlier.map_err(|error| store_status(&error))? {
             tracing::info!(name = %worker.name, "a worker is back; what it ran before is tried again");
             self.lose(life, "worker_restarted").await?;
         }
         let seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
-        Ok(Response::new(RegisterReply { lease_seconds: seconds }))
+        Ok(Response::new(RegisterReply {
+            lease_seconds: seconds,
+        }))
     }
 
-    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
         let id = self.worker(&request, &request.get_ref().worker_id)?;
         let message = request.into_inner();
         let lease = self.app.config.scheduler.worker_lease;
@@ -134,10 +192,15 @@ impl WorkerService for Workers {
             Ok((alive, tx.current_claims(id).await?))
         });
         let (alive, current) = outcome.map_err(|error| store_status(&error))?;
-        let current: HashSet<(String, i64)> =
-            current.into_iter().map(|(id, epoch)| (id.to_string(), epoch.0)).collect();
+        let current: HashSet<(String, i64)> = current
+            .into_iter()
+            .map(|(id, epoch)| (id.to_string(), epoch.0))
+            .collect();
         let is_void = |claim: &Claim| !current.contains(&(claim.task_instance_id.clone(), claim.epoch));
-        Ok(Response::new(HeartbeatReply { alive, stop: message.claims.into_iter().filter(is_void).collect() }))
+        Ok(Response::new(HeartbeatReply {
+            alive,
+            stop: message.claims.into_iter().filter(is_void).collect(),
+        }))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
@@ -173,14 +236,19 @@ impl WorkerService for Workers {
         let (word, outcome) = match claimed.map_err(|error| store_status(&error))? {
             Ok((granted, graph)) => {
                 let (ti, run) = *granted;
-                ("granted", ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, &graph, worker)?))
+                (
+                    "granted",
+                    ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, &graph, worker)?),
+                )
             }
             Err(Claimed::UnknownWorker) => ("unknown_worker", ClaimOutcome::UnknownWorker(true)),
             Err(Claimed::Refused(why)) => ("refused", ClaimOutcome::Refused(why.to_owned())),
             Err(Claimed::Granted(_)) => ("refused", ClaimOutcome::Refused("already granted".to_owned())),
         };
         metrics::counter!(metric::CLAIMS, "outcome" => word).increment(1);
-        Ok(Response::new(ClaimReply { outcome: Some(outcome) }))
+        Ok(Response::new(ClaimReply {
+            outcome: Some(outcome),
+        }))
     }
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
@@ -192,32 +260,61 @@ impl WorkerService for Workers {
             Ok(question) => ask::answer(&self.app, &ti, question).await,
             Err(_) => python::messages::Answer::failure(400, "Unhandled request"),
         };
-        let write = |value: Option<serde_json::Value>| value.map(|value| value.to_string()).unwrap_or_default().into();
-        Ok(Response::new(AskReply { body: write(answer.body), error: write(answer.error) }))
+        let write = |value: Option<serde_json::Value>| {
+            value.map(|value| value.to_string()).unwrap_or_default().into()
+        };
+        Ok(Response::new(AskReply {
+            body: write(answer.body),
+            error: write(answer.error),
+        }))
     }
 
-    async fn append_log(&self, request: Request<AppendLogRequest>) -> Result<Response<AppendLogReply>, Status> {
+    async fn append_log(
+        &self,
+        request: Request<AppendLogRequest>,
+    ) -> Result<Response<AppendLogReply>, Status> {
         let claim = self.claim(&request)?;
         let ti = self.current(&claim).await?;
         let message = request.into_inner();
-        let length = self.write_log(&ti, claim.try_number, message.offset, message.data).await?;
+        let length = self
+            .write_log(&ti, claim.try_number, message.offset, message.data)
+            .await?;
         Ok(Response::new(AppendLogReply { length }))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {
         let claim = self.claim(&request)?;
         let message = request.into_inner();
-        let mut db = self.app.store.reader().await.map_err(|error| store_status(&error))?;
-        let ti = db.task_instance_by_id(claim.task_instance).await.map_err(|error| store_status(&error))?;
+        let mut db = self
+            .app
+            .store
+            .reader()
+            .await
+            .map_err(|error| store_status(&error))?;
+        let ti = db
+            .task_instance_by_id(claim.task_instance)
+            .await
+            .map_err(|error| store_status(&error))?;
         drop(db);
         let ti = ti.ok_or_else(|| Status::not_found("the task instance is gone"))?;
         if !message.log_tail.is_empty() {
-            self.write_log(&ti, claim.try_number, message.log_offset, message.log_tail.clone()).await?;
+            self.write_log(
+                &ti,
+                claim.try_number,
+                message.log_offset,
+                message.log_tail.clone(),
+            )
+            .await?;
         }
         let retry_at = self.retry_at(&ti, &message).await?;
-        let outcome = proto::outcome_of(&message, || retry_at).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let outcome = proto::outcome_of(&message, || retry_at)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = Utc::now();
-        let xcom = |xcom: proto::v1::XCom| NewXCom { key: xcom.key, value: xcom.value, mapped_length: xcom.mapped_length };
+        let xcom = |xcom: proto::v1::XCom| NewXCom {
+            key: xcom.key,
+            value: xcom.value,
+            mapped_length: xcom.mapped_length,
+        };
         let report = Report {
             id: claim.task_instance,
             epoch: ClaimEpoch(claim.epoch.0),
@@ -227,7 +324,9 @@ impl WorkerService for Workers {
             xcoms: message.xcoms.into_iter().map(xcom).collect(),
             rendered_fields: message.rendered_fields,
             map_label: message.map_label,
-            next: message.next_method.map(|method| (method, message.next_kwargs.unwrap_or_else(|| "{}".to_owned()))),
+            next: message
+                .next_method
+                .map(|method| (method, message.next_kwargs.unwrap_or_else(|| "{}".to_owned()))),
         };
         let reported = store::transact!(self.app.store, "report", |tx| tx.report(&report, now).await);
         let (word, stale) = match reported.map_err(|error| store_status(&error))? {

@@ -22,19 +22,32 @@ pub(crate) struct Caller {
 impl Caller {
     /// Lets only this role (and those above it) pass.
     pub(crate) fn must_be(&self, role: Role) -> ApiResult<()> {
-        if self.role >= role { Ok(()) } else { Err(ApiError::forbidden()) }
+        if self.role >= role {
+            Ok(())
+        } else {
+            Err(ApiError::forbidden())
+        }
     }
 }
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    cookies.flat_map(|value| value.split(';')).find_map(|pair| pair.trim().strip_prefix("_token=")).filter(|t| !t.is_empty())
+    let cookies = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    cookies
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix("_token="))
+        .filter(|t| !t.is_empty())
 }
 
 /// Accepts a bearer token, or else a cookie.
 pub(crate) fn identify(app: &App, headers: &HeaderMap) -> ApiResult<Caller> {
     if app.config.core.all_admins {
-        return Ok(Caller { name: "Anonymous".to_owned(), role: Role::Admin });
+        return Ok(Caller {
+            name: "Anonymous".to_owned(),
+            role: Role::Admin,
+        });
     }
     let bearer = headers
         .get(header::AUTHORIZATION)
@@ -49,7 +62,11 @@ pub(crate) fn identify(app: &App, headers: &HeaderMap) -> ApiResult<Caller> {
         identity::TokenError::Expired => ApiError::detail(StatusCode::UNAUTHORIZED, error.to_string()),
         identity::TokenError::Invalid => ApiError::detail(StatusCode::FORBIDDEN, error.to_string()),
     })?;
-    let role = user.role.as_deref().and_then(Role::parse).ok_or_else(ApiError::forbidden)?;
+    let role = user
+        .role
+        .as_deref()
+        .and_then(Role::parse)
+        .ok_or_else(ApiError::forbidden)?;
     Ok(Caller { name: user.sub, role })
 }
 
@@ -70,9 +87,19 @@ fn issue(app: &App, name: &str, password: &str, lifetime: Duration) -> ApiResult
         tracing::error!("{error}");
         ApiError::detail(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
     })?;
-    let user = app.config.core.users.iter().find(|user| user.name == name).filter(|_| right || app.config.core.all_admins);
+    let user = app
+        .config
+        .core
+        .users
+        .iter()
+        .find(|user| user.name == name)
+        .filter(|_| right || app.config.core.all_admins);
     let user = user.ok_or_else(wrong)?;
-    let token = UserToken { sub: user.name.clone(), role: Some(user.role.clone()), teams: Vec::new() };
+    let token = UserToken {
+        sub: user.name.clone(),
+        role: Some(user.role.clone()),
+        teams: Vec::new(),
+    };
     let token = app.tokens.for_user(&token, lifetime).map_err(|_| wrong())?;
     Ok((StatusCode::CREATED, Json(json!({"access_token": token}))))
 }
@@ -83,8 +110,16 @@ pub(crate) async fn create_token(
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("application/json");
+    let kind = kind
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let lifetime = app.config.api_auth.jwt_expiration;
     match kind.as_str() {
         "application/json" => {
@@ -95,7 +130,12 @@ pub(crate) async fn create_token(
         }
         "application/x-www-form-urlencoded" => {
             let pairs = super::query::pairs(&String::from_utf8_lossy(&bytes));
-            let field = |key: &str| pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone());
+            let field = |key: &str| {
+                pairs
+                    .iter()
+                    .find(|(k, _)| k == key)
+                    .map(|(_, value)| value.clone())
+            };
             let missing = |key: &str| {
                 ApiError::invalid_text(format!(
                     "1 validation error for LoginBody\n{key}\n  Input should be a valid string [type=string_type, \
@@ -132,7 +172,14 @@ pub(crate) async fn token_for_all(State(app): State<App>) -> ApiResult<(StatusCo
         let text = "This method is only allowed if ``[core] simple_auth_manager_all_admins`` is True";
         return Err(ApiError::detail(StatusCode::FORBIDDEN, text));
     }
-    let user = UserToken { sub: "Anonymous".to_owned(), role: Some("ADMIN".to_owned()), teams: Vec::new() };
-    let token = app.tokens.for_user(&user, app.config.api_auth.jwt_expiration).map_err(|_| ApiError::forbidden())?;
+    let user = UserToken {
+        sub: "Anonymous".to_owned(),
+        role: Some("ADMIN".to_owned()),
+        teams: Vec::new(),
+    };
+    let token = app
+        .tokens
+        .for_user(&user, app.config.api_auth.jwt_expiration)
+        .map_err(|_| ApiError::forbidden())?;
     Ok((StatusCode::CREATED, Json(json!({"access_token": token}))))
 }

@@ -19,16 +19,29 @@ impl Body {
     /// Reads a JSON object.
     pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Self> {
         if bytes.is_empty() {
-            return Err(ApiError::invalid(vec![problem("missing", &[json!("body")], "Field required", Value::Null)]));
+            return Err(ApiError::invalid(vec![problem(
+                "missing",
+                &[json!("body")],
+                "Field required",
+                Value::Null,
+            )]));
         }
         let Ok(text) = std::str::from_utf8(bytes) else {
             return Err(ApiError::bad_request("There was an error parsing the body"));
         };
         let not_an_object = |input: Value| {
             let message = "Input should be a valid dictionary or object to extract fields from";
-            ApiError::invalid(vec![problem("model_attributes_type", &[json!("body")], message, input)])
+            ApiError::invalid(vec![problem(
+                "model_attributes_type",
+                &[json!("body")],
+                message,
+                input,
+            )])
         };
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("application/json");
         if !kind.to_ascii_lowercase().contains("json") {
             return Err(not_an_object(json!(text)));
         }
@@ -37,13 +50,18 @@ impl Body {
             Err(error) => return Err(bad_json(text, &error)),
         };
         match whole.clone() {
-            Value::Object(fields) => Ok(Self { fields, whole, problems: Vec::new() }),
+            Value::Object(fields) => Ok(Self {
+                fields,
+                whole,
+                problems: Vec::new(),
+            }),
             other => Err(not_an_object(other)),
         }
     }
 
     fn wrong(&mut self, key: &str, kind: &str, message: &str, input: Value) {
-        self.problems.push(problem(kind, &[json!("body"), json!(key)], message, input));
+        self.problems
+            .push(problem(kind, &[json!("body"), json!(key)], message, input));
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -64,7 +82,12 @@ impl Body {
         match self.fields.shift_remove(key) {
             Some(Value::String(text)) => text,
             other => {
-                self.wrong(key, "string_type", "Input should be a valid string", other.unwrap_or_default());
+                self.wrong(
+                    key,
+                    "string_type",
+                    "Input should be a valid string",
+                    other.unwrap_or_default(),
+                );
                 String::new()
             }
         }
@@ -108,7 +131,10 @@ impl Body {
                 false
             }
             (Some(other), _) => {
-                let word = other.as_str().map(str::to_ascii_lowercase).or_else(|| other.as_i64().map(|n| n.to_string()));
+                let word = other
+                    .as_str()
+                    .map(str::to_ascii_lowercase)
+                    .or_else(|| other.as_i64().map(|n| n.to_string()));
                 match word.as_deref().and_then(super::query::truth) {
                     Some(yes) => yes,
                     None => {
@@ -131,7 +157,9 @@ impl Body {
             None | Some(Value::Null) if !required => return None,
             value => value.unwrap_or_default(),
         };
-        let number = value.as_i64().or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+        let number = value
+            .as_i64()
+            .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
         let Some(number) = number else {
             if value.is_f64() {
                 let message = "Input should be a valid integer, got a number with a fractional part";
@@ -147,7 +175,13 @@ impl Body {
         if let Some(least) = least.filter(|least| number < *least) {
             let message = format!("Input should be greater than or equal to {least}");
             let location = [json!("body"), json!(key)];
-            self.problems.push(problem_with("greater_than_equal", &location, &message, value, json!({"ge": least})));
+            self.problems.push(problem_with(
+                "greater_than_equal",
+                &location,
+                &message,
+                value,
+                json!({"ge": least}),
+            ));
             return None;
         }
         Some(number)
@@ -184,11 +218,18 @@ impl Body {
                 None
             }
             None | Some(Value::Null) => None,
-            Some(Value::Number(n)) => n.as_f64().and_then(|seconds| model::time::from_micros((seconds * 1e6) as i64)),
+            Some(Value::Number(n)) => n
+                .as_f64()
+                .and_then(|seconds| model::time::from_micros((seconds * 1e6) as i64)),
             Some(Value::String(text)) => match super::query::read_instant(&text) {
                 Ok((at, true)) => Some(at),
                 Ok((_, false)) => {
-                    self.wrong(key, "timezone_aware", "Input should have timezone info", json!(text));
+                    self.wrong(
+                        key,
+                        "timezone_aware",
+                        "Input should have timezone info",
+                        json!(text),
+                    );
                     None
                 }
                 Err(why) => {
@@ -215,14 +256,26 @@ impl Body {
     pub(crate) fn refuse(&mut self, text: &str) {
         let whole = self.whole.clone();
         let message = format!("Value error, {text}");
-        self.problems.push(problem_with("value_error", &[json!("body")], &message, whole, json!({"error": {}})));
+        self.problems.push(problem_with(
+            "value_error",
+            &[json!("body")],
+            &message,
+            whole,
+            json!({"error": {}}),
+        ));
     }
 
     /// One field has a value that is none of those allowed.
     pub(crate) fn refuse_word(&mut self, key: &str, allowed: &str, input: &str) {
         let location = [json!("body"), json!(key)];
         let message = format!("Input should be {allowed}");
-        self.problems.push(problem_with("enum", &location, &message, json!(input), json!({"expected": allowed})));
+        self.problems.push(problem_with(
+            "enum",
+            &location,
+            &message,
+            json!(input),
+            json!({"expected": allowed}),
+        ));
     }
 
     /// Tells what is wrong; fields that nobody asked for are, too.
@@ -231,7 +284,11 @@ impl Body {
         for (key, value) in extra {
             self.wrong(&key, "extra_forbidden", "Extra inputs are not permitted", value);
         }
-        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(self.problems))
+        }
     }
 
     /// The same as the text that pydantic prints, which `/auth/token` answers with.
@@ -244,7 +301,10 @@ impl Body {
             return Ok(());
         }
         let count = self.problems.len();
-        let mut text = format!("{count} validation error{} for {model}", if count == 1 { "" } else { "s" });
+        let mut text = format!(
+            "{count} validation error{} for {model}",
+            if count == 1 { "" } else { "s" }
+        );
         for problem in &self.problems {
             let kind = problem["type"].as_str().unwrap_or_default();
             let (repr, class) = python_repr(&problem["input"]);
@@ -268,7 +328,11 @@ pub(crate) fn python_repr(value: &Value) -> (String, &'static str) {
         Value::Bool(false) => ("False".to_owned(), "bool"),
         Value::Number(n) => (n.to_string(), if n.is_f64() { "float" } else { "int" }),
         Value::String(text) => {
-            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+            let quote = if text.contains('\'') && !text.contains('"') {
+                '"'
+            } else {
+                '\''
+            };
             let mut out = String::from(quote);
             for c in text.chars() {
                 match c {
@@ -283,21 +347,33 @@ pub(crate) fn python_repr(value: &Value) -> (String, &'static str) {
             out.push(quote);
             (out, "str")
         }
-        Value::Array(items) => (format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(", ")), "list"),
+        Value::Array(items) => (
+            format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(", ")),
+            "list",
+        ),
         Value::Object(fields) => {
             let pair = |(key, value): (&String, &Value)| format!("{}: {}", inner(&json!(key)), inner(value));
-            (format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", ")), "dict")
+            (
+                format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", ")),
+                "dict",
+            )
         }
     }
 }
 
 fn bad_json(text: &str, error: &serde_json::Error) -> ApiError {
-    let line_start: usize = text.split('\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1).sum();
+    let line_start: usize = text
+        .split('\n')
+        .take(error.line().saturating_sub(1))
+        .map(|line| line.len() + 1)
+        .sum();
     let offset = (line_start + error.column()).saturating_sub(1);
     let near = text[offset.min(text.len())..].trim_start();
     let why = if near.is_empty() && !text.trim_start().starts_with('{') || text.trim().is_empty() {
         "Expecting value"
-    } else if error.to_string().contains("key must be a string") || error.to_string().contains("EOF while parsing an object") {
+    } else if error.to_string().contains("key must be a string")
+        || error.to_string().contains("EOF while parsing an object")
+    {
         "Expecting property name enclosed in double quotes"
     } else if error.to_string().contains("expected `:`") {
         "Expecting ':' delimiter"
@@ -309,6 +385,11 @@ fn bad_json(text: &str, error: &serde_json::Error) -> ApiError {
         "Expecting value"
     };
     let location = [json!("body"), json!(offset)];
-    ApiError::invalid(vec![problem_with("json_invalid", &location, "JSON decode error", json!({}), json!({"error": why}))])
+    ApiError::invalid(vec![problem_with(
+        "json_invalid",
+        &location,
+        "JSON decode error",
+        json!({}),
+        json!({"error": why}),
+    )])
 }
-

@@ -100,12 +100,27 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
         (!exclude_stale || !dag.is_stale)
             && paused.is_none_or(|paused| dag.is_paused == paused)
             && broken.is_none_or(|broken| dag.has_import_errors == broken)
-            && (tags.is_empty() || if all_tags { tags.iter().all(|t| has(t)) } else { tags.iter().any(|t| has(t)) })
-            && (owners.is_empty() || owners.iter().any(|owner| dag.owners.iter().any(|own| own.contains(owner))))
+            && (tags.is_empty()
+                || if all_tags {
+                    tags.iter().all(|t| has(t))
+                } else {
+                    tags.iter().any(|t| has(t))
+                })
+            && (owners.is_empty()
+                || owners
+                    .iter()
+                    .any(|owner| dag.owners.iter().any(|own| own.contains(owner))))
             && wanted(query.terms("dag_id_pattern"), dag.dag_id.as_str())
-            && prefix.as_ref().is_none_or(|terms| terms.iter().any(|term| dag.dag_id.as_str().starts_with(term)))
-            && wanted(query.terms("dag_display_name_pattern"), dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()))
-            && query.text("bundle_name").is_none_or(|bundle| dag.bundle_name == bundle)
+            && prefix
+                .as_ref()
+                .is_none_or(|terms| terms.iter().any(|term| dag.dag_id.as_str().starts_with(term)))
+            && wanted(
+                query.terms("dag_display_name_pattern"),
+                dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()),
+            )
+            && query
+                .text("bundle_name")
+                .is_none_or(|bundle| dag.bundle_name == bundle)
     };
     Ok(dags.into_iter().filter(fits).collect())
 }
@@ -117,7 +132,9 @@ pub(crate) fn matches_like(text: &str, term: &str) -> bool {
             None => true,
             Some(('%', rest)) => (0..=text.len()).any(|skip| at(&text[skip..], rest)),
             Some(('_', rest)) => text.split_first().is_some_and(|(_, text)| at(text, rest)),
-            Some((c, rest)) => text.split_first().is_some_and(|(t, text)| t == c && at(text, rest)),
+            Some((c, rest)) => text
+                .split_first()
+                .is_some_and(|(t, text)| t == c && at(text, rest)),
         }
     }
     let (text, term): (Vec<char>, Vec<char>) = (text.chars().collect(), term.chars().take(200).collect());
@@ -133,7 +150,11 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let order = query.order(&known, "dag_id", "dag_id")?;
     let mut dags = select(&app, &mut query).await?;
-    match query.all("order_by").first().map(|name| name.trim_start_matches('-')) {
+    match query
+        .all("order_by")
+        .first()
+        .map(|name| name.trim_start_matches('-'))
+    {
         Some("next_dagrun") => dags.sort_by_key(|dag| (dag.next_logical_date, dag.dag_id.clone())),
         Some("dag_display_name") => dags.sort_by_key(|dag| (dag.display_name.clone(), dag.dag_id.clone())),
         _ => {}
@@ -163,17 +184,28 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(dag_id): P
 }
 
 fn plain(value: &Value) -> &Value {
-    value.get("__var").filter(|_| value.get("__type").is_some()).unwrap_or(value)
+    value
+        .get("__var")
+        .filter(|_| value.get("__type").is_some())
+        .unwrap_or(value)
 }
 
 /// Params as the details of a DAG or a task show them.
 fn params(value: Option<&Value>, source: Value) -> Value {
-    let Some(items) = value.map(plain).and_then(Value::as_array) else { return json!({}) };
+    let Some(items) = value.map(plain).and_then(Value::as_array) else {
+        return json!({});
+    };
     let mut out = Map::new();
     for item in items.iter().filter_map(Value::as_array) {
-        let [Value::String(name), body] = item.as_slice() else { continue };
+        let [Value::String(name), body] = item.as_slice() else {
+            continue;
+        };
         let body = plain(body);
-        let schema = body.get("schema").map(plain).cloned().unwrap_or_else(|| json!({}));
+        let schema = body
+            .get("schema")
+            .map(plain)
+            .cloned()
+            .unwrap_or_else(|| json!({}));
         let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
         let entry = json!({"value": field("default"), "schema": schema, "description": field("description"), "source": source});
         out.insert(name.clone(), entry);
@@ -186,14 +218,25 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
     let dag = find(&app, &dag_id).await?;
     let graph = graph(&app, &dag).await?;
     let mut db = app.store.reader().await?;
-    let running = db.count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running]).await?;
+    let running = db
+        .count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running])
+        .await?;
     let version = db.dag_version(dag.version_id).await?;
     let body = graph.document.get("dag").unwrap_or(&Value::Null);
     let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
     let mut out = response(&dag);
-    let Some(fields) = out.as_object_mut() else { return Ok(Json(out)) };
-    let (backfillable, token) = (fields.shift_remove("is_backfillable"), fields.shift_remove("file_token"));
-    let default_args = body.get("default_args").map(plain).cloned().unwrap_or_else(|| json!({}));
+    let Some(fields) = out.as_object_mut() else {
+        return Ok(Json(out));
+    };
+    let (backfillable, token) = (
+        fields.shift_remove("is_backfillable"),
+        fields.shift_remove("file_token"),
+    );
+    let default_args = body
+        .get("default_args")
+        .map(plain)
+        .cloned()
+        .unwrap_or_else(|| json!({}));
     let more = json!({
         "catchup": graph.dag.catchup,
         "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
@@ -226,7 +269,9 @@ fn check_mask(query: &Query) -> ApiResult<()> {
     if mask.is_empty() || mask == ["is_paused"] {
         return Ok(());
     }
-    Err(ApiError::bad_request("Only `is_paused` field can be updated through the REST API"))
+    Err(ApiError::bad_request(
+        "Only `is_paused` field can be updated through the REST API",
+    ))
 }
 
 fn read_pause(headers: &HeaderMap, bytes: &Bytes) -> ApiResult<bool> {
@@ -237,7 +282,9 @@ fn read_pause(headers: &HeaderMap, bytes: &Bytes) -> ApiResult<bool> {
 
 async fn set_paused(app: &App, dag_id: &DagId, paused: bool) -> ApiResult<()> {
     let now = Utc::now();
-    store::transact!(app.store, "pause dag", |tx| tx.set_paused(dag_id, paused, now).await)?;
+    store::transact!(app.store, "pause dag", |tx| tx
+        .set_paused(dag_id, paused, now)
+        .await)?;
     app.broker.hint(Hint::Dag(dag_id.clone())).await;
     Ok(())
 }
@@ -271,7 +318,11 @@ pub(crate) async fn patch_many(
     let paused = read_pause(&headers, &bytes)?;
     check_mask(&query)?;
     // Without a pattern nothing matches: the real server's way, which keeps a slip from pausing everything.
-    let dags = if query.text("dag_id_pattern").is_some() { select(&app, &mut query).await? } else { Vec::new() };
+    let dags = if query.text("dag_id_pattern").is_some() {
+        select(&app, &mut query).await?
+    } else {
+        Vec::new()
+    };
     let mut changed = Vec::new();
     for dag in &dags {
         set_paused(&app, &dag.dag_id, paused).await?;
@@ -282,23 +333,35 @@ pub(crate) async fn patch_many(
     Ok(Json(json!({"dags": dags, "total_entries": total})))
 }
 
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult<StatusCode> {
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+) -> ApiResult<StatusCode> {
     caller.must_be(Role::User)?;
     let mut db = app.store.reader().await?;
-    let running = db.count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running]).await?;
+    let running = db
+        .count_active_runs(&dag_id, &[model::dag_run::DagRunState::Running])
+        .await?;
     drop(db);
     if running > 0 {
-        return Err(ApiError::conflict(format!("Task instances of dag with id: '{dag_id}' are still running")));
+        return Err(ApiError::conflict(format!(
+            "Task instances of dag with id: '{dag_id}' are still running"
+        )));
     }
     let deleted = store::transact!(app.store, "delete dag", |tx| tx.delete_dag(&dag_id).await)?;
     if deleted {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(ApiError::not_found(format!("Dag with id: {dag_id} was not found")))
+    Err(ApiError::not_found(format!(
+        "Dag with id: {dag_id} was not found"
+    )))
 }
 
 fn time_delta(seconds: Option<f64>) -> Value {
-    let Some(seconds) = seconds else { return Value::Null };
+    let Some(seconds) = seconds else {
+        return Value::Null;
+    };
     let micros = (seconds * 1e6).round() as i64;
     json!({"__type": "TimeDelta", "days": micros.div_euclid(86_400_000_000),
            "seconds": micros.rem_euclid(86_400_000_000) / 1_000_000, "microseconds": micros.rem_euclid(1_000_000)})
@@ -308,15 +371,23 @@ fn time_delta(seconds: Option<f64>) -> Value {
 fn task_response(graph: &Graph, body: &Value) -> Value {
     let own = plain(body);
     let partial = own.get("partial_kwargs").map(plain);
-    let field = |key: &str| own.get(key).or_else(|| partial.and_then(|partial| partial.get(key))).map(plain);
+    let field = |key: &str| {
+        own.get(key)
+            .or_else(|| partial.and_then(|partial| partial.get(key)))
+            .map(plain)
+    };
     let text = |key: &str, default: &str| field(key).and_then(Value::as_str).unwrap_or(default).to_owned();
     let number = |key: &str, default: f64| field(key).and_then(Value::as_f64).unwrap_or(default);
     let yes = |key: &str| field(key).and_then(Value::as_bool).unwrap_or(false);
     let task_id = text("task_id", "");
     let task = graph.dag.task(&task_id.as_str().into());
     let backoff = task.map_or(0.0, |task| task.retry.backoff_multiplier);
-    let downstream: BTreeSet<&str> =
-        field("downstream_task_ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let downstream: BTreeSet<&str> = field("downstream_task_ids")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     json!({
         "task_id": task_id,
         "task_display_name": text("_task_display_name", &task_id),
@@ -350,27 +421,61 @@ fn task_response(graph: &Graph, body: &Value) -> Value {
 
 fn task_bodies(graph: &Graph) -> Vec<Value> {
     let items = graph.document.pointer("/dag/tasks").and_then(Value::as_array);
-    items.into_iter().flatten().map(|body| task_response(graph, body)).collect()
+    items
+        .into_iter()
+        .flatten()
+        .map(|body| task_response(graph, body))
+        .collect()
 }
 
-pub(crate) async fn tasks(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>, query: Query) -> ApiResult {
+pub(crate) async fn tasks(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    query: Query,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let dag = find(&app, &dag_id).await?;
     let mut tasks = task_bodies(&*graph(&app, &dag).await?);
-    let order = query.text("order_by").filter(|name| !name.is_empty()).unwrap_or("task_id");
+    let order = query
+        .text("order_by")
+        .filter(|name| !name.is_empty())
+        .unwrap_or("task_id");
     let key = order.trim_start_matches('-').to_owned();
     const KEYS: [&str; 20] = [
-        "task_id", "task_display_name", "owner", "start_date", "end_date", "trigger_rule", "depends_on_past",
-        "wait_for_downstream", "retries", "queue", "pool", "pool_slots", "execution_timeout", "retry_delay",
-        "retry_exponential_backoff", "priority_weight", "weight_rule", "ui_color", "ui_fgcolor", "operator_name",
+        "task_id",
+        "task_display_name",
+        "owner",
+        "start_date",
+        "end_date",
+        "trigger_rule",
+        "depends_on_past",
+        "wait_for_downstream",
+        "retries",
+        "queue",
+        "pool",
+        "pool_slots",
+        "execution_timeout",
+        "retry_delay",
+        "retry_exponential_backoff",
+        "priority_weight",
+        "weight_rule",
+        "ui_color",
+        "ui_fgcolor",
+        "operator_name",
     ];
     if !KEYS.contains(&key.as_str()) {
-        let text = format!("Ordering with '{key}' is disallowed or the attribute does not exist on the model");
+        let text =
+            format!("Ordering with '{key}' is disallowed or the attribute does not exist on the model");
         return Err(ApiError::bad_request(text));
     }
     let sort_key = |task: &Value| {
         let value = &task[&key];
-        (value.is_null(), value.as_f64().map(|n| (n * 1e6) as i64), value.to_string())
+        (
+            value.is_null(),
+            value.as_f64().map(|n| (n * 1e6) as i64),
+            value.to_string(),
+        )
     };
     tasks.sort_by_cached_key(sort_key);
     if order.starts_with('-') {
@@ -388,5 +493,7 @@ pub(crate) async fn task(
     let dag = find(&app, &dag_id).await?;
     let tasks = task_bodies(&*graph(&app, &dag).await?);
     let found = tasks.into_iter().find(|task| task["task_id"] == json!(task_id));
-    found.map(Json).ok_or_else(|| ApiError::not_found(format!("Task with id {task_id} was not found")))
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("Task with id {task_id} was not found")))
 }

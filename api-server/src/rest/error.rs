@@ -18,7 +18,10 @@ pub(crate) type ApiResult<T = Json<Value>> = Result<T, ApiError>;
 impl ApiError {
     /// `{"detail": text}`
     pub(crate) fn detail(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, body: json!({"detail": text.into()}) }
+        Self {
+            status,
+            body: json!({"detail": text.into()}),
+        }
     }
 
     pub(crate) fn not_found(text: impl Into<String>) -> Self {
@@ -39,7 +42,10 @@ impl ApiError {
 
     /// 422 with a list of what is wrong.
     pub(crate) fn invalid(problems: Vec<Value>) -> Self {
-        Self { status: StatusCode::UNPROCESSABLE_ENTITY, body: json!({"detail": problems}) }
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body: json!({"detail": problems}),
+        }
     }
 
     /// 422 with a text.
@@ -49,13 +55,21 @@ impl ApiError {
 
     /// 409 in the form that a violated unique key has.
     pub(crate) fn duplicate() -> Self {
-        let id: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
+        let id: String = uuid::Uuid::new_v4()
+            .simple()
+            .to_string()
+            .chars()
+            .take(8)
+            .collect();
         let message = format!(
             "Serious error when handling your request. Check logs for more details - you will find it in api server when \
              you look for ID {id}"
         );
         let detail = json!({"reason": "Unique constraint violation", "statement": "hidden", "orig_error": "hidden", "message": message});
-        Self { status: StatusCode::CONFLICT, body: json!({"detail": detail}) }
+        Self {
+            status: StatusCode::CONFLICT,
+            body: json!({"detail": detail}),
+        }
     }
 }
 
@@ -65,7 +79,13 @@ pub(crate) fn problem(kind: &str, location: &[Value], message: &str, input: Valu
 }
 
 /// One problem with a context.
-pub(crate) fn problem_with(kind: &str, location: &[Value], message: &str, input: Value, context: Value) -> Value {
+pub(crate) fn problem_with(
+    kind: &str,
+    location: &[Value],
+    message: &str,
+    input: Value,
+    context: Value,
+) -> Value {
     json!({"type": kind, "loc": location, "msg": message, "input": input, "ctx": context})
 }
 
@@ -75,7 +95,10 @@ impl From<StoreError> for ApiError {
             StoreError::Duplicate { .. } => Self::duplicate(),
             error if error.is_transient() => {
                 tracing::warn!("{error}");
-                Self::detail(StatusCode::SERVICE_UNAVAILABLE, "The metadata store is not available; try again.")
+                Self::detail(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The metadata store is not available; try again.",
+                )
             }
             error => {
                 tracing::error!("{error}");
@@ -89,7 +112,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
         }
         response
     }

@@ -26,12 +26,18 @@ fn bad_token() -> ApiError {
 fn read_token(token: &str) -> ApiResult<u64> {
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| bad_token())?;
     let text = String::from_utf8(bytes).map_err(|_| bad_token())?;
-    text.strip_prefix("offset:").and_then(|offset| offset.parse().ok()).ok_or_else(bad_token)
+    text.strip_prefix("offset:")
+        .and_then(|offset| offset.parse().ok())
+        .ok_or_else(bad_token)
 }
 
 /// Only these words; anything after them is ignored, as in the real server.
 fn wants_lines(headers: &HeaderMap) -> ApiResult<bool> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*").trim();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("*/*")
+        .trim();
     if accept.starts_with("application/x-ndjson") {
         return Ok(true);
     }
@@ -48,8 +54,14 @@ fn record(line: &str) -> Value {
         return json!({"timestamp": null, "event": line});
     };
     let mut out = Map::new();
-    out.insert("timestamp".to_owned(), fields.shift_remove("timestamp").unwrap_or(Value::Null));
-    out.insert("event".to_owned(), fields.shift_remove("event").unwrap_or_default());
+    out.insert(
+        "timestamp".to_owned(),
+        fields.shift_remove("timestamp").unwrap_or(Value::Null),
+    );
+    out.insert(
+        "event".to_owned(),
+        fields.shift_remove("event").unwrap_or_default(),
+    );
     out.extend(fields);
     Value::Object(out)
 }
@@ -70,7 +82,10 @@ fn never_ran(ti: &TaskInstanceRecord) -> Vec<Value> {
         | StateName::UpForReschedule
         | StateName::Deferred
         | StateName::AwaitingInput
-        | StateName::Removed => ti.exit_cause.as_deref().unwrap_or("No logs available for this task."),
+        | StateName::Removed => ti
+            .exit_cause
+            .as_deref()
+            .unwrap_or("No logs available for this task."),
     };
     let at = ti.end_date.unwrap_or_else(Utc::now);
     vec![
@@ -91,24 +106,47 @@ pub(crate) async fn show(
     let number = path_number("try_number", &number, 0)?;
     let index = query.number("map_index", -1, -1)?;
     let as_lines = wants_lines(&headers)?;
-    let offset = query.text("token").filter(|token| !token.is_empty()).map(read_token).transpose()?;
+    let offset = query
+        .text("token")
+        .filter(|token| !token.is_empty())
+        .map(read_token)
+        .transpose()?;
     let map_index = MapIndex(i32::try_from(index).unwrap_or(i32::MAX));
     let mut db = app.store.reader().await?;
     let missing = || ApiError::not_found("TaskInstance not found");
-    let ti = db.task_instance(&dag_id, &run_id, &task_id, map_index).await?.ok_or_else(missing)?;
+    let ti = db
+        .task_instance(&dag_id, &run_id, &task_id, map_index)
+        .await?
+        .ok_or_else(missing)?;
     let is_current = i64::from(ti.try_number.0) == number;
-    if !is_current && !db.history(ti.id).await?.iter().any(|past| i64::from(past.try_number) == number) {
+    if !is_current
+        && !db
+            .history(ti.id)
+            .await?
+            .iter()
+            .any(|past| i64::from(past.try_number) == number)
+    {
         return Err(missing());
     }
     drop(db);
-    let goes_on = is_current && matches!(ti.state, StateName::Running | StateName::Deferred | StateName::Restarting);
+    let goes_on = is_current
+        && matches!(
+            ti.state,
+            StateName::Running | StateName::Deferred | StateName::Restarting
+        );
     let mut content = Vec::new();
     let mut end = 0;
     let mut more = false;
     if ti.try_number.0 == 0 {
         content = never_ran(&ti);
     } else {
-        let name = LogName { dag_id, run_id, task_id, map_index, try_number: u32::try_from(number).unwrap_or(0) };
+        let name = LogName {
+            dag_id,
+            run_id,
+            task_id,
+            map_index,
+            try_number: u32::try_from(number).unwrap_or(0),
+        };
         if offset.is_none() {
             let path = app.logs.path(&name).to_string_lossy().into_owned();
             for event in ["::group::Log message source details", &path, "::endgroup::"] {
@@ -121,7 +159,10 @@ pub(crate) async fn show(
             let (bytes, end) = logs.read(&name, from)?;
             Ok::<_, std::io::Error>((bytes, end, logs.length(&name)))
         });
-        let page = page.await.map_err(|error| std::io::Error::other(error.to_string())).and_then(|page| page);
+        let page = page
+            .await
+            .map_err(|error| std::io::Error::other(error.to_string()))
+            .and_then(|page| page);
         let (bytes, read_to, length) = page.map_err(|error| {
             tracing::error!("a log cannot be read: {error}");
             ApiError::detail(StatusCode::INTERNAL_SERVER_ERROR, "The log cannot be read")
@@ -139,7 +180,9 @@ pub(crate) async fn show(
         }
         let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response();
         if let Some(token) = token.and_then(|token| token.parse().ok()) {
-            response.headers_mut().insert(HeaderName::from_static("airflow-continuation-token"), token);
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static("airflow-continuation-token"), token);
         }
         return Ok(response);
     }
@@ -147,7 +190,10 @@ pub(crate) async fn show(
     for record in &mut content {
         if let Some(fields) = record.as_object_mut()
             && fields.get("timestamp") == Some(&Value::Null)
-            && fields.get("event").and_then(Value::as_str).is_some_and(|event| !event.is_empty())
+            && fields
+                .get("event")
+                .and_then(Value::as_str)
+                .is_some_and(|event| !event.is_empty())
             && fields.len() == 2
         {
             fields.shift_remove("timestamp");

@@ -26,13 +26,21 @@ pub(crate) fn version_response(version: &DagVersionRecord, dag: &DagRecord) -> V
     })
 }
 
-pub(crate) async fn versions(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>, mut query: Query) -> ApiResult {
+pub(crate) async fn versions(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    mut query: Query,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     let dag = find(&app, &dag_id).await?;
     let versions = app.store.reader().await?.dag_versions(&dag_id).await?;
     let total = versions.len();
-    let versions: Vec<Value> = cut(versions, page).iter().map(|version| version_response(version, &dag)).collect();
+    let versions: Vec<Value> = cut(versions, page)
+        .iter()
+        .map(|version| version_response(version, &dag))
+        .collect();
     Ok(Json(json!({"dag_versions": versions, "total_entries": total})))
 }
 
@@ -43,18 +51,28 @@ pub(crate) async fn version_of_dag(
 ) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let number = path_number("version_number", &number, i64::MIN)?;
-    let missing =
-        || ApiError::not_found(format!("The DagVersion with dag_id: `{dag_id}` and version_number: `{number}` was not found"));
+    let missing = || {
+        ApiError::not_found(format!(
+            "The DagVersion with dag_id: `{dag_id}` and version_number: `{number}` was not found"
+        ))
+    };
     let mut db = app.store.reader().await?;
     let dag = db.dag(&dag_id).await?.ok_or_else(missing)?;
     let versions = db.dag_versions(&dag_id).await?;
-    let version = versions.iter().find(|version| version.version_number == number).ok_or_else(missing)?;
+    let version = versions
+        .iter()
+        .find(|version| version.version_number == number)
+        .ok_or_else(missing)?;
     Ok(Json(version_response(version, &dag)))
 }
 
 /// Whether a client wants JSON (`Some(true)`), plain text (`Some(false)`), or something that we do not have.
 fn wants_json(headers: &HeaderMap) -> Option<bool> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*").trim();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("*/*")
+        .trim();
     if accept.starts_with("*/*") || accept.starts_with("application/json") || accept.is_empty() {
         return Some(true);
     }
@@ -70,23 +88,41 @@ pub(crate) async fn source(
 ) -> ApiResult<Response> {
     caller.must_be(Role::Viewer)?;
     let as_json = wants_json(&headers).ok_or_else(|| {
-        ApiError::detail(StatusCode::NOT_ACCEPTABLE, "Only application/json or text/plain is supported")
+        ApiError::detail(
+            StatusCode::NOT_ACCEPTABLE,
+            "Only application/json or text/plain is supported",
+        )
     })?;
     let number = query.number("version_number", -1, i64::MIN)?;
-    let shown = if number < 0 { "None".to_owned() } else { number.to_string() };
-    let missing =
-        || ApiError::not_found(format!("The source code of the Dag {dag_id}, version_number {shown} was not found"));
+    let shown = if number < 0 {
+        "None".to_owned()
+    } else {
+        number.to_string()
+    };
+    let missing = || {
+        ApiError::not_found(format!(
+            "The source code of the Dag {dag_id}, version_number {shown} was not found"
+        ))
+    };
     let mut db = app.store.reader().await?;
     let dag = db.dag(&dag_id).await?.ok_or_else(missing)?;
     let id = if number < 0 {
         dag.version_id
     } else {
         let versions = db.dag_versions(&dag_id).await?;
-        versions.iter().find(|version| version.version_number == number).ok_or_else(missing)?.id
+        versions
+            .iter()
+            .find(|version| version.version_number == number)
+            .ok_or_else(missing)?
+            .id
     };
     let version = db.dag_version(id).await?.ok_or_else(missing)?;
     if !as_json {
-        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], version.source).into_response());
+        return Ok((
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            version.source,
+        )
+            .into_response());
     }
     let name = dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str());
     let body = json!({"content": version.source, "dag_id": dag_id, "version_number": version.version_number, "dag_display_name": name});
@@ -101,8 +137,12 @@ pub(crate) async fn dag_stats(State(app): State<App>, caller: Caller, query: Que
     for (dag_id, state, count) in db.run_counts().await? {
         counts.entry(dag_id).or_default().insert(state, count);
     }
-    let names: BTreeMap<DagId, Option<String>> =
-        db.dags().await?.into_iter().map(|dag| (dag.dag_id, dag.display_name)).collect();
+    let names: BTreeMap<DagId, Option<String>> = db
+        .dags()
+        .await?
+        .into_iter()
+        .map(|dag| (dag.dag_id, dag.display_name))
+        .collect();
     let stats: Vec<Value> = counts
         .iter()
         .filter(|(dag_id, _)| wanted.is_empty() || wanted.contains(&dag_id.as_str()))
@@ -119,9 +159,15 @@ pub(crate) async fn dag_tags(State(app): State<App>, caller: Caller, mut query: 
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     let dags = app.store.reader().await?.dags().await?;
-    let tags: BTreeSet<String> = dags.into_iter().filter(|dag| !dag.is_stale).flat_map(|dag| dag.tags).collect();
+    let tags: BTreeSet<String> = dags
+        .into_iter()
+        .filter(|dag| !dag.is_stale)
+        .flat_map(|dag| dag.tags)
+        .collect();
     let total = tags.len();
-    Ok(Json(json!({"tags": cut(tags.into_iter().collect(), page), "total_entries": total})))
+    Ok(Json(
+        json!({"tags": cut(tags.into_iter().collect(), page), "total_entries": total}),
+    ))
 }
 
 fn error_response(error: &ImportErrorRecord) -> Value {
@@ -137,7 +183,9 @@ pub(crate) async fn import_errors(State(app): State<App>, caller: Caller, mut qu
     let mut errors = app.store.reader().await?.import_errors().await?;
     if let Some(terms) = query.terms("filename_pattern") {
         let fits = |error: &ImportErrorRecord| {
-            terms.iter().any(|term| super::dags::matches_like(&error.path.to_lowercase(), &term.to_lowercase()))
+            terms
+                .iter()
+                .any(|term| super::dags::matches_like(&error.path.to_lowercase(), &term.to_lowercase()))
         };
         errors.retain(fits);
     }
@@ -146,11 +194,19 @@ pub(crate) async fn import_errors(State(app): State<App>, caller: Caller, mut qu
     Ok(Json(json!({"import_errors": errors, "total_entries": total})))
 }
 
-pub(crate) async fn import_error(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> ApiResult {
+pub(crate) async fn import_error(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let id = path_number("import_error_id", &id, i64::MIN)?;
     let found = app.store.reader().await?.import_error(id).await?;
-    let missing = || ApiError::not_found(format!("The ImportError with import_error_id: `{id}` was not found"));
+    let missing = || {
+        ApiError::not_found(format!(
+            "The ImportError with import_error_id: `{id}` was not found"
+        ))
+    };
     found.as_ref().map(error_response).map(Json).ok_or_else(missing)
 }
 
@@ -172,7 +228,11 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
         }));
     };
     let part = |name: &str, absent: Value| {
-        let latest = jobs.iter().filter(|job| job.kind == name).map(|job| job.heartbeat_at).max();
+        let latest = jobs
+            .iter()
+            .filter(|job| job.kind == name)
+            .map(|job| job.heartbeat_at)
+            .max();
         let status = latest.map_or(absent, |at| {
             let fresh = (now - at).to_std().map_or(true, |age| age <= limit);
             json!(if fresh { "healthy" } else { "unhealthy" })
@@ -193,5 +253,9 @@ pub(crate) async fn old_health() -> Response {
 }
 
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (app.metrics)()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        (app.metrics)(),
+    )
+        .into_response()
 }

@@ -32,7 +32,12 @@ fn missing(name: &PoolName) -> ApiError {
 
 async fn find(app: &App, name: &PoolName) -> ApiResult<(PoolRecord, Value)> {
     let mut db = app.store.reader().await?;
-    let pool = db.pools().await?.into_iter().find(|pool| pool.name == *name).ok_or_else(|| missing(name))?;
+    let pool = db
+        .pools()
+        .await?
+        .into_iter()
+        .find(|pool| pool.name == *name)
+        .ok_or_else(|| missing(name))?;
     let used = db.pool_slots().await?.get(name).copied().unwrap_or_default();
     let shown = response(&pool, used);
     Ok((pool, shown))
@@ -48,7 +53,9 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     let used = db.pool_slots().await?;
     if let Some(terms) = query.terms("pool_name_pattern") {
         let fits = |pool: &PoolRecord| {
-            terms.iter().any(|term| super::dags::matches_like(&pool.name.as_str().to_lowercase(), &term.to_lowercase()))
+            terms.iter().any(|term| {
+                super::dags::matches_like(&pool.name.as_str().to_lowercase(), &term.to_lowercase())
+            })
         };
         pools.retain(fits);
     }
@@ -56,8 +63,10 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         pools.reverse();
     }
     let total = pools.len();
-    let pools: Vec<Value> =
-        cut(pools, page).iter().map(|pool| response(pool, used.get(&pool.name).copied().unwrap_or_default())).collect();
+    let pools: Vec<Value> = cut(pools, page)
+        .iter()
+        .map(|pool| response(pool, used.get(&pool.name).copied().unwrap_or_default()))
+        .collect();
     Ok(Json(json!({"pools": pools, "total_entries": total})))
 }
 
@@ -74,7 +83,11 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let name = if body.has("pool") { body.required_text("pool") } else { body.required_text("name") };
+    let name = if body.has("pool") {
+        body.required_text("pool")
+    } else {
+        body.required_text("name")
+    };
     let slots = body.integer("slots", Some(-1), true).unwrap_or_default();
     let description = body.text("description", 5000);
     let include_deferred = body.boolean("include_deferred", Some(false));
@@ -82,7 +95,8 @@ pub(crate) async fn create(
     body.finish()?;
     let name = PoolName::new(name);
     store::transact!(app.store, "create pool", |tx| {
-        tx.create_pool(&name, slots, description.as_deref(), include_deferred).await
+        tx.create_pool(&name, slots, description.as_deref(), include_deferred)
+            .await
     })?;
     Ok((StatusCode::CREATED, Json(find(&app, &name).await?.1)))
 }
@@ -97,7 +111,8 @@ pub(crate) async fn patch(
 ) -> ApiResult {
     caller.must_be(Role::Op)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let present = ["pool", "slots", "include_deferred"].map(|key| (key, body.has(key) || (key == "pool" && body.has("name"))));
+    let present = ["pool", "slots", "include_deferred"]
+        .map(|key| (key, body.has(key) || (key == "pool" && body.has("name"))));
     let named = body.text("pool", 256).or(body.text("name", 256));
     let slots = body.integer("slots", Some(-1), false);
     let (has_description, description) = (body.has("description"), body.text("description", 5000));
@@ -106,13 +121,22 @@ pub(crate) async fn patch(
     body.text("team_name", 50);
     body.finish()?;
     if named.as_ref().is_some_and(|named| named != name.as_str()) {
-        return Err(ApiError::bad_request("Invalid body, pool name from request body doesn't match uri parameter"));
+        return Err(ApiError::bad_request(
+            "Invalid body, pool name from request body doesn't match uri parameter",
+        ));
     }
     let (old, _) = find(&app, &name).await?;
     let mask = query.all("update_mask");
     let is_default = name.as_str() == DEFAULT;
-    if is_default && (mask.is_empty() || mask.iter().any(|key| !matches!(*key, "slots" | "include_deferred"))) {
-        return Err(ApiError::bad_request("Only slots and included_deferred can be modified on Default Pool"));
+    if is_default
+        && (mask.is_empty()
+            || mask
+                .iter()
+                .any(|key| !matches!(*key, "slots" | "include_deferred")))
+    {
+        return Err(ApiError::bad_request(
+            "Only slots and included_deferred can be modified on Default Pool",
+        ));
     }
     let absent: Vec<Value> = present
         .iter()
@@ -129,19 +153,35 @@ pub(crate) async fn patch(
     let masked = |key: &str| mask.is_empty() || mask.contains(&key);
     let new = PoolRecord {
         slots: slots.filter(|_| masked("slots")).unwrap_or(old.slots),
-        description: if has_description && masked("description") { description } else { old.description },
-        include_deferred: if has_deferred && masked("include_deferred") { include_deferred } else { old.include_deferred },
+        description: if has_description && masked("description") {
+            description
+        } else {
+            old.description
+        },
+        include_deferred: if has_deferred && masked("include_deferred") {
+            include_deferred
+        } else {
+            old.include_deferred
+        },
         ..old
     };
     store::transact!(app.store, "patch pool", |tx| tx.update_pool(&name, &new).await)?;
     find(&app, &name).await.map(|(_, shown)| Json(shown))
 }
 
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(name): Path<PoolName>) -> ApiResult<StatusCode> {
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(name): Path<PoolName>,
+) -> ApiResult<StatusCode> {
     caller.must_be(Role::Op)?;
     if name.as_str() == DEFAULT {
         return Err(ApiError::bad_request("Default Pool can't be deleted"));
     }
     let deleted = store::transact!(app.store, "delete pool", |tx| tx.delete_pool(&name).await)?;
-    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&name)) }
+    if deleted {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(missing(&name))
+    }
 }

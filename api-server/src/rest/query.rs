@@ -26,8 +26,15 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = |from: usize| bytes.get(from..from + 2).and_then(|two| std::str::from_utf8(two).ok());
-        match (bytes[at], hex(at + 1).and_then(|two| u8::from_str_radix(two, 16).ok())) {
+        let hex = |from: usize| {
+            bytes
+                .get(from..from + 2)
+                .and_then(|two| std::str::from_utf8(two).ok())
+        };
+        match (
+            bytes[at],
+            hex(at + 1).and_then(|two| u8::from_str_radix(two, 16).ok()),
+        ) {
             (b'+', _) => out.push(b' '),
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -52,7 +59,9 @@ pub(crate) fn truth(word: &str) -> Option<bool> {
 /// An instant and whether it named its time zone; without one it is taken as UTC.
 pub(crate) fn read_instant(text: &str) -> Result<(Timestamp, bool), &'static str> {
     // A plus sign that was not escaped arrives as a space.
-    let text = text.trim().replace(' ', if text.contains('T') { "+" } else { " " });
+    let text = text
+        .trim()
+        .replace(' ', if text.contains('T') { "+" } else { " " });
     if let Ok(at) = DateTime::parse_from_rfc3339(&text) {
         return Ok((at.to_utc(), true));
     }
@@ -66,10 +75,17 @@ pub(crate) fn read_instant(text: &str) -> Result<(Timestamp, bool), &'static str
             return Ok((at.and_utc(), false));
         }
     }
-    if let Some(at) = NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok().and_then(|date| date.and_hms_opt(0, 0, 0)) {
+    if let Some(at) = NaiveDate::parse_from_str(&text, "%Y-%m-%d")
+        .ok()
+        .and_then(|date| date.and_hms_opt(0, 0, 0))
+    {
         return Ok((at.and_utc(), false));
     }
-    Err(if text.len() < 10 { "input is too short" } else { "invalid character in year" })
+    Err(if text.len() < 10 {
+        "input is too short"
+    } else {
+        "invalid character in year"
+    })
 }
 
 /// The query of a request.
@@ -83,35 +99,55 @@ impl FromRequestParts<App> for Query {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
-        Ok(Self { pairs: pairs(parts.uri.query().unwrap_or_default()), problems: Vec::new() })
+        Ok(Self {
+            pairs: pairs(parts.uri.query().unwrap_or_default()),
+            problems: Vec::new(),
+        })
     }
 }
 
 impl Query {
     /// The last value of a parameter.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter, empty ones left out.
     pub(crate) fn all(&self, key: &str) -> Vec<&str> {
-        self.pairs.iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, value)| value.as_str()).collect()
+        self.pairs
+            .iter()
+            .filter(|(k, v)| k == key && !v.is_empty())
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     fn integer(&mut self, key: &str, default: i64, least: i64) -> i64 {
-        let Some(text) = self.text(key).map(str::to_owned) else { return default };
+        let Some(text) = self.text(key).map(str::to_owned) else {
+            return default;
+        };
         let location = [json!("query"), json!(key)];
         match text.trim().parse::<i128>() {
             Ok(n) if n >= i128::from(least) => i64::try_from(n).unwrap_or(i64::MAX),
             Ok(_) => {
                 let message = format!("Input should be greater than or equal to {least}");
                 let context = json!({"ge": least});
-                self.problems.push(problem_with("greater_than_equal", &location, &message, json!(text), context));
+                self.problems.push(problem_with(
+                    "greater_than_equal",
+                    &location,
+                    &message,
+                    json!(text),
+                    context,
+                ));
                 default
             }
             Err(_) => {
                 let message = "Input should be a valid integer, unable to parse string as an integer";
-                self.problems.push(problem("int_parsing", &location, message, json!(text)));
+                self.problems
+                    .push(problem("int_parsing", &location, message, json!(text)));
                 default
             }
         }
@@ -129,7 +165,12 @@ impl Query {
         let read = truth(&text);
         if read.is_none() {
             let message = "Input should be a valid boolean, unable to interpret input";
-            self.problems.push(problem("bool_parsing", &[json!("query"), json!(key)], message, json!(text)));
+            self.problems.push(problem(
+                "bool_parsing",
+                &[json!("query"), json!(key)],
+                message,
+                json!(text),
+            ));
         }
         read
     }
@@ -143,7 +184,13 @@ impl Query {
                 let message = format!("Input should be a valid datetime or date, {why}");
                 let location = [json!("query"), json!(key)];
                 let context = json!({"error": why});
-                self.problems.push(problem_with("datetime_from_date_parsing", &location, &message, json!(text), context));
+                self.problems.push(problem_with(
+                    "datetime_from_date_parsing",
+                    &location,
+                    &message,
+                    json!(text),
+                    context,
+                ));
                 None
             }
         }
@@ -151,7 +198,11 @@ impl Query {
 
     /// Tells what was wrong with the parameters asked for so far.
     pub(crate) fn checked(&mut self) -> ApiResult<()> {
-        if self.problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(std::mem::take(&mut self.problems))) }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(std::mem::take(&mut self.problems)))
+        }
     }
 
     /// `limit` and `offset`, within the configured bounds.
@@ -160,7 +211,9 @@ impl Query {
         let limit = self.integer("limit", fallback, 0);
         let offset = self.integer("offset", 0, 0);
         self.checked()?;
-        let limit = u64::try_from(limit).unwrap_or(0).min(app.config.api.maximum_page_limit);
+        let limit = u64::try_from(limit)
+            .unwrap_or(0)
+            .min(app.config.api.maximum_page_limit);
         Ok((limit, u64::try_from(offset).unwrap_or(0)))
     }
 
@@ -183,15 +236,26 @@ impl Query {
         for name in &names {
             let bare = name.trim_start_matches('-');
             let column = known(bare).ok_or_else(|| {
-                ApiError::bad_request(format!("Ordering with '{bare}' is disallowed or the attribute does not exist on the model"))
+                ApiError::bad_request(format!(
+                    "Ordering with '{bare}' is disallowed or the attribute does not exist on the model"
+                ))
             })?;
-            order.push(Order { column, descending: name.starts_with('-') });
+            order.push(Order {
+                column,
+                descending: name.starts_with('-'),
+            });
         }
         if order.is_empty() {
-            order.push(Order { column: default, descending: false });
+            order.push(Order {
+                column: default,
+                descending: false,
+            });
         }
         let descending = order[0].descending;
-        order.push(Order { column: last, descending });
+        order.push(Order {
+            column: last,
+            descending,
+        });
         Ok(order)
     }
 
@@ -217,7 +281,9 @@ impl Query {
             conditions.push(Condition::Contains(column, terms));
         }
         if let Some(terms) = self.terms(&format!("{key}_prefix_pattern")) {
-            let trimmed = terms.iter().map(|term| term.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned());
+            let trimmed = terms
+                .iter()
+                .map(|term| term.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned());
             conditions.push(Condition::StartsWith(column, trimmed.collect()));
         }
     }
@@ -225,7 +291,11 @@ impl Query {
     /// The alternatives of a pattern; `None` when it matches everything.
     pub(crate) fn terms(&self, key: &str) -> Option<Vec<String>> {
         let text = self.text(key).filter(|text| !text.is_empty() && *text != "~")?;
-        let terms: Vec<String> = text.split('|').map(|term| term.trim().to_owned()).filter(|term| !term.is_empty()).collect();
+        let terms: Vec<String> = text
+            .split('|')
+            .map(|term| term.trim().to_owned())
+            .filter(|term| !term.is_empty())
+            .collect();
         (!terms.iter().any(|term| term == "~")).then_some(terms)
     }
 
@@ -233,7 +303,10 @@ impl Query {
     pub(crate) fn one_of(&self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
         let values = self.all(key);
         if !values.is_empty() {
-            conditions.push(Condition::In(column, values.into_iter().map(Stored::from).collect()));
+            conditions.push(Condition::In(
+                column,
+                values.into_iter().map(Stored::from).collect(),
+            ));
         }
     }
 }
@@ -241,12 +314,21 @@ impl Query {
 /// A part of an in-memory list, as `limit` and `offset` want it.
 pub(crate) fn cut<T>(items: Vec<T>, (limit, offset): (u64, u64)) -> Vec<T> {
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    items.into_iter().skip(skip).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()
+    items
+        .into_iter()
+        .skip(skip)
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .collect()
 }
 
 /// A listing of these conditions.
 pub(crate) fn listing(conditions: Vec<Condition>, order: Vec<Order>, (limit, offset): (u64, u64)) -> Listing {
-    Listing { conditions, order, limit, offset }
+    Listing {
+        conditions,
+        order,
+        limit,
+        offset,
+    }
 }
 
 /// A whole number in a path.
@@ -256,11 +338,22 @@ pub(crate) fn path_number(key: &str, text: &str, least: i64) -> ApiResult<i64> {
         Ok(n) if n >= least => Ok(n),
         Ok(_) => {
             let message = format!("Input should be greater than or equal to {least}");
-            Err(ApiError::invalid(vec![problem_with("greater_than_equal", &location, &message, json!(text), json!({"ge": least}))]))
+            Err(ApiError::invalid(vec![problem_with(
+                "greater_than_equal",
+                &location,
+                &message,
+                json!(text),
+                json!({"ge": least}),
+            )]))
         }
         Err(_) => {
             let message = "Input should be a valid integer, unable to parse string as an integer";
-            Err(ApiError::invalid(vec![problem("int_parsing", &location, message, json!(text))]))
+            Err(ApiError::invalid(vec![problem(
+                "int_parsing",
+                &location,
+                message,
+                json!(text),
+            )]))
         }
     }
 }
@@ -271,8 +364,20 @@ mod tests {
 
     #[test]
     fn queries_are_decoded_and_instants_read_in_all_their_forms() {
-        assert_eq!(pairs("a=b%20c&d=1+2&e"), [("a".into(), "b c".into()), ("d".into(), "1 2".into()), ("e".into(), String::new())]);
-        for (text, aware) in [("2025-01-02T03:04:05Z", true), ("2025-01-02T03:04:05 00:00", true), ("2025-01-02T03:04:05", false), ("2025-01-02", false)] {
+        assert_eq!(
+            pairs("a=b%20c&d=1+2&e"),
+            [
+                ("a".into(), "b c".into()),
+                ("d".into(), "1 2".into()),
+                ("e".into(), String::new())
+            ]
+        );
+        for (text, aware) in [
+            ("2025-01-02T03:04:05Z", true),
+            ("2025-01-02T03:04:05 00:00", true),
+            ("2025-01-02T03:04:05", false),
+            ("2025-01-02", false),
+        ] {
             assert_eq!(read_instant(text).unwrap().1, aware, "{text}");
         }
         assert_eq!(read_instant("bogus"), Err("input is too short"));

@@ -5,8 +5,8 @@ use super::body::Body;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, listing};
-use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use crate::App;
+use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -33,7 +33,10 @@ pub(crate) struct References {
 
 impl References {
     pub(crate) async fn display_name(&mut self, app: &App, dag_id: &DagId) -> Result<String, StoreError> {
-        let name = self.dag(app, dag_id).await?.and_then(|dag| dag.display_name.clone());
+        let name = self
+            .dag(app, dag_id)
+            .await?
+            .and_then(|dag| dag.display_name.clone());
         Ok(name.unwrap_or_else(|| dag_id.to_string()))
     }
 
@@ -45,22 +48,37 @@ impl References {
         Ok(self.dags.get(dag_id).and_then(Option::as_ref))
     }
 
-    pub(crate) async fn version(&mut self, app: &App, dag_id: &DagId, id: DagVersionId) -> Result<Value, StoreError> {
+    pub(crate) async fn version(
+        &mut self,
+        app: &App,
+        dag_id: &DagId,
+        id: DagVersionId,
+    ) -> Result<Value, StoreError> {
         if let Some(version) = self.versions.get(&id) {
             return Ok(version.clone());
         }
-        let Some(dag) = self.dag(app, dag_id).await?.cloned() else { return Ok(Value::Null) };
+        let Some(dag) = self.dag(app, dag_id).await?.cloned() else {
+            return Ok(Value::Null);
+        };
         let versions = app.store.reader().await?.dag_versions(dag_id).await?;
         for version in &versions {
-            self.versions.insert(version.id, super::meta::version_response(version, &dag));
+            self.versions
+                .insert(version.id, super::meta::version_response(version, &dag));
         }
         Ok(self.versions.get(&id).cloned().unwrap_or(Value::Null))
     }
 }
 
 /// `DAGRunResponse`
-pub(crate) async fn response(app: &App, run: &RunRecord, references: &mut References) -> Result<Value, StoreError> {
-    let duration = run.start_date.zip(run.end_date).map(|(start, end)| (end - start).as_seconds_f64());
+pub(crate) async fn response(
+    app: &App,
+    run: &RunRecord,
+    references: &mut References,
+) -> Result<Value, StoreError> {
+    let duration = run
+        .start_date
+        .zip(run.end_date)
+        .map(|(start, end)| (end - start).as_seconds_f64());
     let conf: Value = serde_json::from_str(&run.conf).unwrap_or_else(|_| json!({}));
     let version = references.version(app, &run.dag_id, run.version_id).await?;
     Ok(json!({
@@ -90,7 +108,9 @@ pub(crate) async fn response(app: &App, run: &RunRecord, references: &mut Refere
 }
 
 fn missing(dag_id: &DagId, run_id: &RunId) -> ApiError {
-    ApiError::not_found(format!("The DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` was not found"))
+    ApiError::not_found(format!(
+        "The DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` was not found"
+    ))
 }
 
 pub(crate) async fn find(app: &App, dag_id: &DagId, run_id: &RunId) -> ApiResult<RunRecord> {
@@ -115,7 +135,12 @@ fn column(name: &str) -> Option<&'static str> {
     })
 }
 
-pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>, mut query: Query) -> ApiResult {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    mut query: Query,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     for state in query.all("state") {
@@ -127,12 +152,21 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(dag_id): P
     for kind in query.all("run_type") {
         if kind.parse::<DagRunType>().is_err() {
             let words: Vec<&str> = DagRunType::ALL.iter().map(|kind| kind.as_str()).collect();
-            let text = format!("Invalid value for run type. Valid values are {}", words.join(", "));
+            let text = format!(
+                "Invalid value for run type. Valid values are {}",
+                words.join(", ")
+            );
             return Err(ApiError::invalid_text(text));
         }
     }
     let mut conditions = Vec::new();
-    for key in ["run_after", "logical_date", "start_date", "end_date", "updated_at"] {
+    for key in [
+        "run_after",
+        "logical_date",
+        "start_date",
+        "end_date",
+        "updated_at",
+    ] {
         if let Some(column) = column(key) {
             query.range(key, column, &mut conditions);
         }
@@ -148,7 +182,12 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(dag_id): P
         super::dags::find(&app, &dag_id).await?;
         conditions.push(Condition::Is("dag_id", (&dag_id).into()));
     }
-    let (runs, total) = app.store.reader().await?.runs(&listing(conditions, order, page)).await?;
+    let (runs, total) = app
+        .store
+        .reader()
+        .await?
+        .runs(&listing(conditions, order, page))
+        .await?;
     let mut references = References::default();
     let mut out = Vec::with_capacity(runs.len());
     for run in &runs {
@@ -187,7 +226,9 @@ pub(crate) async fn trigger(
     let note = body.text("note", 1000).filter(|note| !note.is_empty());
     let partition_key = body.text("partition_key", 250);
     if start.is_some() != end.is_some() {
-        body.refuse("Either both data_interval_start and data_interval_end must be provided or both must be None");
+        body.refuse(
+            "Either both data_interval_start and data_interval_end must be provided or both must be None",
+        );
     }
     body.finish()?;
     if partition_key.is_some() {
@@ -203,15 +244,23 @@ pub(crate) async fn trigger(
         conf,
         note,
         run_type: DagRunType::Manual,
-        triggered_by: if headers.contains_key(header::REFERER) { "ui" } else { "rest_api" },
+        triggered_by: if headers.contains_key(header::REFERER) {
+            "ui"
+        } else {
+            "rest_api"
+        },
         user: Some(caller.name),
     };
-    let run = trigger_run(&app.store, &app.graphs, &*app.broker, &request).await.map_err(|error| match error {
-        TriggerError::UnknownDag(_) => ApiError::not_found(error.to_string()),
-        TriggerError::ImportErrors(_) | TriggerError::Invalid(_) => ApiError::bad_request(error.to_string()),
-        TriggerError::Duplicate { .. } => ApiError::duplicate(),
-        TriggerError::Store(error) => error.into(),
-    })?;
+    let run = trigger_run(&app.store, &app.graphs, &*app.broker, &request)
+        .await
+        .map_err(|error| match error {
+            TriggerError::UnknownDag(_) => ApiError::not_found(error.to_string()),
+            TriggerError::ImportErrors(_) | TriggerError::Invalid(_) => {
+                ApiError::bad_request(error.to_string())
+            }
+            TriggerError::Duplicate { .. } => ApiError::duplicate(),
+            TriggerError::Store(error) => error.into(),
+        })?;
     Ok(Json(response(&app, &run, &mut References::default()).await?))
 }
 
@@ -228,7 +277,11 @@ pub(crate) async fn delete(
         )));
     }
     let deleted = store::transact!(app.store, "delete run", |tx| tx.delete_run(run.key).await)?;
-    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&dag_id, &run_id)) }
+    if deleted {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(missing(&dag_id, &run_id))
+    }
 }
 
 pub(crate) async fn patch(
@@ -269,7 +322,10 @@ pub(crate) async fn patch(
             tx.mark_run(run.key, state, now).await?;
             if state.is_finished() {
                 for ti in tx.task_instances_of(run.key).await? {
-                    let runs = matches!(ti.state, StateName::Running | StateName::Deferred | StateName::UpForReschedule);
+                    let runs = matches!(
+                        ti.state,
+                        StateName::Running | StateName::Deferred | StateName::UpForReschedule
+                    );
                     let to = match (runs, state) {
                         (true, DagRunState::Success) => StateName::Success,
                         (true, _) => StateName::Failed,

@@ -17,14 +17,17 @@ use store::repo::ConnectionRecord;
 const HIDDEN: &str = "***";
 
 fn response(app: &App, connection: &ConnectionRecord) -> Value {
-    let extra = connection.extra.as_ref().map(|text| match serde_json::from_str::<Value>(text) {
-        Ok(mut value) => {
-            redact(app, &mut value, false);
-            python_dumps(&value)
-        }
-        Err(_) if text.is_empty() => String::new(),
-        Err(_) => HIDDEN.to_owned(),
-    });
+    let extra = connection
+        .extra
+        .as_ref()
+        .map(|text| match serde_json::from_str::<Value>(text) {
+            Ok(mut value) => {
+                redact(app, &mut value, false);
+                python_dumps(&value)
+            }
+            Err(_) if text.is_empty() => String::new(),
+            Err(_) => HIDDEN.to_owned(),
+        });
     json!({
         "connection_id": connection.conn_id, "conn_type": connection.conn_type, "description": connection.description,
         "host": connection.host, "login": connection.login, "schema": connection.schema, "port": connection.port,
@@ -37,15 +40,23 @@ fn missing(id: &str) -> ApiError {
 }
 
 async fn find(app: &App, id: &str) -> ApiResult<ConnectionRecord> {
-    app.store.reader().await?.connection(id, &app.cipher).await?.ok_or_else(|| missing(id))
+    app.store
+        .reader()
+        .await?
+        .connection(id, &app.cipher)
+        .await?
+        .ok_or_else(|| missing(id))
 }
 
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
     caller.must_be(Role::Op)?;
     let page = query.page(&app)?;
     let known = |name: &str| {
-        matches!(name, "conn_id" | "connection_id" | "conn_type" | "description" | "host" | "port" | "id" | "team_name")
-            .then_some("conn_id")
+        matches!(
+            name,
+            "conn_id" | "connection_id" | "conn_type" | "description" | "host" | "port" | "id" | "team_name"
+        )
+        .then_some("conn_id")
     };
     let order = query.order(&known, "conn_id", "conn_id")?;
     let mut connections = app.store.reader().await?.connections(&app.cipher).await?;
@@ -53,7 +64,10 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         connections.reverse();
     }
     let total = connections.len();
-    let connections: Vec<Value> = cut(connections, page).iter().map(|connection| response(&app, connection)).collect();
+    let connections: Vec<Value> = cut(connections, page)
+        .iter()
+        .map(|connection| response(&app, connection))
+        .collect();
     Ok(Json(json!({"connections": connections, "total_entries": total})))
 }
 
@@ -105,11 +119,23 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
     let record = read(&headers, &bytes)?;
-    if app.store.reader().await?.connection(&record.conn_id, &app.cipher).await?.is_some() {
+    if app
+        .store
+        .reader()
+        .await?
+        .connection(&record.conn_id, &app.cipher)
+        .await?
+        .is_some()
+    {
         return Err(ApiError::duplicate());
     }
-    store::transact!(app.store, "create connection", |tx| tx.set_connection(&record, &app.cipher).await)?;
-    Ok((StatusCode::CREATED, Json(response(&app, &find(&app, &record.conn_id).await?))))
+    store::transact!(app.store, "create connection", |tx| tx
+        .set_connection(&record, &app.cipher)
+        .await)?;
+    Ok((
+        StatusCode::CREATED,
+        Json(response(&app, &find(&app, &record.conn_id).await?)),
+    ))
 }
 
 pub(crate) async fn patch(
@@ -122,19 +148,33 @@ pub(crate) async fn patch(
     caller.must_be(Role::Op)?;
     let mut record = read(&headers, &bytes)?;
     if record.conn_id != id {
-        return Err(ApiError::bad_request("The connection_id in the request body does not match the URL parameter"));
+        return Err(ApiError::bad_request(
+            "The connection_id in the request body does not match the URL parameter",
+        ));
     }
     let old = find(&app, &id).await?;
     // What was shown hidden and sent back stays what it is.
     if record.password.as_deref() == Some(HIDDEN) {
         record.password = old.password;
     }
-    store::transact!(app.store, "patch connection", |tx| tx.set_connection(&record, &app.cipher).await)?;
+    store::transact!(app.store, "patch connection", |tx| tx
+        .set_connection(&record, &app.cipher)
+        .await)?;
     Ok(Json(response(&app, &find(&app, &id).await?)))
 }
 
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> ApiResult<StatusCode> {
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<StatusCode> {
     caller.must_be(Role::Op)?;
-    let deleted = store::transact!(app.store, "delete connection", |tx| tx.delete_connection(&id).await)?;
-    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&id)) }
+    let deleted = store::transact!(app.store, "delete connection", |tx| tx
+        .delete_connection(&id)
+        .await)?;
+    if deleted {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(missing(&id))
+    }
 }

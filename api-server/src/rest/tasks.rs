@@ -48,15 +48,31 @@ impl Page {
         keys.dedup();
         let ids: Vec<TaskInstanceId> = tis.iter().map(|ti| ti.id).collect();
         let mut db = app.store.reader().await?;
-        let dates = db.run_dates(&keys).await?.into_iter().map(|(key, date, after)| (key, (date, after))).collect();
+        let dates = db
+            .run_dates(&keys)
+            .await?
+            .into_iter()
+            .map(|(key, date, after)| (key, (date, after)))
+            .collect();
         let rendered = db.rendered_fields(&ids).await?;
-        let rendered = rendered.into_iter().map(|(id, text)| (id, serde_json::from_str(&text).unwrap_or_default())).collect();
-        Ok(Self { references: References::default(), dates, rendered })
+        let rendered = rendered
+            .into_iter()
+            .map(|(id, text)| (id, serde_json::from_str(&text).unwrap_or_default()))
+            .collect();
+        Ok(Self {
+            references: References::default(),
+            dates,
+            rendered,
+        })
     }
 
     /// `TaskInstanceResponse`
     async fn response(&mut self, app: &App, ti: &TaskInstanceRecord) -> Result<Value, StoreError> {
-        let (logical_date, run_after) = self.dates.get(&ti.run_key).copied().map_or((None, None), |(d, a)| (d, Some(a)));
+        let (logical_date, run_after) = self
+            .dates
+            .get(&ti.run_key)
+            .copied()
+            .map_or((None, None), |(d, a)| (d, Some(a)));
         let version = self.references.version(app, &ti.dag_id, ti.version_id).await?;
         Ok(json!({
             "id": ti.id,
@@ -150,7 +166,10 @@ pub(crate) async fn list(
     let states = check_states(&query)?;
     let mut conditions = Vec::new();
     if !states.is_empty() {
-        conditions.push(Condition::In("state", states.into_iter().map(Into::into).collect()));
+        conditions.push(Condition::In(
+            "state",
+            states.into_iter().map(Into::into).collect(),
+        ));
     }
     for key in ["start_date", "end_date"] {
         if let Some(column) = column(key) {
@@ -166,9 +185,16 @@ pub(crate) async fn list(
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("run_id", "run_id", &mut conditions);
     for (key, column) in [("map_index", "map_index"), ("try_number", "try_number")] {
-        let numbers: Vec<i64> = query.all(key).iter().filter_map(|text| text.parse().ok()).collect();
+        let numbers: Vec<i64> = query
+            .all(key)
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
         if !numbers.is_empty() {
-            conditions.push(Condition::In(column, numbers.into_iter().map(Into::into).collect()));
+            conditions.push(Condition::In(
+                column,
+                numbers.into_iter().map(Into::into).collect(),
+            ));
         }
     }
     if let Some(task_id) = query.text("task_id").filter(|text| !text.is_empty()) {
@@ -177,19 +203,31 @@ pub(crate) async fn list(
     let order = query.order(&column, "map_index", "id")?;
     match (dag_id.as_str(), run_id.as_str()) {
         ("~", "~") => {}
-        ("~", _) => return Err(ApiError::bad_request("dag_id is required when dag_run_id is specified")),
+        ("~", _) => {
+            return Err(ApiError::bad_request(
+                "dag_id is required when dag_run_id is specified",
+            ));
+        }
         (_, "~") => {
             super::dags::find(&app, &dag_id).await?;
             conditions.push(Condition::Is("dag_id", (&dag_id).into()));
         }
         _ => {
             let run = app.store.reader().await?.run(&dag_id, &run_id).await?;
-            let missing =
-                || ApiError::not_found(format!("DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` was not found"));
+            let missing = || {
+                ApiError::not_found(format!(
+                    "DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` was not found"
+                ))
+            };
             conditions.push(Condition::Is("run_key", run.ok_or_else(missing)?.key.into()));
         }
     }
-    let (tis, total) = app.store.reader().await?.task_instances(&listing(conditions, order, page)).await?;
+    let (tis, total) = app
+        .store
+        .reader()
+        .await?
+        .task_instances(&listing(conditions, order, page))
+        .await?;
     envelope(&app, &tis, total).await
 }
 
@@ -198,10 +236,21 @@ pub(crate) type TaskPath = (DagId, RunId, TaskId);
 
 async fn all_of_task(app: &App, (dag_id, run_id, task_id): &TaskPath) -> ApiResult<Vec<TaskInstanceRecord>> {
     let mut db = app.store.reader().await?;
-    let Some(run) = db.run(dag_id, run_id).await? else { return Ok(Vec::new()) };
-    let conditions = vec![Condition::Is("run_key", run.key.into()), Condition::Is("task_id", task_id.into())];
-    let order = vec![store::repo::Order { column: "map_index", descending: false }];
-    Ok(db.task_instances(&listing(conditions, order, (10_000, 0))).await?.0)
+    let Some(run) = db.run(dag_id, run_id).await? else {
+        return Ok(Vec::new());
+    };
+    let conditions = vec![
+        Condition::Is("run_key", run.key.into()),
+        Condition::Is("task_id", task_id.into()),
+    ];
+    let order = vec![store::repo::Order {
+        column: "map_index",
+        descending: false,
+    }];
+    Ok(db
+        .task_instances(&listing(conditions, order, (10_000, 0)))
+        .await?
+        .0)
 }
 
 pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>) -> ApiResult {
@@ -212,9 +261,9 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(path): Pat
         None => Err(ApiError::not_found(format!(
             "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}` and task_id: `{task_id}` was not found"
         ))),
-        Some(ti) if ti.map_index.0 >= 0 => {
-            Err(ApiError::not_found("Task instance is mapped, add the map_index value to the URL"))
-        }
+        Some(ti) if ti.map_index.0 >= 0 => Err(ApiError::not_found(
+            "Task instance is mapped, add the map_index value to the URL",
+        )),
         Some(ti) => Ok(Json(Page::of(&app, &tis).await?.response(&app, ti).await?)),
     }
 }
@@ -227,17 +276,31 @@ pub(crate) async fn show_mapped(
     caller.must_be(Role::Viewer)?;
     let number = path_number("map_index", &index, i64::MIN)?;
     let map_index = MapIndex(i32::try_from(number).unwrap_or(i32::MAX));
-    let ti = app.store.reader().await?.task_instance(&dag_id, &run_id, &task_id, map_index).await?;
+    let ti = app
+        .store
+        .reader()
+        .await?
+        .task_instance(&dag_id, &run_id, &task_id, map_index)
+        .await?;
     let missing = || {
         ApiError::not_found(format!(
             "The Mapped Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}`, task_id: `{task_id}`, and map_index: `{number}` was not found"
         ))
     };
     let ti = ti.ok_or_else(missing)?;
-    Ok(Json(Page::of(&app, std::slice::from_ref(&ti)).await?.response(&app, &ti).await?))
+    Ok(Json(
+        Page::of(&app, std::slice::from_ref(&ti))
+            .await?
+            .response(&app, &ti)
+            .await?,
+    ))
 }
 
-pub(crate) async fn list_mapped(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>) -> ApiResult {
+pub(crate) async fn list_mapped(
+    State(app): State<App>,
+    caller: Caller,
+    Path(path): Path<TaskPath>,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let dag = super::dags::find(&app, &path.0).await?;
     let graph = super::dags::graph(&app, &dag).await?;
@@ -248,14 +311,21 @@ pub(crate) async fn list_mapped(State(app): State<App>, caller: Caller, Path(pat
         }
         Some(_) => {}
     }
-    let tis: Vec<TaskInstanceRecord> =
-        all_of_task(&app, &path).await?.into_iter().filter(|ti| ti.map_index.0 >= 0).collect();
+    let tis: Vec<TaskInstanceRecord> = all_of_task(&app, &path)
+        .await?
+        .into_iter()
+        .filter(|ti| ti.map_index.0 >= 0)
+        .collect();
     let total = i64::try_from(tis.len()).unwrap_or(i64::MAX);
     envelope(&app, &tis, total).await
 }
 
 /// `TaskInstanceHistoryResponse` of a try.
-async fn try_response(app: &App, ti: &TaskInstanceRecord, past: Option<&HistoryRecord>) -> Result<Value, StoreError> {
+async fn try_response(
+    app: &App,
+    ti: &TaskInstanceRecord,
+    past: Option<&HistoryRecord>,
+) -> Result<Value, StoreError> {
     let mut references = References::default();
     let current = HistoryRecord {
         try_number: ti.try_number.0,
@@ -271,7 +341,10 @@ async fn try_response(app: &App, ti: &TaskInstanceRecord, past: Option<&HistoryR
         exit_cause: None,
     };
     let one = past.unwrap_or(&current);
-    let duration = one.start_date.zip(one.end_date).map(|(start, end)| (end - start).as_seconds_f64());
+    let duration = one
+        .start_date
+        .zip(one.end_date)
+        .map(|(start, end)| (end - start).as_seconds_f64());
     Ok(json!({
         "task_id": ti.task_id,
         "dag_id": ti.dag_id,
@@ -302,7 +375,11 @@ async fn try_response(app: &App, ti: &TaskInstanceRecord, past: Option<&HistoryR
     }))
 }
 
-async fn tries_of(app: &App, path: &TaskPath, map_index: MapIndex) -> ApiResult<(TaskInstanceRecord, Vec<HistoryRecord>)> {
+async fn tries_of(
+    app: &App,
+    path: &TaskPath,
+    map_index: MapIndex,
+) -> ApiResult<(TaskInstanceRecord, Vec<HistoryRecord>)> {
     let (dag_id, run_id, task_id) = path;
     let mut db = app.store.reader().await?;
     let ti = db.task_instance(dag_id, run_id, task_id, map_index).await?;
@@ -328,7 +405,12 @@ async fn tries_page(app: &App, path: &TaskPath, map_index: MapIndex) -> ApiResul
     Ok(Json(json!({"task_instances": out, "total_entries": out.len()})))
 }
 
-pub(crate) async fn tries(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>, mut query: Query) -> ApiResult {
+pub(crate) async fn tries(
+    State(app): State<App>,
+    caller: Caller,
+    Path(path): Path<TaskPath>,
+    mut query: Query,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let index = query.number("map_index", -1, -1)?;
     tries_page(&app, &path, MapIndex(i32::try_from(index).unwrap_or(i32::MAX))).await
@@ -341,7 +423,12 @@ pub(crate) async fn mapped_tries(
 ) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let index = path_number("map_index", &index, i64::MIN)?;
-    tries_page(&app, &(dag_id, run_id, task_id), MapIndex(i32::try_from(index).unwrap_or(i32::MAX))).await
+    tries_page(
+        &app,
+        &(dag_id, run_id, task_id),
+        MapIndex(i32::try_from(index).unwrap_or(i32::MAX)),
+    )
+    .await
 }
 
 pub(crate) async fn one_try(
@@ -381,7 +468,12 @@ pub(crate) async fn patch(
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
     let word = body.text("new_state", 50);
-    for key in ["include_upstream", "include_downstream", "include_future", "include_past"] {
+    for key in [
+        "include_upstream",
+        "include_downstream",
+        "include_future",
+        "include_past",
+    ] {
         body.boolean(key, Some(false));
     }
     body.text("note", 1000);
@@ -391,22 +483,32 @@ pub(crate) async fn patch(
         Some("failed") => Some(StateName::Failed),
         Some("skipped") => Some(StateName::Skipped),
         Some(other) => {
-            body.refuse(&format!("'{other}' is not one of ['success', 'failed', 'skipped']"));
+            body.refuse(&format!(
+                "'{other}' is not one of ['success', 'failed', 'skipped']"
+            ));
             None
         }
     };
     body.finish()?;
     let tis = all_of_task(&app, &path).await?;
     if tis.is_empty() {
-        return Err(ApiError::not_found(format!("Task '{}' not found in Dag '{}'", path.2, path.0)));
+        return Err(ApiError::not_found(format!(
+            "Task '{}' not found in Dag '{}'",
+            path.2, path.0
+        )));
     }
     if let Some(to) = to {
         if tis.iter().all(|ti| ti.state == to) {
-            return Err(ApiError::conflict(format!("Task id {} is already in {to} state", path.2)));
+            return Err(ApiError::conflict(format!(
+                "Task id {} is already in {to} state",
+                path.2
+            )));
         }
         let now = Utc::now();
         for ti in tis.iter().filter(|ti| ti.state != to) {
-            store::transact!(app.store, "mark task", |tx| tx.mark_task_instance(ti, to, now).await)?;
+            store::transact!(app.store, "mark task", |tx| tx
+                .mark_task_instance(ti, to, now)
+                .await)?;
             app.broker.hint(Hint::Run(ti.run_key)).await;
         }
     }
@@ -429,7 +531,10 @@ pub(crate) async fn clear(
     let only_failed = body.boolean("only_failed", Some(true));
     let only_running = body.boolean("only_running", Some(false));
     let reset_runs = body.boolean("reset_dag_runs", Some(true));
-    let task_ids = body.has("task_ids").then(|| body.any("task_ids")).filter(|ids| !ids.is_null());
+    let task_ids = body
+        .has("task_ids")
+        .then(|| body.any("task_ids"))
+        .filter(|ids| !ids.is_null());
     let run_id = body.text("dag_run_id", 250);
     let downstream = body.boolean("include_downstream", Some(false));
     body.finish()?;
@@ -437,7 +542,8 @@ pub(crate) async fn clear(
     let dag = super::dags::find(&app, &dag_id).await?;
     let graph = super::dags::graph(&app, &dag).await?;
     let run = app.store.reader().await?.run(&dag_id, &run_id).await?;
-    let run = run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
+    let run =
+        run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
     let wanted = task_ids.map(|ids| chosen_tasks(&graph.dag, &ids, downstream));
     let tis = app.store.reader().await?.task_instances_of(run.key).await?;
     let fits = |ti: &&TaskInstanceRecord| {
@@ -454,7 +560,8 @@ pub(crate) async fn clear(
                 tx.clear_task_instance(ti, retries, now).await?;
             }
             if reset_runs && run.state.is_finished() {
-                tx.mark_run(run.key, model::dag_run::DagRunState::Queued, now).await?;
+                tx.mark_run(run.key, model::dag_run::DagRunState::Queued, now)
+                    .await?;
             }
             Ok(())
         })?;
@@ -485,4 +592,3 @@ fn chosen_tasks(dag: &model::dag::Dag, ids: &Value, downstream: bool) -> Vec<Tas
     }
     chosen
 }
-

@@ -15,16 +15,35 @@ use store::repo::VariableRecord;
 
 /// Words in a name that make its value a secret.
 const SENSITIVE: [&str; 21] = [
-    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string", "dsn",
-    "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account", "service_key", "token",
-    "keyfile_dict", "webhook_url",
+    "access_key",
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth_header",
+    "authorization",
+    "bearer",
+    "connection_string",
+    "dsn",
+    "passphrase",
+    "passwd",
+    "password",
+    "private_key",
+    "proxy",
+    "proxies",
+    "secret",
+    "service_account",
+    "service_key",
+    "token",
+    "keyfile_dict",
+    "webhook_url",
 ];
 
 pub(crate) fn is_sensitive(app: &App, name: &str) -> bool {
     let name = name.to_lowercase();
     let more = &app.config.core.sensitive_names;
     app.config.core.hide_sensitive
-        && (SENSITIVE.iter().any(|word| name.contains(word)) || more.iter().any(|word| name.contains(&word.to_lowercase())))
+        && (SENSITIVE.iter().any(|word| name.contains(word))
+            || more.iter().any(|word| name.contains(&word.to_lowercase())))
 }
 
 /// Replaces texts under sensitive names; everything under `hidden`.
@@ -60,7 +79,10 @@ pub(crate) fn python_dumps(value: &Value) -> String {
     }
     match value {
         Value::String(s) => text(s),
-        Value::Array(items) => format!("[{}]", items.iter().map(python_dumps).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(python_dumps).collect::<Vec<_>>().join(", ")
+        ),
         Value::Object(fields) => {
             let pair = |(key, value): (&String, &Value)| format!("{}: {}", text(key), python_dumps(value));
             format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", "))
@@ -92,12 +114,20 @@ fn missing(key: &str) -> ApiError {
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
     caller.must_be(Role::Op)?;
     let page = query.page(&app)?;
-    let known = |name: &str| matches!(name, "key" | "id" | "_val" | "description" | "is_encrypted" | "team_name").then_some("var_key");
+    let known = |name: &str| {
+        matches!(
+            name,
+            "key" | "id" | "_val" | "description" | "is_encrypted" | "team_name"
+        )
+        .then_some("var_key")
+    };
     let order = query.order(&known, "var_key", "var_key")?;
     let mut variables = app.store.reader().await?.variables(&app.cipher).await?;
     if let Some(terms) = query.terms("variable_key_pattern") {
         let fits = |variable: &VariableRecord| {
-            terms.iter().any(|term| super::dags::matches_like(&variable.key.to_lowercase(), &term.to_lowercase()))
+            terms
+                .iter()
+                .any(|term| super::dags::matches_like(&variable.key.to_lowercase(), &term.to_lowercase()))
         };
         variables.retain(fits);
     }
@@ -105,12 +135,20 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         variables.reverse();
     }
     let total = variables.len();
-    let variables: Vec<Value> = cut(variables, page).iter().map(|variable| response(&app, variable)).collect();
+    let variables: Vec<Value> = cut(variables, page)
+        .iter()
+        .map(|variable| response(&app, variable))
+        .collect();
     Ok(Json(json!({"variables": variables, "total_entries": total})))
 }
 
 async fn find(app: &App, key: &str) -> ApiResult<VariableRecord> {
-    app.store.reader().await?.variable(key, &app.cipher).await?.ok_or_else(|| missing(key))
+    app.store
+        .reader()
+        .await?
+        .variable(key, &app.cipher)
+        .await?
+        .ok_or_else(|| missing(key))
 }
 
 pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(key): Path<String>) -> ApiResult {
@@ -139,14 +177,27 @@ pub(crate) async fn create(
     let description = body.text("description", 5000);
     body.text("team_name", 50);
     body.finish()?;
-    if app.store.reader().await?.variable(&key, &app.cipher).await?.is_some() {
-        return Err(ApiError::conflict(format!("The Variable with key: `{key}` already exists")));
+    if app
+        .store
+        .reader()
+        .await?
+        .variable(&key, &app.cipher)
+        .await?
+        .is_some()
+    {
+        return Err(ApiError::conflict(format!(
+            "The Variable with key: `{key}` already exists"
+        )));
     }
     let text = stored(&value);
     store::transact!(app.store, "create variable", |tx| {
-        tx.set_variable(&key, &text, description.as_deref(), &app.cipher).await
+        tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
+            .await
     })?;
-    Ok((StatusCode::CREATED, Json(response(&app, &find(&app, &key).await?))))
+    Ok((
+        StatusCode::CREATED,
+        Json(response(&app, &find(&app, &key).await?)),
+    ))
 }
 
 pub(crate) async fn patch(
@@ -166,7 +217,9 @@ pub(crate) async fn patch(
     body.text("team_name", 50);
     body.finish()?;
     if named != key {
-        return Err(ApiError::bad_request("Invalid body, key from request body doesn't match uri parameter"));
+        return Err(ApiError::bad_request(
+            "Invalid body, key from request body doesn't match uri parameter",
+        ));
     }
     let old = find(&app, &key).await?;
     let mask = query.all("update_mask");
@@ -175,16 +228,33 @@ pub(crate) async fn patch(
         return Err(ApiError::bad_request(text));
     }
     let masked = |name: &str| mask.is_empty() || mask.contains(&name);
-    let text = if masked("value") { stored(&value) } else { old.value };
-    let description = if has_description && masked("description") { description } else { old.description };
+    let text = if masked("value") {
+        stored(&value)
+    } else {
+        old.value
+    };
+    let description = if has_description && masked("description") {
+        description
+    } else {
+        old.description
+    };
     store::transact!(app.store, "patch variable", |tx| {
-        tx.set_variable(&key, &text, description.as_deref(), &app.cipher).await
+        tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
+            .await
     })?;
     Ok(Json(response(&app, &find(&app, &key).await?)))
 }
 
-pub(crate) async fn delete(State(app): State<App>, caller: Caller, Path(key): Path<String>) -> ApiResult<StatusCode> {
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> ApiResult<StatusCode> {
     caller.must_be(Role::Op)?;
     let deleted = store::transact!(app.store, "delete variable", |tx| tx.delete_variable(&key).await)?;
-    if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&key)) }
+    if deleted {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(missing(&key))
+    }
 }

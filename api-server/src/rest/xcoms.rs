@@ -18,7 +18,9 @@ use store::repo::{Condition, XComRecord};
 
 async fn response(app: &App, xcom: &XComRecord) -> ApiResult<Map<String, Value>> {
     let dates = app.store.reader().await?.run_dates(&[xcom.run_key]).await?;
-    let (logical_date, run_after) = dates.first().map_or((None, None), |(_, date, after)| (*date, Some(*after)));
+    let (logical_date, run_after) = dates
+        .first()
+        .map_or((None, None), |(_, date, after)| (*date, Some(*after)));
     let name = References::default().display_name(app, &xcom.dag_id).await?;
     let out = json!({
         "key": xcom.key, "timestamp": rest_format(xcom.created_at), "logical_date": when(logical_date),
@@ -28,13 +30,26 @@ async fn response(app: &App, xcom: &XComRecord) -> ApiResult<Map<String, Value>>
     Ok(out.as_object().cloned().unwrap_or_default())
 }
 
-pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>, mut query: Query) -> ApiResult {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path(path): Path<TaskPath>,
+    mut query: Query,
+) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
-    let map_index = query.text("map_index").is_some().then(|| query.number("map_index", -1, -1)).transpose()?;
+    let map_index = query
+        .text("map_index")
+        .is_some()
+        .then(|| query.number("map_index", -1, -1))
+        .transpose()?;
     let (dag_id, run_id, task_id) = &path;
     let mut conditions = Vec::new();
-    for (column, value) in [("dag_id", dag_id.as_str()), ("run_id", run_id.as_str()), ("task_id", task_id.as_str())] {
+    for (column, value) in [
+        ("dag_id", dag_id.as_str()),
+        ("run_id", run_id.as_str()),
+        ("task_id", task_id.as_str()),
+    ] {
         if value != "~" {
             conditions.push(Condition::Is(column, value.into()));
         }
@@ -61,7 +76,12 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, Path(path): Pat
     let mut order = query.order(&known, "dag_id", "task_id")?;
     let descending = order[0].descending;
     order.extend(["run_id", "map_index", "xcom_key"].map(|column| store::repo::Order { column, descending }));
-    let (xcoms, total) = app.store.reader().await?.xcoms(&listing(conditions, order, page)).await?;
+    let (xcoms, total) = app
+        .store
+        .reader()
+        .await?
+        .xcoms(&listing(conditions, order, page))
+        .await?;
     let mut out = Vec::with_capacity(xcoms.len());
     for xcom in &xcoms {
         out.push(response(&app, xcom).await?);
@@ -83,7 +103,10 @@ pub(crate) async fn show(
     let mut db = app.store.reader().await?;
     let run = db.run(&dag_id, &run_id).await?.ok_or_else(missing)?;
     let map_index = MapIndex(i32::try_from(index).unwrap_or(i32::MAX));
-    let xcom = db.xcom(run.key, &task_id, map_index, &key).await?.ok_or_else(missing)?;
+    let xcom = db
+        .xcom(run.key, &task_id, map_index, &key)
+        .await?
+        .ok_or_else(missing)?;
     drop(db);
     let value: Value = serde_json::from_str(&xcom.value).unwrap_or_else(|_| xcom.value.clone().into());
     let value = match (stringify, value) {

@@ -52,7 +52,10 @@ async fn connect(config: &Config) -> Result<Store, store::StoreError> {
 /// When its URL is not one of RabbitMQ.
 pub fn open_broker(config: &Config, component: &str) -> anyhow::Result<Arc<dyn Broker>> {
     let name = format!("updraft-{component}@{}", crate::hostname());
-    Ok(Arc::new(RabbitBroker::new(config.celery.broker_url.expose(), &name)?))
+    Ok(Arc::new(RabbitBroker::new(
+        config.celery.broker_url.expose(),
+        &name,
+    )?))
 }
 
 /// The cipher for variables and connections.
@@ -93,7 +96,11 @@ pub fn shared_secret(home: &Path) -> anyhow::Result<Secret> {
     {
         return Ok(Secret::new(text.trim()));
     }
-    let text = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let text = format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    );
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -113,14 +120,29 @@ pub fn fork_server(
     examples: Option<PathBuf>,
     env: &[(String, String)],
 ) -> ForkServer {
-    let mut bundles = vec![Bundle { name: "dags-folder".to_owned(), path: config.core.dags_folder.clone() }];
-    bundles.extend(examples.map(|path| Bundle { name: EXAMPLES_BUNDLE.to_owned(), path }));
-    let hidden = std::env::vars().map(|(name, _)| name).filter(|name| is_secret_variable(name)).collect();
+    let mut bundles = vec![Bundle {
+        name: "dags-folder".to_owned(),
+        path: config.core.dags_folder.clone(),
+    }];
+    bundles.extend(examples.map(|path| Bundle {
+        name: EXAMPLES_BUNDLE.to_owned(),
+        path,
+    }));
+    let hidden = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| is_secret_variable(name))
+        .collect();
     let timeout = config.core.dagbag_import_timeout.as_secs_f64().to_string();
     let own = [
-        ("AIRFLOW__CORE__DAGS_FOLDER".to_owned(), config.core.dags_folder.to_string_lossy().into_owned()),
+        (
+            "AIRFLOW__CORE__DAGS_FOLDER".to_owned(),
+            config.core.dags_folder.to_string_lossy().into_owned(),
+        ),
         ("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT".to_owned(), timeout),
-        ("AIRFLOW__LOGGING__LOGGING_LEVEL".to_owned(), config.logging.level.clone()),
+        (
+            "AIRFLOW__LOGGING__LOGGING_LEVEL".to_owned(),
+            config.logging.level.clone(),
+        ),
     ];
     ForkServer::new(ForkServerConfig {
         python,
@@ -133,7 +155,12 @@ pub fn fork_server(
 
 /// Environment variables that tasks and parsers must not see.
 pub fn is_secret_variable(name: &str) -> bool {
-    const SECTIONS: [&str; 4] = ["AIRFLOW__DATABASE__", "AIRFLOW__CELERY__", "AIRFLOW__API_AUTH__", "AIRFLOW__UPDRAFT__"];
+    const SECTIONS: [&str; 4] = [
+        "AIRFLOW__DATABASE__",
+        "AIRFLOW__CELERY__",
+        "AIRFLOW__API_AUTH__",
+        "AIRFLOW__UPDRAFT__",
+    ];
     SECTIONS.iter().any(|section| name.starts_with(section)) || name.starts_with("AIRFLOW__CORE__FERNET_KEY")
 }
 
@@ -143,7 +170,11 @@ mod tests {
 
     #[test]
     fn secrets_of_the_components_are_hidden_from_user_code() {
-        for hidden in ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY_CMD"] {
+        for hidden in [
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+            "AIRFLOW__API_AUTH__JWT_SECRET",
+            "AIRFLOW__CORE__FERNET_KEY_CMD",
+        ] {
             assert!(is_secret_variable(hidden), "{hidden}");
         }
         assert!(!is_secret_variable("AIRFLOW_VAR_GREETING"));

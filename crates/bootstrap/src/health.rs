@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Router, routing::get};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,9 @@ pub struct Health {
 }
 
 fn seconds_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 impl Health {
@@ -54,25 +56,38 @@ pub async fn serve_health(
         stop.cancelled().await;
         return Ok(());
     }
-    let page = Page { health, limit, metrics: Arc::new(metrics) };
+    let page = Page {
+        health,
+        limit,
+        metrics: Arc::new(metrics),
+    };
     let app = Router::new()
         .route("/health", get(show_health))
         .route("/metrics", get(show_metrics))
         .with_state(page);
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
 }
 
 async fn show_health(State(page): State<Page>) -> impl IntoResponse {
     let age = page.health.age();
     let healthy = age <= i64::try_from(page.limit.as_secs()).unwrap_or(i64::MAX);
-    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let word = if healthy { "healthy" } else { "degraded" };
     let body = format!("{{\"status\":\"{word}\",\"last_work_seconds_ago\":{age}}}");
     (status, [(header::CONTENT_TYPE, "application/json")], body)
 }
 
 async fn show_metrics(State(page): State<Page>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (page.metrics)())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        (page.metrics)(),
+    )
 }

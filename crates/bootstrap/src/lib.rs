@@ -5,20 +5,26 @@ mod health;
 mod lifecycle;
 
 pub use adapters::{
-    EXAMPLES_BUNDLE, fork_server, is_secret_variable, open_broker, open_cipher, open_store, shared_secret, tokens,
+    EXAMPLES_BUNDLE, fork_server, is_secret_variable, open_broker, open_cipher, open_store, shared_secret,
+    tokens,
 };
 pub use health::{Health, serve_health};
 pub use lifecycle::{Lifecycle, Stop};
 
 /// The machine's name.
 pub fn hostname() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname().map_or_else(
+        |_| "localhost".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// The user that this process runs as.
 pub fn username() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid());
-    user.ok().flatten().map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name)
+    user.ok()
+        .flatten()
+        .map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name)
 }
 
 /// The frame of a component's `main`: configuration, telemetry, runtime; telemetry is flushed however it ends. Arguments
@@ -57,7 +63,11 @@ pub fn run_component<F>(component: &'static str, config: config::Config, run: F)
 where
     F: AsyncFnOnce(config::Config, &telemetry::Telemetry) -> anyhow::Result<()>,
 {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(component).build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(component)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error)),
     };
@@ -65,7 +75,9 @@ where
         let otlp = config.updraft.otlp_endpoint.clone();
         let telemetry = telemetry::Telemetry::start(component, &config.logging.level, otlp.as_deref())?;
         let outcome = run(config, &telemetry).await;
-        tokio::task::spawn_blocking(move || telemetry.shutdown()).await.ok();
+        tokio::task::spawn_blocking(move || telemetry.shutdown())
+            .await
+            .ok();
         outcome
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));

@@ -104,7 +104,10 @@ impl Lifecycle {
             () = self.stop.now().cancelled() => {}
         }
         self.stop.end();
-        if tokio::time::timeout(Duration::from_secs(10), self.tracker.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(10), self.tracker.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some tasks did not end; leaving them");
         }
         Ok(())

@@ -38,7 +38,10 @@ impl Queue {
 
 impl Default for LocalBroker {
     fn default() -> Self {
-        Self { queues: Arc::default(), hints: broadcast::channel(HINTS).0 }
+        Self {
+            queues: Arc::default(),
+            hints: broadcast::channel(HINTS).0,
+        }
     }
 }
 
@@ -58,7 +61,10 @@ impl Broker for LocalBroker {
             let mut waiting = queue.lock();
             if waiting.len() >= CAPACITY {
                 let why = format!("it holds {CAPACITY} messages already");
-                outcomes.push(Err(BrokerError::Refused { queue: message.queue.clone(), why }));
+                outcomes.push(Err(BrokerError::Refused {
+                    queue: message.queue.clone(),
+                    why,
+                }));
                 continue;
             }
             waiting.push_back(message.clone());
@@ -70,7 +76,9 @@ impl Broker for LocalBroker {
     }
 
     async fn consume(&self, queue: &QueueName, _prefetch: u16) -> Result<Box<dyn Deliveries>, BrokerError> {
-        Ok(Box::new(LocalDeliveries { queue: self.queue(queue) }))
+        Ok(Box::new(LocalDeliveries {
+            queue: self.queue(queue),
+        }))
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
@@ -83,7 +91,9 @@ impl Broker for LocalBroker {
     }
 
     async fn hints(&self) -> Result<Box<dyn Hints>, BrokerError> {
-        Ok(Box::new(LocalHints { receiver: self.hints.subscribe() }))
+        Ok(Box::new(LocalHints {
+            receiver: self.hints.subscribe(),
+        }))
     }
 
     fn is_healthy(&self) -> bool {
@@ -108,7 +118,10 @@ impl Deliveries for LocalDeliveries {
                     // One arrival wakes one consumer; the next one is woken from here.
                     self.queue.arrived.notify_one();
                 }
-                let settle = LocalSettle { queue: Arc::clone(&self.queue), message: Some(message.clone()) };
+                let settle = LocalSettle {
+                    queue: Arc::clone(&self.queue),
+                    message: Some(message.clone()),
+                };
                 return Delivery::new(Ok(message), Box::new(settle));
             }
             arrived.await;

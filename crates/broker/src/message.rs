@@ -29,7 +29,11 @@ impl TaskMessage {
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let message: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if message.version > Self::VERSION {
-            return Err(format!("message of version {}, this program reads up to {}", message.version, Self::VERSION));
+            return Err(format!(
+                "message of version {}, this program reads up to {}",
+                message.version,
+                Self::VERSION
+            ));
         }
         Ok(message)
     }
@@ -67,7 +71,10 @@ mod tests {
             queue: "default".into(),
         };
         assert_eq!(TaskMessage::read(&message.write()), Ok(message.clone()));
-        let newer = TaskMessage { version: 99, ..message };
+        let newer = TaskMessage {
+            version: 99,
+            ..message
+        };
         assert!(TaskMessage::read(&newer.write()).unwrap_err().contains("99"));
         assert!(TaskMessage::read(b"{}").is_err());
         assert!(TaskMessage::read(&[0xff, 0x00]).is_err());

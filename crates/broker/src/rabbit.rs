@@ -49,16 +49,26 @@ impl RabbitBroker {
     /// # Errors
     /// When the URL is not an AMQP one.
     pub fn new(url: &str, name: &str) -> Result<Self, BrokerError> {
-        Ok(Self { link: Link::new(url, name)?, publisher: Mutex::new(None), healthy: AtomicBool::new(true) })
+        Ok(Self {
+            link: Link::new(url, name)?,
+            publisher: Mutex::new(None),
+            healthy: AtomicBool::new(true),
+        })
     }
 
     async fn open(&self) -> Result<Publisher, lapin::Error> {
         let connection = self.link.connection().await?;
         let tasks = connection.create_channel().await?;
-        tasks.confirm_select(lapin::options::ConfirmSelectOptions::default()).await?;
+        tasks
+            .confirm_select(lapin::options::ConfirmSelectOptions::default())
+            .await?;
         let hints = connection.create_channel().await?;
         consumer::declare_hints(&hints).await?;
-        Ok(Publisher { tasks, hints, declared: HashSet::new() })
+        Ok(Publisher {
+            tasks,
+            hints,
+            declared: HashSet::new(),
+        })
     }
 
     /// Publishes a batch on the publisher's channel. An error means that the channel is not to be used again.
@@ -76,10 +86,15 @@ impl RabbitBroker {
                 .with_delivery_mode(2)
                 .with_content_type("application/json".into())
                 .with_message_id(message.task_instance.to_string().into());
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let options = BasicPublishOptions {
+                mandatory: true,
+                ..BasicPublishOptions::default()
+            };
             let name = ShortString::try_new(queue_name(&message.queue)).unwrap_or_default();
-            let confirm =
-                publisher.tasks.basic_publish("".into(), name, options, &message.write(), properties).await?;
+            let confirm = publisher
+                .tasks
+                .basic_publish("".into(), name, options, &message.write(), properties)
+                .await?;
             confirms.push(confirm);
         }
         let mut returned = HashSet::new();
@@ -94,13 +109,25 @@ impl RabbitBroker {
                 Confirmation::Nack(_) | Confirmation::NotRequested => acked.push(false),
             }
         }
-        let returned: HashSet<String> = returned.into_iter().map(|id: ShortString| id.to_string()).collect();
+        let returned: HashSet<String> = returned
+            .into_iter()
+            .map(|id: ShortString| id.to_string())
+            .collect();
         let outcome = |(message, acked): (&TaskMessage, bool)| {
-            let refused = |why: &str| Err(BrokerError::Refused { queue: message.queue.clone(), why: why.to_owned() });
+            let refused = |why: &str| {
+                Err(BrokerError::Refused {
+                    queue: message.queue.clone(),
+                    why: why.to_owned(),
+                })
+            };
             if returned.contains(&message.task_instance.to_string()) {
                 return refused("its queue is gone");
             }
-            if acked { Ok(()) } else { refused("it was not confirmed") }
+            if acked {
+                Ok(())
+            } else {
+                refused("it was not confirmed")
+            }
         };
         let outcomes: Vec<_> = messages.iter().zip(acked).map(outcome).collect();
         for (message, outcome) in messages.iter().zip(&outcomes) {
@@ -135,11 +162,18 @@ impl Broker for RabbitBroker {
         };
         self.healthy.store(false, Ordering::Relaxed);
         self.link.reset().await;
-        messages.iter().map(|_| Err(BrokerError::Unavailable(problem.clone()))).collect()
+        messages
+            .iter()
+            .map(|_| Err(BrokerError::Unavailable(problem.clone())))
+            .collect()
     }
 
     async fn consume(&self, queue: &QueueName, prefetch: u16) -> Result<Box<dyn Deliveries>, BrokerError> {
-        Ok(Box::new(RabbitDeliveries::new(self.link.another(), queue.clone(), prefetch)))
+        Ok(Box::new(RabbitDeliveries::new(
+            self.link.another(),
+            queue.clone(),
+            prefetch,
+        )))
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
@@ -148,7 +182,10 @@ impl Broker for RabbitBroker {
             let connection = self.link.connection().await?;
             // A channel of its own: asking for a queue that is not there closes the channel.
             let channel = connection.create_channel().await?;
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
             let name = ShortString::try_new(queue_name(queue)).unwrap_or_default();
             let found = channel.queue_declare(name, options, FieldTable::default()).await;
             match found {
@@ -167,7 +204,9 @@ impl Broker for RabbitBroker {
     }
 
     async fn hint(&self, hint: Hint) {
-        let Ok(bytes) = serde_json::to_vec(&hint) else { return };
+        let Ok(bytes) = serde_json::to_vec(&hint) else {
+            return;
+        };
         let mut slot = self.publisher.lock().await;
         let work = async {
             if slot.is_none() {
@@ -176,7 +215,10 @@ impl Broker for RabbitBroker {
             if let Some(publisher) = slot.as_ref() {
                 let options = BasicPublishOptions::default();
                 let properties = BasicProperties::default();
-                publisher.hints.basic_publish(HINTS.into(), "".into(), options, &bytes, properties).await?;
+                publisher
+                    .hints
+                    .basic_publish(HINTS.into(), "".into(), options, &bytes, properties)
+                    .await?;
             }
             Ok::<_, lapin::Error>(())
         };

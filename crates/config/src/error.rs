@@ -49,6 +49,8 @@ pub enum ConfigError {
         problem: String,
     },
     /// Neither `AIRFLOW_HOME` nor `HOME` is set.
-    #[error("neither AIRFLOW_HOME nor HOME is set; set AIRFLOW_HOME to the folder for airflow.cfg, logs and the database")]
+    #[error(
+        "neither AIRFLOW_HOME nor HOME is set; set AIRFLOW_HOME to the folder for airflow.cfg, logs and the database"
+    )]
     NoHome,
 }

@@ -37,7 +37,9 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<Entry>, ConfigError> 
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[') {
-            let name = name.strip_suffix(']').ok_or_else(|| syntax("a section needs a closing ]"))?;
+            let name = name
+                .strip_suffix(']')
+                .ok_or_else(|| syntax("a section needs a closing ]"))?;
             section = Some(name.trim().to_ascii_lowercase());
             continues = false;
             continue;
@@ -67,12 +69,20 @@ mod tests {
 
     #[test]
     fn reads_sections_comments_continuations_and_percent_signs() {
-        let text = "# top\n[Core]\nParallelism = 7\n; no\n[logging]\nlog_format = %%(message)s\nlist = a,\n  b\n";
+        let text =
+            "# top\n[Core]\nParallelism = 7\n; no\n[logging]\nlog_format = %%(message)s\nlist = a,\n  b\n";
         let entries = parse(text, Path::new("airflow.cfg")).unwrap();
-        let flat: Vec<_> = entries.iter().map(|e| (&*e.section, &*e.key, &*e.value)).collect();
+        let flat: Vec<_> = entries
+            .iter()
+            .map(|e| (&*e.section, &*e.key, &*e.value))
+            .collect();
         assert_eq!(
             flat,
-            [("core", "parallelism", "7"), ("logging", "log_format", "%(message)s"), ("logging", "list", "a,\nb")]
+            [
+                ("core", "parallelism", "7"),
+                ("logging", "log_format", "%(message)s"),
+                ("logging", "list", "a,\nb")
+            ]
         );
     }
 

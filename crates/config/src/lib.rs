@@ -17,5 +17,6 @@ pub use options::{OPTIONS, OptionSpec};
 pub use raw::{RawConfig, Source};
 pub use secret::Secret;
 pub use typed::{
-    Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, Logging, Scheduler, SimpleUser, Updraft,
+    Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, Logging, Scheduler, SimpleUser,
+    Updraft,
 };

@@ -57,10 +57,16 @@ impl RawConfig {
             (_, Some(home)) => Path::new(home).join("airflow"),
             (_, None) => return Err(ConfigError::NoHome),
         };
-        let home = std::path::absolute(&home).map_err(|source| ConfigError::Unreadable { path: home, source })?;
-        let mut config = Self { home, values: BTreeMap::new() };
+        let home =
+            std::path::absolute(&home).map_err(|source| ConfigError::Unreadable { path: home, source })?;
+        let mut config = Self {
+            home,
+            values: BTreeMap::new(),
+        };
         for spec in OPTIONS {
-            let value = spec.default.replace("{AIRFLOW_HOME}", &config.home.to_string_lossy());
+            let value = spec
+                .default
+                .replace("{AIRFLOW_HOME}", &config.home.to_string_lossy());
             config.set(spec.section, spec.key, value, Source::Default);
         }
         config.read_file(&env)?;
@@ -69,19 +75,28 @@ impl RawConfig {
     }
 
     fn set(&mut self, section: &str, key: &str, value: String, source: Source) {
-        self.values.insert((section.to_owned(), key.to_owned()), (value, source));
+        self.values
+            .insert((section.to_owned(), key.to_owned()), (value, source));
     }
 
     fn read_file(&mut self, env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-        let path = env.get("AIRFLOW_CONFIG").map_or_else(|| self.home.join("airflow.cfg"), PathBuf::from);
+        let path = env
+            .get("AIRFLOW_CONFIG")
+            .map_or_else(|| self.home.join("airflow.cfg"), PathBuf::from);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(ConfigError::Unreadable { path, source }),
         };
         for entry in ini::parse(&text, &path)? {
-            let value = entry.value.replace("{AIRFLOW_HOME}", &self.home.to_string_lossy());
-            match entry.key.strip_suffix("_cmd").filter(|key| find(&entry.section, key).is_some_and(|o| o.sensitive)) {
+            let value = entry
+                .value
+                .replace("{AIRFLOW_HOME}", &self.home.to_string_lossy());
+            match entry
+                .key
+                .strip_suffix("_cmd")
+                .filter(|key| find(&entry.section, key).is_some_and(|o| o.sensitive))
+            {
                 Some(key) => {
                     let output = run_command(&entry.section, key, &value)?;
                     self.set(&entry.section, key, output, Source::Command);
@@ -95,7 +110,10 @@ impl RawConfig {
     fn read_environment(&mut self, env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
         let mut plain = Vec::new();
         for (name, value) in env {
-            let Some((section, key)) = name.strip_prefix("AIRFLOW__").and_then(|rest| rest.split_once("__")) else {
+            let Some((section, key)) = name
+                .strip_prefix("AIRFLOW__")
+                .and_then(|rest| rest.split_once("__"))
+            else {
                 continue;
             };
             let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
@@ -133,9 +151,9 @@ impl RawConfig {
 
     /// All options: section, name, value, source, and the specification where Updraft knows the option.
     pub fn all(&self) -> impl Iterator<Item = (&str, &str, &str, Source, Option<&'static OptionSpec>)> {
-        self.values
-            .iter()
-            .map(|((section, key), (value, source))| (&**section, &**key, &**value, *source, find(section, key)))
+        self.values.iter().map(|((section, key), (value, source))| {
+            (&**section, &**key, &**value, *source, find(section, key))
+        })
     }
 
     /// An error about the present value of an option.
@@ -146,14 +164,22 @@ impl RawConfig {
             Source::Default => "the default".to_owned(),
             Source::File => "from airflow.cfg".to_owned(),
             Source::Environment => {
-                format!("from AIRFLOW__{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase())
+                format!(
+                    "from AIRFLOW__{}__{}",
+                    section.to_ascii_uppercase(),
+                    key.to_ascii_uppercase()
+                )
             }
             Source::Command => "from its command".to_owned(),
         };
         ConfigError::BadValue {
             section: section.to_owned(),
             key: key.to_owned(),
-            value: if sensitive { "***".to_owned() } else { value.to_owned() },
+            value: if sensitive {
+                "***".to_owned()
+            } else {
+                value.to_owned()
+            },
             origin,
             allowed: allowed.into(),
         }
@@ -168,15 +194,25 @@ fn expand_user(path: &str, home: Option<&String>) -> PathBuf {
 }
 
 fn run_command(section: &str, key: &str, command: &str) -> Result<String, ConfigError> {
-    let failed = |problem: String| ConfigError::Command { section: section.to_owned(), key: key.to_owned(), problem };
+    let failed = |problem: String| ConfigError::Command {
+        section: section.to_owned(),
+        key: key.to_owned(),
+        problem,
+    };
     let output = std::process::Command::new("sh")
         .args(["-c", command])
         .output()
         .map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
-        return Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
+        return Err(failed(format!(
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned())
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .trim_end_matches('\n')
+        .to_owned())
 }
 
 #[cfg(test)]
@@ -184,19 +220,33 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
     fn environment_wins_over_file_and_file_over_default() {
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("airflow.cfg"), "[core]\nparallelism = 5\n[api]\nport = 81\n").unwrap();
+        std::fs::write(
+            home.path().join("airflow.cfg"),
+            "[core]\nparallelism = 5\n[api]\nport = 81\n",
+        )
+        .unwrap();
         let home = home.path().to_str().unwrap();
-        let config = RawConfig::load_from(env(&[("AIRFLOW_HOME", home), ("AIRFLOW__API__PORT", "82")])).unwrap();
+        let config =
+            RawConfig::load_from(env(&[("AIRFLOW_HOME", home), ("AIRFLOW__API__PORT", "82")])).unwrap();
         assert_eq!(config.get("core", "parallelism"), Some(("5", Source::File)));
         assert_eq!(config.get("api", "port"), Some(("82", Source::Environment)));
-        assert_eq!(config.get("celery", "worker_concurrency"), Some(("16", Source::Default)));
-        assert_eq!(config.get("core", "dags_folder").map(|v| v.0), Some(&*format!("{home}/dags")));
+        assert_eq!(
+            config.get("celery", "worker_concurrency"),
+            Some(("16", Source::Default))
+        );
+        assert_eq!(
+            config.get("core", "dags_folder").map(|v| v.0),
+            Some(&*format!("{home}/dags"))
+        );
     }
 
     #[test]
@@ -206,6 +256,9 @@ mod tests {
             ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", "echo mysql://u:p@h/d"),
         ]))
         .unwrap();
-        assert_eq!(config.get("database", "sql_alchemy_conn"), Some(("mysql://u:p@h/d", Source::Command)));
+        assert_eq!(
+            config.get("database", "sql_alchemy_conn"),
+            Some(("mysql://u:p@h/d", Source::Command))
+        );
     }
 }

@@ -34,7 +34,10 @@ pub struct Config {
 
 /// `[core]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Core {
     pub dags_folder: PathBuf,
     pub load_examples: bool,
@@ -83,7 +86,10 @@ pub enum DatabaseUrl {
 
 /// `[logging]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Logging {
     pub base_log_folder: PathBuf,
     pub level: String,
@@ -91,7 +97,10 @@ pub struct Logging {
 
 /// `[celery]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Celery {
     pub broker_url: Secret,
     pub worker_concurrency: u32,
@@ -100,7 +109,10 @@ pub struct Celery {
 
 /// `[api]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Api {
     pub base_url: String,
     pub host: String,
@@ -111,7 +123,10 @@ pub struct Api {
 
 /// `[api_auth]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct ApiAuth {
     pub jwt_secret: Secret,
     pub jwt_expiration: Duration,
@@ -121,7 +136,10 @@ pub struct ApiAuth {
 
 /// `[scheduler]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Scheduler {
     pub catchup_by_default: bool,
     pub create_cron_data_intervals: bool,
@@ -132,7 +150,10 @@ pub struct Scheduler {
 
 /// `[dag_processor]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct DagProcessor {
     pub refresh_interval: Duration,
     pub min_file_process_interval: Duration,
@@ -143,7 +164,10 @@ pub struct DagProcessor {
 
 /// `[updraft]`
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the option of its name, described in OPTIONS")]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
 pub struct Updraft {
     pub python: Option<PathBuf>,
     pub grpc_host: String,
@@ -163,7 +187,9 @@ struct Reader<'a>(&'a RawConfig);
 
 impl Reader<'_> {
     fn text(&self, section: &str, key: &str) -> String {
-        self.0.get(section, key).map_or_else(String::new, |(value, _)| value.to_owned())
+        self.0
+            .get(section, key)
+            .map_or_else(String::new, |(value, _)| value.to_owned())
     }
 
     fn optional(&self, section: &str, key: &str) -> Option<String> {
@@ -171,7 +197,10 @@ impl Reader<'_> {
     }
 
     fn number<T: FromStr>(&self, section: &str, key: &str, allowed: &str) -> Result<T, ConfigError> {
-        self.text(section, key).trim().parse().map_err(|_| self.0.bad_value(section, key, allowed))
+        self.text(section, key)
+            .trim()
+            .parse()
+            .map_err(|_| self.0.bad_value(section, key, allowed))
     }
 
     fn positive(&self, section: &str, key: &str) -> Result<u32, ConfigError> {
@@ -197,7 +226,11 @@ impl Reader<'_> {
 
     fn list(&self, section: &str, key: &str) -> Vec<String> {
         let text = self.text(section, key);
-        text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+        text.split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     fn absolute(&self, section: &str, key: &str) -> Result<PathBuf, ConfigError> {
@@ -210,7 +243,13 @@ impl Reader<'_> {
         if name.eq_ignore_ascii_case("utc") {
             return Ok(chrono_tz::UTC);
         }
-        name.parse().map_err(|_| self.0.bad_value("core", "default_timezone", "utc or an IANA name such as Europe/Paris"))
+        name.parse().map_err(|_| {
+            self.0.bad_value(
+                "core",
+                "default_timezone",
+                "utc or an IANA name such as Europe/Paris",
+            )
+        })
     }
 
     fn users(&self) -> Result<Vec<SimpleUser>, ConfigError> {
@@ -220,14 +259,23 @@ impl Reader<'_> {
             match (parts.next(), parts.next()) {
                 (Some(name), Some(role))
                     if !name.is_empty()
-                        && matches!(role.to_ascii_lowercase().as_str(), "viewer" | "user" | "op" | "admin") =>
+                        && matches!(
+                            role.to_ascii_lowercase().as_str(),
+                            "viewer" | "user" | "op" | "admin"
+                        ) =>
                 {
-                    Ok(SimpleUser { name: name.to_owned(), role: role.to_ascii_lowercase() })
+                    Ok(SimpleUser {
+                        name: name.to_owned(),
+                        role: role.to_ascii_lowercase(),
+                    })
                 }
                 _ => Err(self.0.bad_value("core", "simple_auth_manager_users", allowed)),
             }
         };
-        self.list("core", "simple_auth_manager_users").into_iter().map(parse).collect()
+        self.list("core", "simple_auth_manager_users")
+            .into_iter()
+            .map(parse)
+            .collect()
     }
 
     fn database(&self) -> Result<Database, ConfigError> {
@@ -243,14 +291,21 @@ impl Reader<'_> {
             }
             _ => return Err(self.0.bad_value(section, key, allowed)),
         };
-        Ok(Database { url, pool_size: self.positive("database", "sql_alchemy_pool_size")? })
+        Ok(Database {
+            url,
+            pool_size: self.positive("database", "sql_alchemy_pool_size")?,
+        })
     }
 
     fn level(&self) -> Result<String, ConfigError> {
         let level = self.text("logging", "logging_level").to_ascii_uppercase();
         match level.as_str() {
             "CRITICAL" | "ERROR" | "WARNING" | "INFO" | "DEBUG" => Ok(level),
-            _ => Err(self.0.bad_value("logging", "logging_level", "CRITICAL, ERROR, WARNING, INFO, DEBUG")),
+            _ => Err(self.0.bad_value(
+                "logging",
+                "logging_level",
+                "CRITICAL, ERROR, WARNING, INFO, DEBUG",
+            )),
         }
     }
 
@@ -268,7 +323,11 @@ impl Reader<'_> {
             max_active_runs_per_dag: self.positive("core", "max_active_runs_per_dag")?,
             dags_are_paused_at_creation: self.boolean("core", "dags_are_paused_at_creation")?,
             dagbag_import_timeout: self.seconds("core", "dagbag_import_timeout")?,
-            default_pool_task_slot_count: self.number("core", "default_pool_task_slot_count", "a whole number")?,
+            default_pool_task_slot_count: self.number(
+                "core",
+                "default_pool_task_slot_count",
+                "a whole number",
+            )?,
             killed_task_cleanup_time: self.seconds("core", "killed_task_cleanup_time")?,
             hide_sensitive: self.boolean("core", "hide_sensitive_var_conn_fields")?,
             sensitive_names: self.list("core", "sensitive_var_conn_names"),
@@ -292,7 +351,11 @@ impl Reader<'_> {
     fn scheduler(&self) -> Result<Scheduler, ConfigError> {
         let lease = self.seconds("scheduler", "task_instance_heartbeat_timeout")?;
         if lease < Duration::from_secs(3) {
-            return Err(self.0.bad_value("scheduler", "task_instance_heartbeat_timeout", "3 seconds or more"));
+            return Err(self.0.bad_value(
+                "scheduler",
+                "task_instance_heartbeat_timeout",
+                "3 seconds or more",
+            ));
         }
         Ok(Scheduler {
             catchup_by_default: self.boolean("scheduler", "catchup_by_default")?,
@@ -307,7 +370,9 @@ impl Reader<'_> {
         let port = self.number("api", "port", "a port from 0 to 65535")?;
         let base_url = self.text("api", "base_url").trim_end_matches('/').to_owned();
         if !base_url.is_empty() && !base_url.starts_with("http://") && !base_url.starts_with("https://") {
-            return Err(self.0.bad_value("api", "base_url", "a URL with http:// or https://"));
+            return Err(self
+                .0
+                .bad_value("api", "base_url", "a URL with http:// or https://"));
         }
         Ok(Api {
             base_url,
@@ -335,9 +400,11 @@ impl Reader<'_> {
             native_tasks: self.boolean("updraft", "native_tasks")?,
             infra_retries: self.number("updraft", "infra_retries", "a whole number from 0")?,
             max_task_log_bytes: u64::from(self.positive("updraft", "max_task_log_mb")?) << 20,
-            otlp_endpoint: self
-                .optional("updraft", "otlp_endpoint")
-                .or_else(|| std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|v| !v.is_empty())),
+            otlp_endpoint: self.optional("updraft", "otlp_endpoint").or_else(|| {
+                std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
+                    .ok()
+                    .filter(|v| !v.is_empty())
+            }),
         })
     }
 }
@@ -353,7 +420,10 @@ impl Config {
             home: raw.home().to_owned(),
             core: read.core()?,
             database: read.database()?,
-            logging: Logging { base_log_folder: read.absolute("logging", "base_log_folder")?, level: read.level()? },
+            logging: Logging {
+                base_log_folder: read.absolute("logging", "base_log_folder")?,
+                level: read.level()?,
+            },
             celery: Celery {
                 broker_url: Secret::new(read.text("celery", "broker_url")),
                 worker_concurrency: read.positive("celery", "worker_concurrency")?,
@@ -387,7 +457,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn with(key: &str, value: &str) -> Result<Config, ConfigError> {
-        let env = BTreeMap::from([("AIRFLOW_HOME".into(), "/nonexistent".into()), (key.into(), value.into())]);
+        let env = BTreeMap::from([
+            ("AIRFLOW_HOME".into(), "/nonexistent".into()),
+            (key.into(), value.into()),
+        ]);
         Config::from_raw(&RawConfig::load_from(env)?)
     }
 
@@ -395,12 +468,17 @@ mod tests {
     fn defaults_are_valid() {
         let config = with("X", "").unwrap();
         assert_eq!(config.core.parallelism, 32);
-        assert_eq!(config.database.url, DatabaseUrl::Sqlite("/nonexistent/airflow.db".into()));
+        assert_eq!(
+            config.database.url,
+            DatabaseUrl::Sqlite("/nonexistent/airflow.db".into())
+        );
     }
 
     #[test]
     fn a_bad_value_is_told_with_option_value_and_what_is_allowed() {
-        let error = with("AIRFLOW__LOGGING__LOGGING_LEVEL", "LOUD").unwrap_err().to_string();
+        let error = with("AIRFLOW__LOGGING__LOGGING_LEVEL", "LOUD")
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             "[logging] logging_level is \"LOUD\" (from AIRFLOW__LOGGING__LOGGING_LEVEL); allowed: CRITICAL, ERROR, WARNING, INFO, DEBUG"
@@ -417,15 +495,31 @@ mod tests {
 
     #[test]
     fn a_bad_database_url_does_not_leak_its_password() {
-        let error = with("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://u:hunter2@h/d").unwrap_err().to_string();
+        let error = with(
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+            "postgresql://u:hunter2@h/d",
+        )
+        .unwrap_err()
+        .to_string();
         assert!(!error.contains("hunter2"), "{error}");
         assert!(error.contains("mysql+pymysql://"), "{error}");
     }
 
     #[test]
     fn sqlalchemy_urls_are_understood() {
-        let url = |text| with("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", text).unwrap().database.url;
-        assert_eq!(url("sqlite:////var/lib/a.db"), DatabaseUrl::Sqlite("/var/lib/a.db".into()));
-        assert_eq!(url("mysql+pymysql://u:p@h:3307/d"), DatabaseUrl::MariaDb(Secret::new("mysql://u:p@h:3307/d")));
+        let url = |text| {
+            with("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", text)
+                .unwrap()
+                .database
+                .url
+        };
+        assert_eq!(
+            url("sqlite:////var/lib/a.db"),
+            DatabaseUrl::Sqlite("/var/lib/a.db".into())
+        );
+        assert_eq!(
+            url("mysql+pymysql://u:p@h:3307/d"),
+            DatabaseUrl::MariaDb(Secret::new("mysql://u:p@h:3307/d"))
+        );
     }
 }

@@ -7,4 +7,4 @@ mod passwords;
 mod token;
 
 pub use passwords::{PasswordError, Passwords};
-pub use token::{ClaimToken, Role, Tokens, TokenError, UserToken};
+pub use token::{ClaimToken, Role, TokenError, Tokens, UserToken};

@@ -1,6 +1,6 @@
 //! Passwords of the simple auth manager: a JSON file `{"admin": "..."}`, read anew at each login.
 
-use config::{SimpleUser, Secret};
+use config::{Secret, SimpleUser};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -24,11 +24,16 @@ pub struct Passwords {
 impl Passwords {
     /// In that file.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     fn error(&self, problem: &dyn std::fmt::Display) -> PasswordError {
-        PasswordError { path: self.path.clone(), problem: problem.to_string() }
+        PasswordError {
+            path: self.path.clone(),
+            problem: problem.to_string(),
+        }
     }
 
     fn read(&self) -> Result<BTreeMap<String, String>, PasswordError> {
@@ -56,7 +61,11 @@ impl Passwords {
         if changed {
             self.write(&known)?;
         }
-        let of = |user: &SimpleUser| known.get(&user.name).map(|p| (user.name.clone(), Secret::new(p.as_str())));
+        let of = |user: &SimpleUser| {
+            known
+                .get(&user.name)
+                .map(|p| (user.name.clone(), Secret::new(p.as_str())))
+        };
         Ok(users.iter().filter_map(of).collect())
     }
 
@@ -70,7 +79,8 @@ impl Passwords {
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&self.path).map_err(|error| self.error(&error))?;
-        file.write_all(text.as_bytes()).map_err(|error| self.error(&error))
+        file.write_all(text.as_bytes())
+            .map_err(|error| self.error(&error))
     }
 
     /// Whether that is the user's password. Takes as long for a wrong one as for a right one.
@@ -92,7 +102,9 @@ impl Passwords {
 
 fn make_up() -> String {
     const ALPHABET: &[u8] = b"abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-    (0..LENGTH).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
+    (0..LENGTH)
+        .map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -104,14 +116,20 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let passwords = Passwords::new(&folder.path().join("p.json"));
-        let users = [SimpleUser { name: "admin".to_owned(), role: "admin".to_owned() }];
+        let users = [SimpleUser {
+            name: "admin".to_owned(),
+            role: "admin".to_owned(),
+        }];
         let first = passwords.ensure(&users).unwrap();
         assert_eq!(first, passwords.ensure(&users).unwrap());
         let secret = first[0].1.expose();
         assert!(passwords.check("admin", secret).unwrap());
         assert!(!passwords.check("admin", "wrong").unwrap());
         assert!(!passwords.check("nobody", "").unwrap());
-        let mode = std::fs::metadata(folder.path().join("p.json")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(folder.path().join("p.json"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -2,7 +2,9 @@
 
 use config::Secret;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, get_current_timestamp};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, get_current_timestamp,
+};
 use model::{ClaimEpoch, TaskInstanceId, WorkerId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -201,7 +203,11 @@ mod tests {
     }
 
     fn user() -> UserToken {
-        UserToken { sub: "admin".to_owned(), role: Some("admin".to_owned()), teams: Vec::new() }
+        UserToken {
+            sub: "admin".to_owned(),
+            role: Some("admin".to_owned()),
+            teams: Vec::new(),
+        }
     }
 
     #[test]
@@ -213,7 +219,10 @@ mod tests {
         assert_eq!(ours.worker(&token), Err(TokenError::Invalid));
         assert_eq!(tokens("two").user(&token), Err(TokenError::Invalid));
         assert_eq!(ours.worker(&ours.for_worker(worker).unwrap()), Ok(worker));
-        assert_eq!(ours.user(&ours.for_worker(worker).unwrap()), Err(TokenError::Invalid));
+        assert_eq!(
+            ours.user(&ours.for_worker(worker).unwrap()),
+            Err(TokenError::Invalid)
+        );
         let claim = ClaimToken {
             task_instance: TaskInstanceId::new(Uuid::from_u128(2)),
             epoch: ClaimEpoch(3),

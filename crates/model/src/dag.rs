@@ -146,13 +146,20 @@ impl Dag {
     }
 
     pub(crate) fn build(mut self) -> Result<Self, SerializedDagError> {
-        self.index = self.tasks.iter().enumerate().map(|(at, task)| (task.task_id.clone(), at)).collect();
+        self.index = self
+            .tasks
+            .iter()
+            .enumerate()
+            .map(|(at, task)| (task.task_id.clone(), at))
+            .collect();
         for at in 0..self.tasks.len() {
             for down in self.tasks[at].downstream.clone() {
                 self.tasks[down].upstream.push(at);
             }
         }
-        self.order = self.topological_order().ok_or_else(|| SerializedDagError::Cycle(self.dag_id.clone()))?;
+        self.order = self
+            .topological_order()
+            .ok_or_else(|| SerializedDagError::Cycle(self.dag_id.clone()))?;
         Ok(self)
     }
 
@@ -192,10 +199,15 @@ impl Dag {
     pub fn deciding_leaves(&self) -> Vec<usize> {
         let counts = |task: &Task| !task.is_teardown || task.on_failure_fail_dagrun;
         let leaves: Vec<usize> = (0..self.tasks.len())
-            .filter(|at| counts(&self.tasks[*at]) && !self.tasks[*at].downstream.iter().any(|d| counts(&self.tasks[*d])))
+            .filter(|at| {
+                counts(&self.tasks[*at])
+                    && !self.tasks[*at].downstream.iter().any(|d| counts(&self.tasks[*d]))
+            })
             .collect();
         if leaves.is_empty() {
-            return (0..self.tasks.len()).filter(|at| self.tasks[*at].downstream.is_empty()).collect();
+            return (0..self.tasks.len())
+                .filter(|at| self.tasks[*at].downstream.is_empty())
+                .collect();
         }
         leaves
     }
@@ -208,18 +220,28 @@ impl Dag {
 
     /// What limits the dates of scheduled runs (`SerializedDAG._time_restriction`).
     pub fn time_restriction(&self) -> crate::timetable::Restriction {
-        let starts = self.tasks.iter().filter_map(|task| task.start_date).chain(self.start_date);
+        let starts = self
+            .tasks
+            .iter()
+            .filter_map(|task| task.start_date)
+            .chain(self.start_date);
         let task_ends: Vec<Timestamp> = self.tasks.iter().filter_map(|task| task.end_date).collect();
         let latest = if !self.tasks.is_empty() && task_ends.len() == self.tasks.len() {
             task_ends.into_iter().chain(self.end_date).max()
         } else {
             self.end_date
         };
-        crate::timetable::Restriction { earliest: starts.min(), latest, catchup: self.catchup }
+        crate::timetable::Restriction {
+            earliest: starts.min(),
+            latest,
+            catchup: self.catchup,
+        }
     }
 
     /// Whether any task limits its instances over all runs.
     pub fn has_limits_over_runs(&self) -> bool {
-        self.tasks.iter().any(|task| task.max_active_tis_per_dag.is_some())
+        self.tasks
+            .iter()
+            .any(|task| task.max_active_tis_per_dag.is_some())
     }
 }

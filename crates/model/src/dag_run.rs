@@ -51,10 +51,7 @@ impl DagRunState {
             (Self::Running, DagRunEvent::Finish { failed: false }) => Ok(Self::Success),
             (Self::Running, DagRunEvent::Finish { failed: true }) => Ok(Self::Failed),
             (_, DagRunEvent::Mark(to)) => Ok(to),
-            (
-                Self::Running | Self::Success | Self::Failed,
-                DagRunEvent::Start,
-            )
+            (Self::Running | Self::Success | Self::Failed, DagRunEvent::Start)
             | (Self::Queued | Self::Success | Self::Failed, DagRunEvent::Finish { .. }) => {
                 Err(IllegalRunTransition { from: self, event })
             }
@@ -108,7 +105,10 @@ impl FromStr for DagRunState {
         Self::ALL
             .into_iter()
             .find(|state| state.as_str() == s)
-            .ok_or_else(|| UnknownWord { what: "DagRun state", word: s.to_owned() })
+            .ok_or_else(|| UnknownWord {
+                what: "DagRun state",
+                word: s.to_owned(),
+            })
     }
 }
 
@@ -175,7 +175,10 @@ impl FromStr for DagRunType {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == s)
-            .ok_or_else(|| UnknownWord { what: "DagRun type", word: s.to_owned() })
+            .ok_or_else(|| UnknownWord {
+                what: "DagRun type",
+                word: s.to_owned(),
+            })
     }
 }
 
@@ -183,7 +186,9 @@ impl FromStr for DagRunType {
 pub fn is_valid_run_id(run_id: &str) -> bool {
     !run_id.is_empty()
         && run_id.len() <= 250
-        && run_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.~:+-".contains(&b))
+        && run_id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.~:+-".contains(&b))
 }
 
 /// Whether `dag_id` is one that Airflow accepts: letters, digits, `_`, `-`, `.`, at most 250 bytes.
@@ -191,7 +196,9 @@ pub fn is_valid_dag_id(dag_id: &DagId) -> bool {
     let id = dag_id.as_str();
     !id.is_empty()
         && id.len() <= 250
-        && id.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
+        && id
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 #[cfg(test)]
@@ -200,9 +207,16 @@ mod tests {
 
     #[test]
     fn only_queued_runs_start_and_only_running_runs_finish() {
-        assert_eq!(DagRunState::Queued.apply(DagRunEvent::Start), Ok(DagRunState::Running));
+        assert_eq!(
+            DagRunState::Queued.apply(DagRunEvent::Start),
+            Ok(DagRunState::Running)
+        );
         assert!(DagRunState::Success.apply(DagRunEvent::Start).is_err());
-        assert!(DagRunState::Queued.apply(DagRunEvent::Finish { failed: false }).is_err());
+        assert!(
+            DagRunState::Queued
+                .apply(DagRunEvent::Finish { failed: false })
+                .is_err()
+        );
         assert_eq!(
             DagRunState::Running.apply(DagRunEvent::Finish { failed: true }),
             Ok(DagRunState::Failed)

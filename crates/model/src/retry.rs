@@ -26,7 +26,12 @@ pub struct RetryOf<'a> {
 ///
 /// Follows `TaskInstance.next_retry_datetime`: constant delay, or exponential growth with a jitter that is the same
 /// whenever it is computed for the same try. (The jitter is drawn from another hash than Airflow's, within the same bounds.)
-pub fn next_retry(policy: &RetryPolicy, of: RetryOf<'_>, ended: Timestamp, asked: Option<Duration>) -> Timestamp {
+pub fn next_retry(
+    policy: &RetryPolicy,
+    of: RetryOf<'_>,
+    ended: Timestamp,
+    asked: Option<Duration>,
+) -> Timestamp {
     let delay = asked.unwrap_or_else(|| backoff(policy, of));
     ended.checked_add_signed(delay).unwrap_or(ended)
 }
@@ -68,14 +73,23 @@ mod tests {
 
     fn at(policy: &RetryPolicy, failed_try: u32) -> f64 {
         let (dag_id, task_id) = (DagId::from("d"), TaskId::from("t"));
-        let of = RetryOf { dag_id: &dag_id, task_id: &task_id, logical_date: None, failed_try: TryNumber(failed_try) };
+        let of = RetryOf {
+            dag_id: &dag_id,
+            task_id: &task_id,
+            logical_date: None,
+            failed_try: TryNumber(failed_try),
+        };
         let ended = DateTime::UNIX_EPOCH;
         (next_retry(policy, of, ended, None) - ended).as_seconds_f64()
     }
 
     #[test]
     fn a_constant_delay_stays_constant() {
-        let policy = RetryPolicy { delay: Duration::seconds(300), backoff_multiplier: 0.0, max_delay: None };
+        let policy = RetryPolicy {
+            delay: Duration::seconds(300),
+            backoff_multiplier: 0.0,
+            max_delay: None,
+        };
         assert!((at(&policy, 1) - 300.0).abs() < 1e-9);
         assert!((at(&policy, 5) - 300.0).abs() < 1e-9);
     }

@@ -60,7 +60,11 @@ pub struct NextRun {
 
 impl NextRun {
     const fn over(interval: DataInterval) -> Self {
-        Self { logical_date: interval.start, interval, run_after: interval.end }
+        Self {
+            logical_date: interval.start,
+            interval,
+            run_after: interval.end,
+        }
     }
 }
 
@@ -155,7 +159,9 @@ impl Timetable {
         let zone = || Zone::from_serialized(body.get("timezone"));
         let cron = |text: Option<&Value>| {
             let text = text.and_then(Value::as_str);
-            CronExpression::parse(text.ok_or_else(|| TimetableError::Malformed("`expression` is missing".to_owned()))?)
+            CronExpression::parse(
+                text.ok_or_else(|| TimetableError::Malformed("`expression` is missing".to_owned()))?,
+            )
         };
         let name = class.strip_prefix("airflow.timetables.").unwrap_or(class);
         Ok(match name {
@@ -171,26 +177,33 @@ impl Timetable {
             },
             "trigger.MultipleCronTriggerTimetable" => {
                 let texts = body.get("expressions").and_then(Value::as_array);
-                let texts = texts.ok_or_else(|| TimetableError::Malformed("`expressions` is missing".to_owned()))?;
+                let texts =
+                    texts.ok_or_else(|| TimetableError::Malformed("`expressions` is missing".to_owned()))?;
                 Self::CronTrigger {
-                    crons: texts.iter().map(|text| cron(Some(text))).collect::<Result<_, _>>()?,
+                    crons: texts
+                        .iter()
+                        .map(|text| cron(Some(text)))
+                        .collect::<Result<_, _>>()?,
                     zone: zone()?,
                     interval: Delta::from_serialized(body.get("interval"))?,
                     run_immediately: RunImmediately::from_serialized(body.get("run_immediately")),
                 }
             }
-            "interval.CronDataIntervalTimetable" => {
-                Self::CronDataInterval { cron: Box::new(cron(body.get("expression"))?), zone: zone()? }
-            }
+            "interval.CronDataIntervalTimetable" => Self::CronDataInterval {
+                cron: Box::new(cron(body.get("expression"))?),
+                zone: zone()?,
+            },
             "trigger.DeltaTriggerTimetable" => Self::DeltaTrigger {
                 delta: positive(Delta::from_serialized(body.get("delta"))?)?,
                 interval: Delta::from_serialized(body.get("interval"))?,
             },
-            "interval.DeltaDataIntervalTimetable" => {
-                Self::DeltaDataInterval { delta: positive(Delta::from_serialized(body.get("delta"))?)? }
-            }
+            "interval.DeltaDataIntervalTimetable" => Self::DeltaDataInterval {
+                delta: positive(Delta::from_serialized(body.get("delta"))?)?,
+            },
             "events.EventsTimetable" => events(body)?,
-            _ => Self::Foreign { class: class.to_owned() },
+            _ => Self::Foreign {
+                class: class.to_owned(),
+            },
         })
     }
 
@@ -230,17 +243,31 @@ impl Timetable {
     /// When a cron expression names no date before it.
     pub fn manual_interval(&self, at: Timestamp) -> Result<DataInterval, TimetableError> {
         Ok(match self {
-            Self::CronTrigger { interval, .. } | Self::DeltaTrigger { interval, .. } => {
-                DataInterval { start: interval.before(at), end: at }
-            }
+            Self::CronTrigger { interval, .. } | Self::DeltaTrigger { interval, .. } => DataInterval {
+                start: interval.before(at),
+                end: at,
+            },
             Self::CronDataInterval { cron, zone } => {
                 let clock = Clock { cron, zone: *zone };
                 let end = clock.at_or_before(at)?;
-                DataInterval { start: clock.before(end)?, end }
+                DataInterval {
+                    start: clock.before(end)?,
+                    end,
+                }
             }
-            Self::DeltaDataInterval { delta } => DataInterval { start: delta.before(at), end: at },
-            Self::Events { dates, restrict: true } => {
-                let last = dates.iter().rev().find(|date| **date <= at).or_else(|| dates.first());
+            Self::DeltaDataInterval { delta } => DataInterval {
+                start: delta.before(at),
+                end: at,
+            },
+            Self::Events {
+                dates,
+                restrict: true,
+            } => {
+                let last = dates
+                    .iter()
+                    .rev()
+                    .find(|date| **date <= at)
+                    .or_else(|| dates.first());
                 DataInterval::exact(last.copied().unwrap_or(at))
             }
             Self::Null
@@ -269,21 +296,40 @@ impl Timetable {
                 None => NextRun::over(DataInterval::exact(restriction.earliest.unwrap_or(now))),
             },
             Self::Continuous => NextRun::over(continuous(last, restriction, now)),
-            Self::CronTrigger { crons, zone, interval, run_immediately } => {
+            Self::CronTrigger {
+                crons,
+                zone,
+                interval,
+                run_immediately,
+            } => {
                 let mut times = Vec::new();
                 for cron in crons {
                     let clock = Clock { cron, zone: *zone };
                     times.push(clock.trigger(last, restriction, now, *run_immediately)?);
                 }
-                let Some(at) = choose(&times, restriction.catchup, now) else { return Ok(None) };
-                let interval = DataInterval { start: interval.before(at), end: at };
+                let Some(at) = choose(&times, restriction.catchup, now) else {
+                    return Ok(None);
+                };
+                let interval = DataInterval {
+                    start: interval.before(at),
+                    end: at,
+                };
                 // `latest` bounds the time itself here, not the logical date.
-                return Ok(restriction.latest.is_none_or(|latest| at <= latest).then(|| NextRun::over(interval)));
+                return Ok(restriction
+                    .latest
+                    .is_none_or(|latest| at <= latest)
+                    .then(|| NextRun::over(interval)));
             }
             Self::DeltaTrigger { delta, interval } => {
                 let at = delta_trigger(*delta, last, restriction, now);
-                let interval = DataInterval { start: interval.before(at), end: at };
-                return Ok(restriction.latest.is_none_or(|latest| at <= latest).then(|| NextRun::over(interval)));
+                let interval = DataInterval {
+                    start: interval.before(at),
+                    end: at,
+                };
+                return Ok(restriction
+                    .latest
+                    .is_none_or(|latest| at <= latest)
+                    .then(|| NextRun::over(interval)));
             }
             Self::CronDataInterval { cron, zone } => {
                 let clock = Clock { cron, zone: *zone };
@@ -297,9 +343,14 @@ impl Timetable {
                 None => return Ok(None),
             },
             Self::Events { dates, .. } => {
-                let earliest = if restriction.catchup { restriction.earliest } else { restriction.earliest.max(Some(now)) };
+                let earliest = if restriction.catchup {
+                    restriction.earliest
+                } else {
+                    restriction.earliest.max(Some(now))
+                };
                 let fits = |date: &&Timestamp| {
-                    earliest.is_none_or(|earliest| **date >= earliest) && last.is_none_or(|last| **date > last.end)
+                    earliest.is_none_or(|earliest| **date >= earliest)
+                        && last.is_none_or(|last| **date > last.end)
                 };
                 match dates.iter().find(fits) {
                     Some(date) => NextRun::over(DataInterval::exact(*date)),
@@ -307,8 +358,15 @@ impl Timetable {
                 }
             }
         };
-        let bound = if matches!(self, Self::Continuous) { run.interval.end } else { run.logical_date };
-        Ok(restriction.latest.is_none_or(|latest| bound <= latest).then_some(run))
+        let bound = if matches!(self, Self::Continuous) {
+            run.interval.end
+        } else {
+            run.logical_date
+        };
+        Ok(restriction
+            .latest
+            .is_none_or(|latest| bound <= latest)
+            .then_some(run))
     }
 }
 
@@ -316,7 +374,9 @@ fn positive(delta: Delta) -> Result<Delta, TimetableError> {
     if delta.is_positive() {
         Ok(delta)
     } else {
-        Err(TimetableError::Malformed("schedule interval must be positive".to_owned()))
+        Err(TimetableError::Malformed(
+            "schedule interval must be positive".to_owned(),
+        ))
     }
 }
 
@@ -330,7 +390,10 @@ fn events(body: &Value) -> Result<Timetable, TimetableError> {
         dates.push(date.to_utc());
     }
     dates.sort_unstable();
-    let restrict = body.get("restrict_to_events").and_then(Value::as_bool).unwrap_or(false);
+    let restrict = body
+        .get("restrict_to_events")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
     Ok(Timetable::Events { dates, restrict })
 }
 
@@ -347,18 +410,36 @@ fn choose(times: &[Option<Timestamp>], catchup: bool, now: Timestamp) -> Option<
 fn continuous(last: Option<DataInterval>, restriction: &Restriction, now: Timestamp) -> DataInterval {
     let start = restriction.earliest.unwrap_or(now);
     match last {
-        Some(last) if last.end > now => DataInterval { start, end: start + (last.end - last.start) },
-        Some(last) => DataInterval { start: last.end, end: now },
-        None => DataInterval { start, end: start.max(now) },
+        Some(last) if last.end > now => DataInterval {
+            start,
+            end: start + (last.end - last.start),
+        },
+        Some(last) => DataInterval {
+            start: last.end,
+            end: now,
+        },
+        None => DataInterval {
+            start,
+            end: start.max(now),
+        },
     }
 }
 
-fn delta_trigger(delta: Delta, last: Option<DataInterval>, restriction: &Restriction, now: Timestamp) -> Timestamp {
+fn delta_trigger(
+    delta: Delta,
+    last: Option<DataInterval>,
+    restriction: &Restriction,
+    now: Timestamp,
+) -> Timestamp {
     let next = last.map(|last| delta.after(last.end));
     if restriction.catchup {
         return next.or(restriction.earliest).unwrap_or(now);
     }
-    [Some(now), next, restriction.earliest].into_iter().flatten().max().unwrap_or(now)
+    [Some(now), next, restriction.earliest]
+        .into_iter()
+        .flatten()
+        .max()
+        .unwrap_or(now)
 }
 
 fn next_delta_interval(
@@ -371,26 +452,40 @@ fn next_delta_interval(
         restriction.earliest
     } else {
         let latest_start = delta.before(delta.floor(now, restriction.earliest.unwrap_or(now)));
-        Some(restriction.earliest.map_or(latest_start, |earliest| earliest.max(latest_start)))
+        Some(
+            restriction
+                .earliest
+                .map_or(latest_start, |earliest| earliest.max(latest_start)),
+        )
     };
     let start = match last {
         None => earliest?,
         Some(last) => {
             let start = earliest.map_or(last.end, |earliest| earliest.max(last.end));
-            if start <= last.start { delta.after(start) } else { start }
+            if start <= last.start {
+                delta.after(start)
+            } else {
+                start
+            }
         }
     };
-    Some(DataInterval { start, end: delta.after(start) })
+    Some(DataInterval {
+        start,
+        end: delta.after(start),
+    })
 }
 
 impl RunImmediately {
     fn from_serialized(value: Option<&Value>) -> Self {
         match value {
             Some(Value::Bool(true)) => Self::Yes,
-            Some(Value::Number(n)) => Self::Within(Duration::microseconds((n.as_f64().unwrap_or(0.0) * 1e6) as i64)),
-            None | Some(Value::Null | Value::Bool(false) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
-                Self::IfRecent
+            Some(Value::Number(n)) => {
+                Self::Within(Duration::microseconds((n.as_f64().unwrap_or(0.0) * 1e6) as i64))
             }
+            None
+            | Some(
+                Value::Null | Value::Bool(false) | Value::String(_) | Value::Array(_) | Value::Object(_),
+            ) => Self::IfRecent,
         }
     }
 }
@@ -405,13 +500,21 @@ impl Clock<'_> {
     fn after(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
         let wall = self.zone.wall_clock(at);
         let next = self.cron.after(wall)?;
-        Ok(if self.cron.covers_every_hour() { at + (next - wall) } else { self.zone.instant(next) })
+        Ok(if self.cron.covers_every_hour() {
+            at + (next - wall)
+        } else {
+            self.zone.instant(next)
+        })
     }
 
     fn before(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
         let wall = self.zone.wall_clock(at);
         let last = self.cron.before(wall)?;
-        Ok(if self.cron.covers_every_hour() { at - (wall - last) } else { self.zone.instant(last) })
+        Ok(if self.cron.covers_every_hour() {
+            at - (wall - last)
+        } else {
+            self.zone.instant(last)
+        })
     }
 
     fn at_or_after(&self, at: Timestamp) -> Result<Timestamp, TimetableError> {
@@ -431,7 +534,10 @@ impl Clock<'_> {
         now: Timestamp,
         run_immediately: RunImmediately,
     ) -> Result<Option<Timestamp>, TimetableError> {
-        let earliest = restriction.earliest.map(|earliest| self.at_or_after(earliest)).transpose()?;
+        let earliest = restriction
+            .earliest
+            .map(|earliest| self.at_or_after(earliest))
+            .transpose()?;
         let follow_up = match last {
             Some(last) => Some(self.after(last.end)?),
             None if earliest.is_none() => Some(self.first_run(now, run_immediately)?),
@@ -440,10 +546,17 @@ impl Clock<'_> {
         if restriction.catchup {
             return Ok(follow_up.or(earliest));
         }
-        Ok([Some(self.at_or_before(now)?), follow_up, earliest].into_iter().flatten().max())
+        Ok([Some(self.at_or_before(now)?), follow_up, earliest]
+            .into_iter()
+            .flatten()
+            .max())
     }
 
-    fn first_run(&self, now: Timestamp, run_immediately: RunImmediately) -> Result<Timestamp, TimetableError> {
+    fn first_run(
+        &self,
+        now: Timestamp,
+        run_immediately: RunImmediately,
+    ) -> Result<Timestamp, TimetableError> {
         let (past, next) = (self.at_or_before(now)?, self.at_or_after(now)?);
         let patience = match run_immediately {
             RunImmediately::Yes => return Ok(past),
@@ -459,12 +572,19 @@ impl Clock<'_> {
         restriction: &Restriction,
         now: Timestamp,
     ) -> Result<Option<DataInterval>, TimetableError> {
-        let aligned = restriction.earliest.map(|earliest| self.at_or_after(earliest)).transpose()?;
+        let aligned = restriction
+            .earliest
+            .map(|earliest| self.at_or_after(earliest))
+            .transpose()?;
         let earliest = if restriction.catchup {
             aligned
         } else {
             let last_start = self.before(now)?;
-            let start = if self.after(last_start)? == now { last_start } else { self.before(last_start)? };
+            let start = if self.after(last_start)? == now {
+                last_start
+            } else {
+                self.before(last_start)?
+            };
             Some(aligned.map_or(start, |aligned| aligned.max(start)))
         };
         let start = match (last, earliest) {
@@ -473,10 +593,17 @@ impl Clock<'_> {
             (Some(last), earliest) => {
                 let end = self.at_or_before(last.end)?;
                 let start = earliest.map_or(end, |earliest| earliest.max(end));
-                if start <= last.start { self.after(start)? } else { start }
+                if start <= last.start {
+                    self.after(start)?
+                } else {
+                    start
+                }
             }
         };
-        Ok(Some(DataInterval { start, end: self.after(start)? }))
+        Ok(Some(DataInterval {
+            start,
+            end: self.after(start)?,
+        }))
     }
 }
 

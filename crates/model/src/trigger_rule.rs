@@ -90,17 +90,31 @@ impl TriggerRule {
     fn ending(self, up: &Upstreams) -> Option<Ending> {
         let all_done = up.all_done();
         let failed = up.failed + up.upstream_failed > 0;
-        let first = |cases: &[(bool, Ending)]| cases.iter().find(|(applies, _)| *applies).map(|(_, ending)| *ending);
+        let first = |cases: &[(bool, Ending)]| {
+            cases
+                .iter()
+                .find(|(applies, _)| *applies)
+                .map(|(_, ending)| *ending)
+        };
         match self {
-            Self::AllSuccess => first(&[(failed, Ending::UpstreamFailed), (up.skipped > 0, Ending::Skipped)]),
+            Self::AllSuccess => first(&[
+                (failed, Ending::UpstreamFailed),
+                (up.skipped > 0, Ending::Skipped),
+            ]),
             Self::AllFailed => first(&[(up.success > 0 || up.skipped > 0, Ending::Skipped)]),
             Self::AllDoneMinOneSuccess => first(&[
                 (up.skipped > 0, Ending::Skipped),
                 (up.done() >= up.total && up.success == 0, Ending::UpstreamFailed),
             ]),
             Self::AllDoneSetupSuccess => first(&[
-                (all_done && up.setups > 0 && up.skipped_setups >= up.setups, Ending::Skipped),
-                (all_done && up.setups > 0 && up.succeeded_setups == 0, Ending::UpstreamFailed),
+                (
+                    all_done && up.setups > 0 && up.skipped_setups >= up.setups,
+                    Ending::Skipped,
+                ),
+                (
+                    all_done && up.setups > 0 && up.succeeded_setups == 0,
+                    Ending::UpstreamFailed,
+                ),
             ]),
             Self::OneSuccess => first(&[
                 (all_done && up.done() == up.skipped, Ending::Skipped),
@@ -131,7 +145,9 @@ impl TriggerRule {
             Self::OneFailed => up.failed + up.upstream_failed > 0,
             Self::OneDone => up.success + up.failed > 0,
             Self::NoneFailed => up.success + up.skipped + up.removed >= up.total,
-            Self::NoneFailedMinOneSuccess => up.success + up.skipped + up.removed >= up.total && up.success > 0,
+            Self::NoneFailedMinOneSuccess => {
+                up.success + up.skipped + up.removed >= up.total && up.success > 0
+            }
             Self::NoneSkipped => up.all_done() && up.skipped == 0,
             Self::AllSkipped => up.skipped >= up.total,
             Self::Always => true,
@@ -145,7 +161,10 @@ impl FromStr for TriggerRule {
         Self::ALL
             .into_iter()
             .find(|rule| rule.as_str() == s)
-            .ok_or_else(|| UnknownWord { what: "trigger rule", word: s.to_owned() })
+            .ok_or_else(|| UnknownWord {
+                what: "trigger rule",
+                word: s.to_owned(),
+            })
     }
 }
 
@@ -259,7 +278,11 @@ mod tests {
             (R::AllSuccess, &[Success, Running], Wait),
             (R::AllSuccess, &[Failed, Running], End(Ending::UpstreamFailed)),
             (R::AllSuccess, &[Skipped, Running], End(Ending::Skipped)),
-            (R::AllSuccess, &[Skipped, UpstreamFailed], End(Ending::UpstreamFailed)),
+            (
+                R::AllSuccess,
+                &[Skipped, UpstreamFailed],
+                End(Ending::UpstreamFailed),
+            ),
             (R::AllFailed, &[Failed, UpstreamFailed], Met),
             (R::AllFailed, &[Failed, Success], End(Ending::Skipped)),
             (R::AllDone, &[Failed, Skipped, Success], Met),
@@ -274,7 +297,11 @@ mod tests {
             (R::OneDone, &[Failed, Running], Met),
             (R::NoneFailed, &[Success, Skipped], Met),
             (R::NoneFailed, &[Skipped, Failed], End(Ending::UpstreamFailed)),
-            (R::NoneFailedMinOneSuccess, &[Skipped, Skipped], End(Ending::Skipped)),
+            (
+                R::NoneFailedMinOneSuccess,
+                &[Skipped, Skipped],
+                End(Ending::Skipped),
+            ),
             (R::NoneFailedMinOneSuccess, &[Skipped, Success], Met),
             (R::NoneSkipped, &[Failed, Success], Met),
             (R::NoneSkipped, &[Skipped, Running], End(Ending::Skipped)),
@@ -296,6 +323,9 @@ mod tests {
         let mut up = Upstreams::default();
         up.add(Failed, true);
         up.add(UpstreamFailed, false);
-        assert_eq!(TriggerRule::AllDoneSetupSuccess.judge(&up), Verdict::End(Ending::UpstreamFailed));
+        assert_eq!(
+            TriggerRule::AllDoneSetupSuccess.judge(&up),
+            Verdict::End(Ending::UpstreamFailed)
+        );
     }
 }

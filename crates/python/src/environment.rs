@@ -13,10 +13,14 @@ pub const REQUIREMENTS: &str = include_str!("shim/requirements.txt");
 #[derive(Debug, Error)]
 pub enum EnvironmentError {
     /// No Python that could be used.
-    #[error("no Python from 3.10 to 3.13 was found; install one (Debian: apt-get install python3 python3-venv), or set [updraft] python to the interpreter of an environment with apache-airflow-task-sdk")]
+    #[error(
+        "no Python from 3.10 to 3.13 was found; install one (Debian: apt-get install python3 python3-venv), or set [updraft] python to the interpreter of an environment with apache-airflow-task-sdk"
+    )]
     NoPython,
     /// Python cannot make virtual environments.
-    #[error("{python} cannot make a virtual environment: {problem}; install the venv module (Debian: apt-get install python3-venv)")]
+    #[error(
+        "{python} cannot make a virtual environment: {problem}; install the venv module (Debian: apt-get install python3-venv)"
+    )]
     NoVenv {
         /// The interpreter.
         python: PathBuf,
@@ -24,7 +28,9 @@ pub enum EnvironmentError {
         problem: String,
     },
     /// The packages could not be installed.
-    #[error("installing {package} into {folder} failed: {problem}; check the network and the package index (pip's PIP_INDEX_URL), or set [updraft] python to an environment that has it")]
+    #[error(
+        "installing {package} into {folder} failed: {problem}; check the network and the package index (pip's PIP_INDEX_URL), or set [updraft] python to an environment that has it"
+    )]
     Install {
         /// What was being installed.
         package: &'static str,
@@ -48,7 +54,10 @@ pub enum EnvironmentError {
 ///
 /// # Errors
 /// When Python, its venv module or the network is missing; the message says what to install.
-pub async fn ensure(home: &Path, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<PathBuf, EnvironmentError> {
+pub async fn ensure(
+    home: &Path,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<PathBuf, EnvironmentError> {
     let folder = home.join("venv");
     let python = folder.join("bin/python");
     let marker = folder.join(".updraft-requirements");
@@ -56,7 +65,10 @@ pub async fn ensure(home: &Path, progress: &(dyn Fn(&str) + Send + Sync)) -> Res
         return Ok(python);
     }
     let base = find_python().await.ok_or(EnvironmentError::NoPython)?;
-    progress(&format!("Making the Python environment {} (once; about a minute)", folder.display()));
+    progress(&format!(
+        "Making the Python environment {} (once; about a minute)",
+        folder.display()
+    ));
     make_venv(&base, &folder).await?;
     let list = folder.join("updraft-requirements.txt");
     let io = |path: &Path| {
@@ -73,8 +85,13 @@ pub async fn ensure(home: &Path, progress: &(dyn Fn(&str) + Send + Sync)) -> Res
 
 async fn find_python() -> Option<PathBuf> {
     for name in ["python3", "python3.13", "python3.12", "python3.11", "python3.10"] {
-        let check = "import sys; print(sys.executable) if (3, 10) <= sys.version_info < (3, 14) else sys.exit(1)";
-        let output = Command::new(name).args(["-c", check]).stdin(Stdio::null()).output().await;
+        let check =
+            "import sys; print(sys.executable) if (3, 10) <= sys.version_info < (3, 14) else sys.exit(1)";
+        let output = Command::new(name)
+            .args(["-c", check])
+            .stdin(Stdio::null())
+            .output()
+            .await;
         if let Ok(output) = output
             && output.status.success()
         {
@@ -85,16 +102,29 @@ async fn find_python() -> Option<PathBuf> {
 }
 
 async fn make_venv(base: &Path, folder: &Path) -> Result<(), EnvironmentError> {
-    let output = Command::new(base).args(["-m", "venv", "--clear"]).arg(folder).stdin(Stdio::null()).output().await;
+    let output = Command::new(base)
+        .args(["-m", "venv", "--clear"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .output()
+        .await;
     let problem = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&text).trim().lines().last().unwrap_or("it failed").to_owned()
+            String::from_utf8_lossy(&text)
+                .trim()
+                .lines()
+                .last()
+                .unwrap_or("it failed")
+                .to_owned()
         }
         Err(error) => error.to_string(),
     };
-    Err(EnvironmentError::NoVenv { python: base.to_owned(), problem })
+    Err(EnvironmentError::NoVenv {
+        python: base.to_owned(),
+        problem,
+    })
 }
 
 async fn install(
@@ -109,7 +139,16 @@ async fn install(
         problem,
     };
     let mut child = Command::new(python)
-        .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-r"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--progress-bar",
+            "off",
+            "-r",
+        ])
         .arg(list)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -2,7 +2,8 @@
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
@@ -54,7 +55,9 @@ pub struct ForkServerConfig {
 #[derive(Debug, Error)]
 pub enum PythonError {
     /// The interpreter cannot be started.
-    #[error("cannot start {python}: {source}; set [updraft] python to the interpreter of the DAGs' environment")]
+    #[error(
+        "cannot start {python}: {source}; set [updraft] python to the interpreter of the DAGs' environment"
+    )]
     Interpreter {
         /// The interpreter.
         python: PathBuf,
@@ -62,7 +65,9 @@ pub enum PythonError {
         source: std::io::Error,
     },
     /// The interpreter lacks the SDK, or has one that cannot be used.
-    #[error("{python} cannot run DAGs: {problem}; install apache-airflow-task-sdk 1.3 and apache-airflow-core into its environment, or set [updraft] python")]
+    #[error(
+        "{python} cannot run DAGs: {problem}; install apache-airflow-task-sdk 1.3 and apache-airflow-core into its environment, or set [updraft] python"
+    )]
     Environment {
         /// The interpreter.
         python: PathBuf,
@@ -131,7 +136,11 @@ impl Child {
 /// Dropping a child's handle kills it: nobody would look after it.
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.exit.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
+        if self
+            .exit
+            .try_recv()
+            .is_err_and(|error| error == oneshot::error::TryRecvError::Empty)
+        {
             self.signal(Signal::SIGKILL);
         }
     }
@@ -203,7 +212,11 @@ pub struct ForkServer {
 impl ForkServer {
     /// A fork server that is not started yet.
     pub fn new(config: ForkServerConfig) -> Self {
-        Self { config: Arc::new(config), process: Arc::default(), tags: Arc::default() }
+        Self {
+            config: Arc::new(config),
+            process: Arc::default(),
+            tags: Arc::default(),
+        }
     }
 
     /// What it was made with.
@@ -234,9 +247,20 @@ impl ForkServer {
     pub async fn fork(&self, work: &Work, env: &[(String, String)]) -> Result<Child, PythonError> {
         let process = self.process().await?;
         let tag = self.tags.fetch_add(1, Ordering::Relaxed);
-        let env: HashMap<&str, &str> = env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let env: HashMap<&str, &str> = env
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
         let mut request = json!({"tag": tag, "op": "task", "env": env});
-        if let (Work::Parse { file, bundle, memory_mb }, Some(fields)) = (work, request.as_object_mut()) {
+        if let (
+            Work::Parse {
+                file,
+                bundle,
+                memory_mb,
+            },
+            Some(fields),
+        ) = (work, request.as_object_mut())
+        {
             fields.insert("op".to_owned(), "parse".into());
             fields.insert("file".to_owned(), file.to_string_lossy().into());
             fields.insert("bundle_path".to_owned(), bundle.path.to_string_lossy().into());
@@ -247,8 +271,13 @@ impl ForkServer {
         let mut ours = Vec::new();
         let mut theirs = Vec::new();
         for _ in 0..4 {
-            let (mine, its) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(|error| system(&error))?;
+            let (mine, its) = socketpair(
+                AddressFamily::Unix,
+                SockType::Stream,
+                None,
+                SockFlag::SOCK_CLOEXEC,
+            )
+            .map_err(|error| system(&error))?;
             let mine = std::os::unix::net::UnixStream::from(mine);
             mine.set_nonblocking(true).map_err(|error| system(&error))?;
             ours.push(UnixStream::from_std(mine).map_err(|error| system(&error))?);
@@ -272,12 +301,22 @@ impl ForkServer {
             Ok(Err(_)) => return Err(PythonError::Gone("died".to_owned())),
             Err(_) => {
                 self.stop().await;
-                return Err(PythonError::Gone(format!("did not fork within {} s", FORK.as_secs())));
+                return Err(PythonError::Gone(format!(
+                    "did not fork within {} s",
+                    FORK.as_secs()
+                )));
             }
         };
-        let [requests, stdout, stderr, logs] =
-            <[UnixStream; 4]>::try_from(ours).map_err(|_| PythonError::System("sockets are missing".to_owned()))?;
-        Ok(Child { pid, requests, stdout, stderr, logs, exit })
+        let [requests, stdout, stderr, logs] = <[UnixStream; 4]>::try_from(ours)
+            .map_err(|_| PythonError::System("sockets are missing".to_owned()))?;
+        Ok(Child {
+            pid,
+            requests,
+            stdout,
+            stderr,
+            logs,
+            exit,
+        })
     }
 
     async fn process(&self) -> Result<Arc<Process>, PythonError> {
@@ -295,13 +334,23 @@ impl ForkServer {
 
     async fn launch(&self) -> Result<Process, PythonError> {
         let system = |error: &dyn std::fmt::Display| PythonError::System(error.to_string());
-        let (control, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(|error| system(&error))?;
+        let (control, its) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|error| system(&error))?;
         setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
         let mut command = self.command();
-        command.stdin(Stdio::from(its)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::from(its))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let python = self.config.python.clone();
-        let mut child = command.spawn().map_err(|source| PythonError::Interpreter { python, source })?;
+        let mut child = command
+            .spawn()
+            .map_err(|source| PythonError::Interpreter { python, source })?;
         drop(command);
         forward_output(child.stdout.take(), child.stderr.take());
         let waiting = Arc::new(Mutex::new(Waiting::default()));
@@ -312,18 +361,31 @@ impl ForkServer {
             .name("fork-server".to_owned())
             .spawn(move || listen(&reader, &shared, ready))
             .map_err(|error| system(&error))?;
-        let process = Process { control, waiting, child: Mutex::new(child) };
+        let process = Process {
+            control,
+            waiting,
+            child: Mutex::new(child),
+        };
         match tokio::time::timeout(WARM_UP, readiness).await {
             Ok(Ok(Ok(facts))) => {
                 tracing::info!(sdk = %facts["sdk"], python = %facts["python"], seconds = %facts["seconds"], "Python is ready");
                 Ok(process)
             }
-            Ok(Ok(Err(problem))) => Err(PythonError::Environment { python: self.config.python.clone(), problem }),
+            Ok(Ok(Err(problem))) => Err(PythonError::Environment {
+                python: self.config.python.clone(),
+                problem,
+            }),
             Ok(Err(_)) => {
                 let problem = "it ended before it was ready; its output is in the log".to_owned();
-                Err(PythonError::Environment { python: self.config.python.clone(), problem })
+                Err(PythonError::Environment {
+                    python: self.config.python.clone(),
+                    problem,
+                })
             }
-            Err(_) => Err(PythonError::Gone(format!("was not ready within {} s", WARM_UP.as_secs()))),
+            Err(_) => Err(PythonError::Gone(format!(
+                "was not ready within {} s",
+                WARM_UP.as_secs()
+            ))),
         }
     }
 
@@ -347,8 +409,14 @@ impl ForkServer {
             .env("AIRFLOW_HOME", &config.home)
             .env("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
             // Parseable, and impossible to open: tasks and parsers have no way to a database.
-            .env("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////nonexistent/none.db")
-            .env("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", Value::from(bundles).to_string())
+            .env(
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+                "sqlite:////nonexistent/none.db",
+            )
+            .env(
+                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
+                Value::from(bundles).to_string(),
+            )
             .env("_AIRFLOW_PROCESS_CONTEXT", "client")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
@@ -365,7 +433,10 @@ fn forward_output(stdout: Option<std::process::ChildStdout>, stderr: Option<std:
             }
         };
         // Without the thread the output is lost, nothing else.
-        std::thread::Builder::new().name("fork-server-output".to_owned()).spawn(work).ok();
+        std::thread::Builder::new()
+            .name("fork-server-output".to_owned())
+            .spawn(work)
+            .ok();
     }
     stdout.map(forward);
     stderr.map(forward);
@@ -382,7 +453,9 @@ fn listen(control: &OwnedFd, waiting: &Mutex<Waiting>, ready: oneshot::Sender<Re
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => break,
         };
-        let Ok(told) = serde_json::from_slice::<Told>(&buffer[..length]) else { continue };
+        let Ok(told) = serde_json::from_slice::<Told>(&buffer[..length]) else {
+            continue;
+        };
         if let Some(facts) = told.ready {
             ready.take().map(|ready| ready.send(Ok(facts)));
         } else if let Some(problem) = told.broken {
@@ -396,7 +469,11 @@ fn listen(control: &OwnedFd, waiting: &Mutex<Waiting>, ready: oneshot::Sender<Re
                 fork.send((pid, receiver)).ok();
             }
         } else if let (Some(pid), Some(status)) = (told.exit, told.status) {
-            let exit = if status < 0 { ChildExit::Signal(-status) } else { ChildExit::Code(status) };
+            let exit = if status < 0 {
+                ChildExit::Signal(-status)
+            } else {
+                ChildExit::Code(status)
+            };
             lock(waiting).exits.remove(&pid).map(|sender| sender.send(exit));
         }
     }

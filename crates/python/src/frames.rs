@@ -46,7 +46,12 @@ where
     let mut head = [0; 4];
     match reader.read_exact(&mut head).await {
         Ok(_) => {}
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(error.into()),
@@ -67,10 +72,16 @@ where
 fn decode_request(bytes: &[u8]) -> Result<RequestFrame, FrameError> {
     let broken = |why: &str| FrameError::Broken(why.to_owned());
     let mut rest = bytes;
-    let value = rmpv::decode::read_value_with_max_depth(&mut rest, 200).map_err(|error| FrameError::Broken(error.to_string()))?;
-    let Packed::Array(parts) = value else { return Err(broken("it is not an array")) };
+    let value = rmpv::decode::read_value_with_max_depth(&mut rest, 200)
+        .map_err(|error| FrameError::Broken(error.to_string()))?;
+    let Packed::Array(parts) = value else {
+        return Err(broken("it is not an array"));
+    };
     let mut parts = parts.into_iter();
-    let id = parts.next().and_then(|id| id.as_u64()).ok_or_else(|| broken("it has no number"))?;
+    let id = parts
+        .next()
+        .and_then(|id| id.as_u64())
+        .ok_or_else(|| broken("it has no number"))?;
     let body = to_json(parts.next().unwrap_or(Packed::Nil));
     if body.get("type").and_then(Value::as_str).is_none() {
         return Err(broken("its body has no type"));
@@ -82,7 +93,12 @@ fn decode_request(bytes: &[u8]) -> Result<RequestFrame, FrameError> {
 ///
 /// # Errors
 /// When the socket broke.
-pub async fn write_reply<W>(writer: &mut W, id: u64, body: Option<&Value>, error: Option<&Value>) -> Result<(), FrameError>
+pub async fn write_reply<W>(
+    writer: &mut W,
+    id: u64,
+    body: Option<&Value>,
+    error: Option<&Value>,
+) -> Result<(), FrameError>
 where
     W: AsyncWrite + Unpin,
 {
@@ -90,7 +106,10 @@ where
     let parts = Packed::Array(vec![Packed::from(id), packed(body), packed(error)]);
     let mut bytes = vec![0; 4];
     rmpv::encode::write_value(&mut bytes, &parts).map_err(|error| FrameError::Broken(error.to_string()))?;
-    let length = u32::try_from(bytes.len() - 4).map_err(|_| FrameError::TooLarge { found: bytes.len(), limit: u32::MAX as usize })?;
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| FrameError::TooLarge {
+        found: bytes.len(),
+        limit: u32::MAX as usize,
+    })?;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     writer.write_all(&bytes).await?;
     Ok(())
@@ -100,7 +119,11 @@ fn to_json(value: Packed) -> Value {
     match value {
         Packed::Nil => Value::Null,
         Packed::Boolean(yes) => Value::Bool(yes),
-        Packed::Integer(n) => n.as_i64().map(Value::from).or_else(|| n.as_u64().map(Value::from)).unwrap_or(Value::Null),
+        Packed::Integer(n) => n
+            .as_i64()
+            .map(Value::from)
+            .or_else(|| n.as_u64().map(Value::from))
+            .unwrap_or(Value::Null),
         Packed::F32(n) => Number::from_f64(f64::from(n)).map_or(Value::Null, Value::Number),
         Packed::F64(n) => Number::from_f64(n).map_or(Value::Null, Value::Number),
         Packed::String(text) => Value::String(String::from_utf8_lossy(text.as_bytes()).into_owned()),
@@ -108,7 +131,12 @@ fn to_json(value: Packed) -> Value {
         Packed::Array(items) => Value::Array(items.into_iter().map(to_json).collect()),
         Packed::Map(entries) => {
             let text = |key: Packed| key.as_str().map_or_else(|| key.to_string(), str::to_owned);
-            Value::Object(entries.into_iter().map(|(key, value)| (text(key), to_json(value))).collect::<Map<_, _>>())
+            Value::Object(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (text(key), to_json(value)))
+                    .collect::<Map<_, _>>(),
+            )
         }
         Packed::Ext(-1, bytes) => instant(&bytes).map_or(Value::Null, Value::String),
         Packed::Ext(..) => Value::Null,
@@ -121,9 +149,15 @@ fn instant(bytes: &[u8]) -> Option<String> {
         4 => (i64::from(u32::from_be_bytes(bytes.try_into().ok()?)), 0),
         8 => {
             let word = u64::from_be_bytes(bytes.try_into().ok()?);
-            (i64::try_from(word & 0x3_ffff_ffff).ok()?, u32::try_from(word >> 34).ok()?)
+            (
+                i64::try_from(word & 0x3_ffff_ffff).ok()?,
+                u32::try_from(word >> 34).ok()?,
+            )
         }
-        12 => (i64::from_be_bytes(bytes[4..].try_into().ok()?), u32::from_be_bytes(bytes[..4].try_into().ok()?)),
+        12 => (
+            i64::from_be_bytes(bytes[4..].try_into().ok()?),
+            u32::from_be_bytes(bytes[..4].try_into().ok()?),
+        ),
         _ => return None,
     };
     let at = chrono::DateTime::from_timestamp(seconds, nanos)?;
@@ -142,9 +176,12 @@ fn from_json(value: &Value) -> Packed {
             .unwrap_or(Packed::Nil),
         Value::String(text) => Packed::from(text.as_str()),
         Value::Array(items) => Packed::Array(items.iter().map(from_json).collect()),
-        Value::Object(entries) => {
-            Packed::Map(entries.iter().map(|(key, value)| (Packed::from(key.as_str()), from_json(value))).collect())
-        }
+        Value::Object(entries) => Packed::Map(
+            entries
+                .iter()
+                .map(|(key, value)| (Packed::from(key.as_str()), from_json(value)))
+                .collect(),
+        ),
     }
 }
 
@@ -165,7 +202,10 @@ mod tests {
     async fn requests_are_read_and_instants_become_text() {
         let body = Packed::Map(vec![
             (Packed::from("type"), Packed::from("SucceedTask")),
-            (Packed::from("end_date"), Packed::Ext(-1, 5u32.to_be_bytes().to_vec())),
+            (
+                Packed::from("end_date"),
+                Packed::Ext(-1, 5u32.to_be_bytes().to_vec()),
+            ),
             (Packed::from("n"), Packed::from(1.5)),
         ]);
         let bytes = framed(&Packed::Array(vec![Packed::from(7), body, Packed::Map(vec![])]));
@@ -181,18 +221,38 @@ mod tests {
     async fn what_is_no_frame_is_an_error_and_never_a_large_allocation() {
         assert!(matches!(read_request(&mut &b""[..], 10).await, Ok(None)));
         let huge = [0xff, 0xff, 0xff, 0xff, 1, 2, 3];
-        assert!(matches!(read_request(&mut &huge[..], 1 << 20).await, Err(FrameError::TooLarge { .. })));
+        assert!(matches!(
+            read_request(&mut &huge[..], 1 << 20).await,
+            Err(FrameError::TooLarge { .. })
+        ));
         let short = [0, 0, 0, 9, 1];
-        assert!(matches!(read_request(&mut &short[..], 1 << 20).await, Err(FrameError::Broken(_))));
-        for nonsense in [&[0, 0, 0, 1, 0xc1][..], &[0, 0, 0, 1, 0x90], &[0, 0, 0, 2, 0x91, 0x01]] {
-            assert!(matches!(read_request(&mut &nonsense[..], 1 << 20).await, Err(FrameError::Broken(_))));
+        assert!(matches!(
+            read_request(&mut &short[..], 1 << 20).await,
+            Err(FrameError::Broken(_))
+        ));
+        for nonsense in [
+            &[0, 0, 0, 1, 0xc1][..],
+            &[0, 0, 0, 1, 0x90],
+            &[0, 0, 0, 2, 0x91, 0x01],
+        ] {
+            assert!(matches!(
+                read_request(&mut &nonsense[..], 1 << 20).await,
+                Err(FrameError::Broken(_))
+            ));
         }
     }
 
     #[tokio::test]
     async fn replies_have_three_parts() {
         let mut bytes = Vec::new();
-        write_reply(&mut bytes, 3, Some(&json!({"type": "OKResponse", "ok": true})), None).await.unwrap();
+        write_reply(
+            &mut bytes,
+            3,
+            Some(&json!({"type": "OKResponse", "ok": true})),
+            None,
+        )
+        .await
+        .unwrap();
         let value = rmpv::decode::read_value(&mut &bytes[4..]).unwrap();
         assert_eq!(value[0].as_u64(), Some(3));
         assert_eq!(value[1]["ok"].as_bool(), Some(true));

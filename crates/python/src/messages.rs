@@ -12,8 +12,18 @@ use std::collections::BTreeMap;
 #[serde(tag = "type")]
 #[expect(missing_docs, reason = "the names are those of the schema")]
 pub enum FromTask {
-    SucceedTask { end_date: String, #[serde(default)] rendered_map_index: Option<String> },
-    TaskState { state: String, #[serde(default)] end_date: Option<String>, #[serde(default)] rendered_map_index: Option<String> },
+    SucceedTask {
+        end_date: String,
+        #[serde(default)]
+        rendered_map_index: Option<String>,
+    },
+    TaskState {
+        state: String,
+        #[serde(default)]
+        end_date: Option<String>,
+        #[serde(default)]
+        rendered_map_index: Option<String>,
+    },
     RetryTask {
         end_date: String,
         #[serde(default)]
@@ -23,12 +33,32 @@ pub enum FromTask {
         #[serde(default)]
         retry_reason: Option<String>,
     },
-    RescheduleTask { reschedule_date: String, end_date: String },
-    DeferTask { classpath: String, next_method: String, #[serde(default)] next_kwargs: Option<Value> },
-    AwaitInputTask { next_method: String, #[serde(default)] next_kwargs: Option<Value> },
-    SetRenderedFields { rendered_fields: Value },
-    SetRenderedMapIndex { rendered_map_index: String },
-    MaskSecret { value: Value, #[serde(default)] name: Option<String> },
+    RescheduleTask {
+        reschedule_date: String,
+        end_date: String,
+    },
+    DeferTask {
+        classpath: String,
+        next_method: String,
+        #[serde(default)]
+        next_kwargs: Option<Value>,
+    },
+    AwaitInputTask {
+        next_method: String,
+        #[serde(default)]
+        next_kwargs: Option<Value>,
+    },
+    SetRenderedFields {
+        rendered_fields: Value,
+    },
+    SetRenderedMapIndex {
+        rendered_map_index: String,
+    },
+    MaskSecret {
+        value: Value,
+        #[serde(default)]
+        name: Option<String>,
+    },
     ResendLoggingFD,
 }
 
@@ -37,11 +67,30 @@ pub enum FromTask {
 #[serde(tag = "type")]
 #[expect(missing_docs, reason = "the names are those of the schema")]
 pub enum Question {
-    GetVariable { key: String },
-    GetVariableKeys { #[serde(default)] prefix: Option<String>, #[serde(default)] limit: Option<usize>, #[serde(default)] offset: Option<usize> },
-    PutVariable { key: String, #[serde(default)] value: Option<String>, #[serde(default)] description: Option<String> },
-    DeleteVariable { key: String },
-    GetConnection { conn_id: String },
+    GetVariable {
+        key: String,
+    },
+    GetVariableKeys {
+        #[serde(default)]
+        prefix: Option<String>,
+        #[serde(default)]
+        limit: Option<usize>,
+        #[serde(default)]
+        offset: Option<usize>,
+    },
+    PutVariable {
+        key: String,
+        #[serde(default)]
+        value: Option<String>,
+        #[serde(default)]
+        description: Option<String>,
+    },
+    DeleteVariable {
+        key: String,
+    },
+    GetConnection {
+        conn_id: String,
+    },
     GetXCom {
         key: String,
         dag_id: String,
@@ -64,9 +113,27 @@ pub enum Question {
         #[serde(default)]
         mapped_length: Option<i64>,
     },
-    DeleteXCom { key: String, dag_id: String, run_id: String, task_id: String, #[serde(default)] map_index: Option<i32> },
-    GetXComCount { key: String, dag_id: String, run_id: String, task_id: String },
-    GetXComSequenceItem { key: String, dag_id: String, run_id: String, task_id: String, offset: i64 },
+    DeleteXCom {
+        key: String,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+        #[serde(default)]
+        map_index: Option<i32>,
+    },
+    GetXComCount {
+        key: String,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+    },
+    GetXComSequenceItem {
+        key: String,
+        dag_id: String,
+        run_id: String,
+        task_id: String,
+        offset: i64,
+    },
     GetXComSequenceSlice {
         key: String,
         dag_id: String,
@@ -79,7 +146,9 @@ pub enum Question {
         #[serde(default)]
         step: Option<i64>,
     },
-    SkipDownstreamTasks { tasks: Vec<Value> },
+    SkipDownstreamTasks {
+        tasks: Vec<Value>,
+    },
     TriggerDagRun {
         dag_id: String,
         run_id: String,
@@ -94,9 +163,17 @@ pub enum Question {
         #[serde(default)]
         note: Option<String>,
     },
-    GetDagRun { dag_id: String, run_id: String },
-    GetDagRunState { dag_id: String, run_id: String },
-    GetDag { dag_id: String },
+    GetDagRun {
+        dag_id: String,
+        run_id: String,
+    },
+    GetDagRunState {
+        dag_id: String,
+        run_id: String,
+    },
+    GetDag {
+        dag_id: String,
+    },
     GetDRCount {
         dag_id: String,
         #[serde(default)]
@@ -134,8 +211,16 @@ pub enum Question {
         #[serde(default)]
         run_ids: Option<Vec<String>>,
     },
-    GetTaskBreadcrumbs { dag_id: String, run_id: String },
-    GetPreviousDagRun { dag_id: String, logical_date: String, #[serde(default)] state: Option<String> },
+    GetTaskBreadcrumbs {
+        dag_id: String,
+        run_id: String,
+    },
+    GetPreviousDagRun {
+        dag_id: String,
+        logical_date: String,
+        #[serde(default)]
+        state: Option<String>,
+    },
     GetPrevSuccessfulDagRun {},
     GetPreviousTI {
         dag_id: String,
@@ -186,7 +271,10 @@ pub struct Answer {
 impl Answer {
     /// A plain acknowledgement.
     pub const fn done() -> Self {
-        Self { body: None, error: None }
+        Self {
+            body: None,
+            error: None,
+        }
     }
 
     /// A body of that type.
@@ -194,7 +282,10 @@ impl Answer {
         if let Some(fields) = fields.as_object_mut() {
             fields.insert("type".to_owned(), kind.into());
         }
-        Self { body: Some(fields), error: None }
+        Self {
+            body: Some(fields),
+            error: None,
+        }
     }
 
     /// `{"ok": true}`.
@@ -211,7 +302,10 @@ impl Answer {
     pub fn failure(status: u16, message: impl Into<String>) -> Self {
         let detail = json!({"status_code": status, "message": message.into()});
         let error = json!({"type": "ErrorResponse", "error": "API_SERVER_ERROR", "detail": detail});
-        Self { body: None, error: Some(error) }
+        Self {
+            body: None,
+            error: Some(error),
+        }
     }
 }
 
@@ -252,7 +346,10 @@ impl Startup {
         });
         if let (Some(method), Some(fields)) = (&self.next_method, context.as_object_mut()) {
             fields.insert("next_method".to_owned(), method.as_str().into());
-            fields.insert("next_kwargs".to_owned(), self.next_kwargs.clone().unwrap_or_else(|| json!({})));
+            fields.insert(
+                "next_kwargs".to_owned(),
+                self.next_kwargs.clone().unwrap_or_else(|| json!({})),
+            );
             fields.insert("start_date".to_owned(), self.start_date.as_str().into());
         }
         json!({
@@ -281,7 +378,13 @@ mod tests {
             "type": "RetryTask", "state": "up_for_retry", "end_date": "2025-01-01T00:00:00Z", "retry_delay_seconds": 2.5,
         }))
         .unwrap();
-        assert!(matches!(end, FromTask::RetryTask { retry_delay_seconds: Some(_), .. }));
+        assert!(matches!(
+            end,
+            FromTask::RetryTask {
+                retry_delay_seconds: Some(_),
+                ..
+            }
+        ));
         let question: Question = serde_json::from_value(json!({"type": "GetVariable", "key": "k"})).unwrap();
         assert_eq!(question, Question::GetVariable { key: "k".to_owned() });
         assert!(serde_json::from_value::<Question>(json!({"type": "GetAssetByName", "name": "a"})).is_err());

@@ -75,7 +75,9 @@ pub struct PythonDag {
 #[derive(Debug, Error)]
 pub enum ParseFailure {
     /// The file took too long.
-    #[error("parsing the file took longer than {0} s ([dag_processor] dag_file_processor_timeout) and was stopped")]
+    #[error(
+        "parsing the file took longer than {0} s ([dag_processor] dag_file_processor_timeout) and was stopped"
+    )]
     TooSlow(u64),
     /// The child ended without a result.
     #[error("the process that parsed the file {how} before it delivered a result{output}")]
@@ -85,6 +87,9 @@ pub enum ParseFailure {
         /// What it printed last.
         output: String,
     },
+    /// The child was lost with the fork server, perhaps by the file's doing, perhaps not.
+    #[error("the process that parsed the file was lost with its parent; it will be tried again")]
+    Lost,
     /// What the child sent is no result.
     #[error("the process that parsed the file sent something that is no result: {0}")]
     Nonsense(String),
@@ -97,7 +102,11 @@ pub enum ParseFailure {
 ///
 /// # Errors
 /// When the file gives no result; import errors are part of a result.
-pub async fn parse_file<F, Fut>(server: &ForkServer, request: &ParseRequest, answer: F) -> Result<ParsedFile, ParseFailure>
+pub async fn parse_file<F, Fut>(
+    server: &ForkServer,
+    request: &ParseRequest,
+    answer: F,
+) -> Result<ParsedFile, ParseFailure>
 where
     F: Fn(Question) -> Fut + Send,
     Fut: Future<Output = Answer> + Send,
@@ -122,13 +131,23 @@ where
             let how = match tokio::time::timeout(Duration::from_secs(5), &mut child.exit).await {
                 Ok(Ok(ChildExit::Code(code))) => format!("ended with exit code {code}"),
                 Ok(Ok(ChildExit::Signal(signal))) => format!("was ended by signal {signal}"),
-                Ok(Ok(ChildExit::Lost) | Err(_)) | Err(_) => "was lost with the fork server".to_owned(),
+                Ok(Ok(ChildExit::Lost) | Err(_)) | Err(_) => return Err(ParseFailure::Lost),
             };
             let mut output = String::new();
             for stream in [stdout, stderr] {
-                output.push_str(&tokio::time::timeout(Duration::from_secs(1), stream).await.ok().and_then(Result::ok).unwrap_or_default());
+                output.push_str(
+                    &tokio::time::timeout(Duration::from_secs(1), stream)
+                        .await
+                        .ok()
+                        .and_then(Result::ok)
+                        .unwrap_or_default(),
+                );
             }
-            let output = if output.trim().is_empty() { String::new() } else { format!("; it printed:\n{}", output.trim()) };
+            let output = if output.trim().is_empty() {
+                String::new()
+            } else {
+                format!("; it printed:\n{}", output.trim())
+            };
             Err(ParseFailure::Died { how, output })
         }
         Ok(Err(problem)) => Err(ParseFailure::Nonsense(problem)),
@@ -152,20 +171,37 @@ where
     Fut: Future<Output = Answer> + Send,
 {
     loop {
-        let frame = read_request(&mut child.requests, RESULT_LIMIT).await.map_err(|error| error.to_string())?;
+        let frame = read_request(&mut child.requests, RESULT_LIMIT)
+            .await
+            .map_err(|error| error.to_string())?;
         let Some(frame) = frame else { return Ok(None) };
-        let kind = frame.body.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let kind = frame
+            .body
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         if kind == "UpdraftParseResult" {
-            return serde_json::from_value(frame.body).map(Some).map_err(|error| error.to_string());
+            return serde_json::from_value(frame.body)
+                .map(Some)
+                .map_err(|error| error.to_string());
         }
         let reply = match serde_json::from_value::<Question>(frame.body) {
             _ if kind == "MaskSecret" => Answer::done(),
             Ok(question) => answer(question).await,
-            Err(_) => Answer::failure(400, format!("{kind} cannot be used at the top level of a DAG file")),
+            Err(_) => Answer::failure(
+                400,
+                format!("{kind} cannot be used at the top level of a DAG file"),
+            ),
         };
-        write_reply(&mut child.requests, frame.id, reply.body.as_ref(), reply.error.as_ref())
-            .await
-            .map_err(|error| error.to_string())?;
+        write_reply(
+            &mut child.requests,
+            frame.id,
+            reply.body.as_ref(),
+            reply.error.as_ref(),
+        )
+        .await
+        .map_err(|error| error.to_string())?;
     }
 }
 

@@ -145,7 +145,14 @@ impl<'a> Planner<'a> {
             }
         }
         let states = snapshot.tasks.iter().map(|ti| ti.state).collect();
-        Self { snapshot, instances, states, ready: Vec::new(), held_back: false, plan: Plan::default() }
+        Self {
+            snapshot,
+            instances,
+            states,
+            ready: Vec::new(),
+            held_back: false,
+            plan: Plan::default(),
+        }
     }
 
     fn decide(&mut self, at: usize, decision: Decision) {
@@ -158,12 +165,17 @@ impl<'a> Planner<'a> {
             Decision::Remove => StateName::Removed,
             Decision::Refuse(_) => StateName::Failed,
         };
-        self.plan.moves.push(Move { id: ti.id, from: ti.state, decision });
+        self.plan.moves.push(Move {
+            id: ti.id,
+            from: ti.state,
+            decision,
+        });
     }
 
     fn remove_orphans(&mut self) {
         for (at, ti) in self.snapshot.tasks.iter().enumerate() {
-            let may_go = !ti.state.is_finished() && !matches!(ti.state, StateName::Running | StateName::Restarting);
+            let may_go =
+                !ti.state.is_finished() && !matches!(ti.state, StateName::Running | StateName::Restarting);
             if may_go && self.snapshot.dag.position(&ti.task_id).is_none() {
                 self.decide(at, Decision::Remove);
             }
@@ -172,8 +184,11 @@ impl<'a> Planner<'a> {
 
     fn decide_task(&mut self, task_at: usize) {
         let task = &self.snapshot.dag.tasks[task_at];
-        let waiting: Vec<usize> =
-            self.instances[task_at].iter().copied().filter(|at| self.states[*at].is_schedulable()).collect();
+        let waiting: Vec<usize> = self.instances[task_at]
+            .iter()
+            .copied()
+            .filter(|at| self.states[*at].is_schedulable())
+            .collect();
         if waiting.is_empty() {
             return;
         }
@@ -230,7 +245,10 @@ impl<'a> Planner<'a> {
         let lengths = match &task.expansion {
             Some(Expansion::Product(lengths)) => lengths,
             Some(Expansion::Unsupported(what)) => {
-                return Decision::Refuse(format!("task {} expands over {what}, which is not supported yet", task.task_id));
+                return Decision::Refuse(format!(
+                    "task {} expands over {what}, which is not supported yet",
+                    task.task_id
+                ));
             }
             None => {
                 return Decision::Refuse(format!(
@@ -249,7 +267,11 @@ impl<'a> Planner<'a> {
                 },
             };
         }
-        if count == 0 { Decision::Skip } else { Decision::Expand(count) }
+        if count == 0 {
+            Decision::Skip
+        } else {
+            Decision::Expand(count)
+        }
     }
 
     /// Lets ready task instances through in the order of their weight, as far as the run's limits allow.
@@ -257,9 +279,15 @@ impl<'a> Planner<'a> {
         let dag = self.snapshot.dag;
         let task_of = |at: usize| dag.task(&self.snapshot.tasks[at].task_id);
         let mut ready = std::mem::take(&mut self.ready);
-        ready.sort_by_key(|at| (task_of(*at).map(|task| -task.priority_weight), self.snapshot.tasks[*at].map_index));
+        ready.sort_by_key(|at| {
+            (
+                task_of(*at).map(|task| -task.priority_weight),
+                self.snapshot.tasks[*at].map_index,
+            )
+        });
         let is_active = |state: StateName| state == StateName::Scheduled || state.occupies_slot();
-        let mut in_run = u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
+        let mut in_run =
+            u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
         for (at, ti) in self.snapshot.tasks.iter().enumerate() {
             let counts = is_active(self.states[at]) || self.states[at] == StateName::Deferred;
@@ -268,12 +296,18 @@ impl<'a> Planner<'a> {
         let mut over_runs = self.snapshot.active_over_runs.clone();
         for at in ready {
             let ti = &self.snapshot.tasks[at];
-            let Some(task) = dag.task(&ti.task_id) else { continue };
+            let Some(task) = dag.task(&ti.task_id) else {
+                continue;
+            };
             let in_task = of_task.entry(&ti.task_id).or_default();
             let everywhere = over_runs.entry(ti.task_id.clone()).or_default();
             let full = in_run >= dag.max_active_tasks
-                || task.max_active_tis_per_dagrun.is_some_and(|limit| *in_task >= limit)
-                || task.max_active_tis_per_dag.is_some_and(|limit| *everywhere >= limit);
+                || task
+                    .max_active_tis_per_dagrun
+                    .is_some_and(|limit| *in_task >= limit)
+                || task
+                    .max_active_tis_per_dag
+                    .is_some_and(|limit| *everywhere >= limit);
             if full {
                 self.held_back = true;
                 continue;
@@ -297,7 +331,11 @@ impl<'a> Planner<'a> {
                 .iter()
                 .flat_map(|leaf| &self.instances[*leaf])
                 .any(|at| matches!(self.states[*at], StateName::Failed | StateName::UpstreamFailed));
-            return Some(if failed { RunEnd::TaskFailure } else { RunEnd::Success });
+            return Some(if failed {
+                RunEnd::TaskFailure
+            } else {
+                RunEnd::Success
+            });
         }
         let unfinished = || self.states.iter().filter(|state| !state.is_finished());
         let idle = unfinished().all(|state| *state == StateName::NoStatus);

@@ -26,7 +26,11 @@ pub struct PoolUse {
 impl PoolUse {
     /// Slots that are free.
     pub const fn open(&self) -> i64 {
-        if self.total < 0 { i64::MAX } else { self.total - self.used }
+        if self.total < 0 {
+            i64::MAX
+        } else {
+            self.total - self.used
+        }
     }
 }
 
@@ -43,7 +47,9 @@ pub fn choose_for_slots(
         if chosen.len() == capacity {
             break;
         }
-        let Some(open) = open.get_mut(&candidate.pool) else { continue };
+        let Some(open) = open.get_mut(&candidate.pool) else {
+            continue;
+        };
         if candidate.slots <= *open {
             *open -= candidate.slots;
             chosen.push(candidate.id);
@@ -59,16 +65,36 @@ mod tests {
     use uuid::Uuid;
 
     fn candidate(n: u128, pool: &str, slots: i64) -> Candidate {
-        Candidate { id: TaskInstanceId::new(Uuid::from_u128(n)), pool: PoolName::from(pool), slots }
+        Candidate {
+            id: TaskInstanceId::new(Uuid::from_u128(n)),
+            pool: PoolName::from(pool),
+            slots,
+        }
     }
 
     fn pools(entries: &[(&str, i64, i64)]) -> HashMap<PoolName, PoolUse> {
-        entries.iter().map(|(name, total, used)| (PoolName::from(*name), PoolUse { total: *total, used: *used })).collect()
+        entries
+            .iter()
+            .map(|(name, total, used)| {
+                (
+                    PoolName::from(*name),
+                    PoolUse {
+                        total: *total,
+                        used: *used,
+                    },
+                )
+            })
+            .collect()
     }
 
     #[test]
     fn order_is_kept_and_a_big_one_lets_smaller_ones_pass() {
-        let list = [candidate(1, "p", 3), candidate(2, "p", 1), candidate(3, "p", 1), candidate(4, "gone", 1)];
+        let list = [
+            candidate(1, "p", 3),
+            candidate(2, "p", 1),
+            candidate(3, "p", 1),
+            candidate(4, "gone", 1),
+        ];
         let chosen = choose_for_slots(&list, &pools(&[("p", 4, 2)]), 10);
         assert_eq!(chosen, [list[1].id, list[2].id]);
     }

@@ -16,13 +16,26 @@ impl Cipher {
     /// # Errors
     /// When one is not a Fernet key.
     pub fn new(keys: &str) -> Result<Self, StoreError> {
-        let keys: Vec<&str> = keys.split(',').map(str::trim).filter(|key| !key.is_empty()).collect();
+        let keys: Vec<&str> = keys
+            .split(',')
+            .map(str::trim)
+            .filter(|key| !key.is_empty())
+            .collect();
         if keys.is_empty() {
             return Ok(Self::default());
         }
-        let bad = || StoreError::Secret("[core] fernet_key is not a Fernet key (32 bytes in URL-safe base64)".to_owned());
-        let keys = keys.into_iter().map(|key| Fernet::new(key).ok_or_else(bad)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { keys: Some(Arc::new(MultiFernet::new(keys))) })
+        let bad = || {
+            StoreError::Secret(
+                "[core] fernet_key is not a Fernet key (32 bytes in URL-safe base64)".to_owned(),
+            )
+        };
+        let keys = keys
+            .into_iter()
+            .map(|key| Fernet::new(key).ok_or_else(bad))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            keys: Some(Arc::new(MultiFernet::new(keys))),
+        })
     }
 
     /// The value as stored, and whether it is encrypted.
@@ -42,8 +55,13 @@ impl Cipher {
             return Ok(stored);
         }
         let broken = |why: &str| StoreError::Secret(format!("a stored secret cannot be decrypted: {why}"));
-        let keys = self.keys.as_ref().ok_or_else(|| broken("[core] fernet_key is not set"))?;
-        let bytes = keys.decrypt(&stored).map_err(|_| broken("[core] fernet_key is another one than it was stored with"))?;
+        let keys = self
+            .keys
+            .as_ref()
+            .ok_or_else(|| broken("[core] fernet_key is not set"))?;
+        let bytes = keys
+            .decrypt(&stored)
+            .map_err(|_| broken("[core] fernet_key is another one than it was stored with"))?;
         String::from_utf8(bytes).map_err(|_| broken("it is not text"))
     }
 }

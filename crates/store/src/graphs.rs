@@ -42,21 +42,32 @@ impl Graphs {
     /// When there is none, or it cannot be read.
     pub async fn get(&self, tx: &mut Tx, id: DagVersionId) -> Result<Arc<Graph>, StoreError> {
         let now = Instant::now();
-        if let Some((graph, read)) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&id)
+        if let Some((graph, read)) = self
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
             && now.duration_since(*read) < FRESH
         {
             return Ok(Arc::clone(graph));
         }
         let version = tx.dag_version(id).await?;
-        let version = version.ok_or_else(|| StoreError::Inconsistent(format!("DAG version {id} is missing")))?;
-        let broken = |why: String| StoreError::Inconsistent(format!("DAG {} version {id}: {why}", version.dag_id));
-        let document: Value = serde_json::from_str(&version.serialized).map_err(|error| broken(error.to_string()))?;
+        let version =
+            version.ok_or_else(|| StoreError::Inconsistent(format!("DAG version {id} is missing")))?;
+        let broken =
+            |why: String| StoreError::Inconsistent(format!("DAG {} version {id}: {why}", version.dag_id));
+        let document: Value =
+            serde_json::from_str(&version.serialized).map_err(|error| broken(error.to_string()))?;
         let dag = Dag::from_serialized(&document).map_err(|error| broken(error.to_string()))?;
         let native: Value = serde_json::from_str(&version.native).unwrap_or_default();
         let graph = Arc::new(Graph {
             dag,
             document,
-            native: native.get("tasks").and_then(Value::as_object).cloned().unwrap_or_default(),
+            native: native
+                .get("tasks")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default(),
             relative_fileloc: version.relative_fileloc,
             bundle_name: version.bundle_name,
         });

@@ -43,7 +43,9 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened.
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { driver: Arc::new(driver::sqlite::SqliteDriver::open(path).await?) })
+        Ok(Self {
+            driver: Arc::new(driver::sqlite::SqliteDriver::open(path).await?),
+        })
     }
 
     /// Connects to MariaDB with at most so many connections.
@@ -51,7 +53,9 @@ impl Store {
     /// # Errors
     /// When the server cannot be reached, or is set to forget acknowledged commits.
     pub async fn open_mariadb(url: &str, connections: u32) -> Result<Self, StoreError> {
-        Ok(Self { driver: Arc::new(driver::mariadb::MariaDbDriver::open(url, connections).await?) })
+        Ok(Self {
+            driver: Arc::new(driver::mariadb::MariaDbDriver::open(url, connections).await?),
+        })
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

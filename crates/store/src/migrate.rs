@@ -36,7 +36,10 @@ impl Store {
     /// When the database cannot be read.
     pub async fn schema_state(&self) -> Result<SchemaState, StoreError> {
         let mut db = Tx::open(self.driver(), Mode::Read).await?;
-        Ok(SchemaState { found: db.schema_version().await?, needed: LATEST })
+        Ok(SchemaState {
+            found: db.schema_version().await?,
+            needed: LATEST,
+        })
     }
 
     /// Refuses a database with another schema than this program's.
@@ -50,7 +53,11 @@ impl Store {
             std::cmp::Ordering::Less => "run `updraft db migrate`",
             std::cmp::Ordering::Greater => "this program is too old for the database",
         };
-        Err(StoreError::Schema { found, needed, advice })
+        Err(StoreError::Schema {
+            found,
+            needed,
+            advice,
+        })
     }
 
     /// Drops every table and migrates anew. All data is lost.
@@ -76,7 +83,11 @@ async fn apply_missing(db: &mut Tx) -> Result<Vec<&'static str>, StoreError> {
     let found = db.schema_version().await?;
     if found > LATEST {
         let advice = "this program is too old for the database";
-        return Err(StoreError::Schema { found, needed: LATEST, advice });
+        return Err(StoreError::Schema {
+            found,
+            needed: LATEST,
+            advice,
+        });
     }
     let mut applied = Vec::new();
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
@@ -92,17 +103,26 @@ impl Tx {
             // The one writer; statements are applied one by one and can be run again.
             return Ok(());
         }
-        let row = self.query_one("SELECT CAST(COALESCE(GET_LOCK('updraft_migrate', 10), 0) AS SIGNED)", &[]).await?;
+        let row = self
+            .query_one(
+                "SELECT CAST(COALESCE(GET_LOCK('updraft_migrate', 10), 0) AS SIGNED)",
+                &[],
+            )
+            .await?;
         let got: i64 = row.map_or(Ok(0), |mut row| row.next())?;
         if got == 1 {
             return Ok(());
         }
-        Err(StoreError::Contention { name: "migrate", detail: "another migration is running".to_owned() })
+        Err(StoreError::Contention {
+            name: "migrate",
+            detail: "another migration is running".to_owned(),
+        })
     }
 
     async fn unlock_migrations(&mut self) -> Result<(), StoreError> {
         if self.dialect() == Dialect::MariaDb {
-            self.query("SELECT CAST(RELEASE_LOCK('updraft_migrate') AS SIGNED)", &[]).await?;
+            self.query("SELECT CAST(RELEASE_LOCK('updraft_migrate') AS SIGNED)", &[])
+                .await?;
         }
         Ok(())
     }
@@ -112,7 +132,9 @@ impl Tx {
             return Ok(0);
         }
         let sql = "SELECT COALESCE(MAX(version), 0) FROM schema_migration WHERE applied_at IS NOT NULL";
-        self.query_one(sql, &[]).await?.map_or(Ok(0), |mut row| row.next())
+        self.query_one(sql, &[])
+            .await?
+            .map_or(Ok(0), |mut row| row.next())
     }
 
     async fn table_exists(&mut self, name: &str) -> Result<bool, StoreError> {
@@ -122,7 +144,9 @@ impl Tx {
             }
             Dialect::Sqlite => "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?",
         };
-        self.query_one(sql, params![name]).await?.map_or(Ok(false), |mut row| row.next())
+        self.query_one(sql, params![name])
+            .await?
+            .map_or(Ok(false), |mut row| row.next())
     }
 
     async fn index_exists(&mut self, name: &str) -> Result<bool, StoreError> {
@@ -132,28 +156,56 @@ impl Tx {
             }
             Dialect::Sqlite => "SELECT COUNT(*) FROM sqlite_master WHERE type = 'index' AND name = ?",
         };
-        self.query_one(sql, params![name]).await?.map_or(Ok(false), |mut row| row.next())
+        self.query_one(sql, params![name])
+            .await?
+            .map_or(Ok(false), |mut row| row.next())
     }
 
     async fn apply(&mut self, migration: &Migration) -> Result<(), StoreError> {
-        let options = if self.dialect() == Dialect::MariaDb { TABLE_OPTIONS } else { "" };
+        let options = if self.dialect() == Dialect::MariaDb {
+            TABLE_OPTIONS
+        } else {
+            ""
+        };
         if !self.table_exists("schema_migration").await? {
             let neutral = "version INT64 NOT NULL PRIMARY KEY, name NAME NOT NULL, begun_at INT64 NOT NULL, applied_at INT64";
-            let sql = format!("CREATE TABLE schema_migration ({}){options}", columns(self.dialect(), neutral));
+            let sql = format!(
+                "CREATE TABLE schema_migration ({}){options}",
+                columns(self.dialect(), neutral)
+            );
             self.execute(&sql, &[]).await?;
         }
         let now = self.dialect().now();
-        let sql = format!("{} schema_migration (version, name, begun_at) VALUES (?, ?, {now})", self.dialect().insert_ignore());
-        self.execute(&sql, params![migration.version, migration.name]).await?;
+        let sql = format!(
+            "{} schema_migration (version, name, begun_at) VALUES (?, ?, {now})",
+            self.dialect().insert_ignore()
+        );
+        self.execute(&sql, params![migration.version, migration.name])
+            .await?;
         for step in migration.steps {
             match step {
-                Step::Table { name, columns: neutral } if !self.table_exists(name).await? => {
-                    let sql = format!("CREATE TABLE {name} ({}){options}", columns(self.dialect(), neutral));
+                Step::Table {
+                    name,
+                    columns: neutral,
+                } if !self.table_exists(name).await? => {
+                    let sql = format!(
+                        "CREATE TABLE {name} ({}){options}",
+                        columns(self.dialect(), neutral)
+                    );
                     self.execute(&sql, &[]).await?;
                 }
-                Step::Index { name, table, columns, unique } if !self.index_exists(name).await? => {
+                Step::Index {
+                    name,
+                    table,
+                    columns,
+                    unique,
+                } if !self.index_exists(name).await? => {
                     let unique = if *unique { "UNIQUE " } else { "" };
-                    self.execute(&format!("CREATE {unique}INDEX {name} ON {table} ({columns})"), &[]).await?;
+                    self.execute(
+                        &format!("CREATE {unique}INDEX {name} ON {table} ({columns})"),
+                        &[],
+                    )
+                    .await?;
                 }
                 Step::Table { .. } | Step::Index { .. } => {}
             }

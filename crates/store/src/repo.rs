@@ -14,7 +14,7 @@ mod workers;
 mod xcoms;
 
 pub use admin::{ConnectionRecord, PoolRecord, PoolSlots, VariableRecord};
-pub use claims::{Claimed, ClaimRequest, Report, Reported};
+pub use claims::{ClaimRequest, Claimed, Report, Reported};
 pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};
 pub use dispatch::{Dispatch, DispatchLimits};
 pub use files::{FileRecord, ImportErrorRecord};

@@ -17,15 +17,27 @@ pub(crate) struct Migration {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     /// Creates a table.
-    Table { name: &'static str, columns: &'static str },
+    Table {
+        name: &'static str,
+        columns: &'static str,
+    },
     /// Creates an index.
-    Index { name: &'static str, table: &'static str, columns: &'static str, unique: bool },
+    Index {
+        name: &'static str,
+        table: &'static str,
+        columns: &'static str,
+        unique: bool,
+    },
 }
 
 /// The version that this program works with.
 pub(crate) const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "initial", steps: INITIAL }];
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "initial",
+    steps: INITIAL,
+}];
 
 /// Translates the neutral type words of a table's columns.
 pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {
@@ -55,18 +67,33 @@ pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {
     for token in neutral.split_inclusive(|c: char| c == ' ' || c == ',' || c == '\n') {
         let word = token.trim_end_matches([' ', ',', '\n']);
         let tail = &token[word.len()..];
-        out.push_str(words.iter().find(|(neutral, _)| *neutral == word).map_or(word, |(_, own)| own));
+        out.push_str(
+            words
+                .iter()
+                .find(|(neutral, _)| *neutral == word)
+                .map_or(word, |(_, own)| own),
+        );
         out.push_str(tail);
     }
     out
 }
 
 const fn index(name: &'static str, table: &'static str, columns: &'static str) -> Step {
-    Step::Index { name, table, columns, unique: false }
+    Step::Index {
+        name,
+        table,
+        columns,
+        unique: false,
+    }
 }
 
 const fn unique(name: &'static str, table: &'static str, columns: &'static str) -> Step {
-    Step::Index { name, table, columns, unique: true }
+    Step::Index {
+        name,
+        table,
+        columns,
+        unique: true,
+    }
 }
 
 const INITIAL: &[Step] = &[

@@ -13,7 +13,10 @@ pub struct Tx {
 
 impl Tx {
     pub(crate) async fn open(driver: &dyn Driver, mode: Mode) -> Result<Self, StoreError> {
-        Ok(Self { session: driver.open(mode).await?, dialect: driver.dialect() })
+        Ok(Self {
+            session: driver.open(mode).await?,
+            dialect: driver.dialect(),
+        })
     }
 
     pub(crate) const fn dialect(&self) -> Dialect {
@@ -39,7 +42,8 @@ impl Tx {
     pub async fn now(&mut self) -> Result<model::Timestamp, StoreError> {
         let sql = format!("SELECT {}", self.dialect.now());
         let row = self.query_one(&sql, &[]).await?;
-        row.ok_or_else(|| StoreError::Inconsistent("the database has no clock".to_owned()))?.next()
+        row.ok_or_else(|| StoreError::Inconsistent("the database has no clock".to_owned()))?
+            .next()
     }
 
     #[doc(hidden)]

@@ -19,7 +19,9 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     /// The OTLP endpoint is not one.
-    #[error("[updraft] otlp_endpoint {endpoint:?} cannot be used: {problem}; expected a URL such as http://localhost:4317")]
+    #[error(
+        "[updraft] otlp_endpoint {endpoint:?} cannot be used: {problem}; expected a URL such as http://localhost:4317"
+    )]
     Endpoint {
         /// What was configured.
         endpoint: String,
@@ -59,9 +61,13 @@ impl Telemetry {
         let traces = otlp.map(|endpoint| exporter(component, endpoint)).transpose()?;
         let spans = traces.as_ref().map(|provider| {
             let filter = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
-            tracing_opentelemetry::layer().with_tracer(provider.tracer("updraft")).with_filter(filter)
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("updraft"))
+                .with_filter(filter)
         });
-        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter(level));
+        let logs = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_filter(filter(level));
         tracing_subscriber::registry()
             .with(spans)
             .with(logs)
@@ -93,7 +99,10 @@ impl Telemetry {
 }
 
 fn exporter(component: &'static str, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
-    let bad = |problem: String| TelemetryError::Endpoint { endpoint: endpoint.to_owned(), problem };
+    let bad = |problem: String| TelemetryError::Endpoint {
+        endpoint: endpoint.to_owned(),
+        problem,
+    };
     if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
         return Err(bad("it has no http:// or https://".to_owned()));
     }
@@ -103,8 +112,13 @@ fn exporter(component: &'static str, endpoint: &str) -> Result<SdkTracerProvider
         .with_timeout(Duration::from_secs(5))
         .build()
         .map_err(|error| bad(error.to_string()))?;
-    let resource = Resource::builder().with_service_name(format!("updraft-{component}")).build();
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+    let resource = Resource::builder()
+        .with_service_name(format!("updraft-{component}"))
+        .build();
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build();
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     opentelemetry::global::set_tracer_provider(provider.clone());
     Ok(provider)

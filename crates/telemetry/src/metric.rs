@@ -3,7 +3,9 @@
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Upper bounds of the buckets of durations, in seconds.
-pub const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+pub const BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
 
 /// Runs created, by type.
 pub const RUNS_CREATED: &str = "updraft_scheduler_runs_created_total";

@@ -22,7 +22,9 @@ pub fn current_context() -> Option<String> {
 
 /// Makes a span, not entered yet, a child of a context that came from elsewhere.
 pub fn set_parent(span: &Span, context: Option<&str>) {
-    let Some(context) = context.filter(|text| !text.is_empty()) else { return };
+    let Some(context) = context.filter(|text| !text.is_empty()) else {
+        return;
+    };
     let carrier = HashMap::from([(HEADER.to_owned(), context.to_owned())]);
     let parent = global::get_text_map_propagator(|propagator| propagator.extract(&carrier));
     // Fails when traces are off, and then there is nothing to link.

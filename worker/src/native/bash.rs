@@ -52,7 +52,9 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, Strin
     let cwd = text("cwd").map(|cwd| renderer.render(cwd)).transpose()?;
     let env = match document.get("env").and_then(Value::as_object) {
         Some(env) => {
-            let render = |(key, value): (&String, &Value)| Ok((key.clone(), renderer.render(value.as_str().unwrap_or_default())?));
+            let render = |(key, value): (&String, &Value)| {
+                Ok((key.clone(), renderer.render(value.as_str().unwrap_or_default())?))
+            };
             Some(env.iter().map(render).collect::<Result<Vec<_>, String>>()?)
         }
         None => None,
@@ -65,21 +67,31 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, Strin
     Ok(BashTask {
         command,
         env,
-        append_env: document.get("append_env").and_then(Value::as_bool).unwrap_or(false),
+        append_env: document
+            .get("append_env")
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
         cwd,
         skip_on: document
             .get("skip_on_exit_code")
             .and_then(Value::as_array)
             .map(|codes| codes.iter().filter_map(Value::as_i64).collect())
             .unwrap_or_default(),
-        push: document.get("do_xcom_push").and_then(Value::as_bool).unwrap_or(true),
+        push: document
+            .get("do_xcom_push")
+            .and_then(Value::as_bool)
+            .unwrap_or(true),
         owner: text("owner").unwrap_or("airflow").to_owned(),
         rendered: fields.to_string(),
     })
 }
 
 fn redact(key: &str, value: &str) -> String {
-    if crate::mask::is_sensitive(key) { "***".to_owned() } else { value.to_owned() }
+    if crate::mask::is_sensitive(key) {
+        "***".to_owned()
+    } else {
+        value.to_owned()
+    }
 }
 
 fn shorten(text: &str) -> String {
@@ -99,7 +111,13 @@ enum Ended {
 }
 
 /// Runs a BashOperator.
-pub(super) async fn run(shared: &Shared, facts: &Facts, task: BashTask, log: &TryLog, stop: &CancellationToken) -> End {
+pub(super) async fn run(
+    shared: &Shared,
+    facts: &Facts,
+    task: BashTask,
+    log: &TryLog,
+    stop: &CancellationToken,
+) -> End {
     log.record("info", "task", "::group::Pre Execute").await;
     log.record("info", "task", "::endgroup::").await;
     let outcome = execute(shared, facts, &task, log, stop).await;
@@ -107,7 +125,10 @@ pub(super) async fn run(shared: &Shared, facts: &Facts, task: BashTask, log: &Tr
         Ok((Ended::Exit(status), last)) => judge(facts, &task, status, last, log).await,
         Ok((Ended::TimedOut, _)) => {
             log.record("error", "task", "Process timed out").await;
-            End::failure(facts, "AirflowTaskTimeout: the task ran longer than its execution_timeout")
+            End::failure(
+                facts,
+                "AirflowTaskTimeout: the task ran longer than its execution_timeout",
+            )
         }
         Ok((Ended::Stopped, _)) => End::failure(facts, "stopped: the task instance is not to run any more"),
         Err(problem) => {
@@ -117,16 +138,29 @@ pub(super) async fn run(shared: &Shared, facts: &Facts, task: BashTask, log: &Tr
     };
     log.record("info", "task", "::endgroup::").await;
     let exit_cause = end.exit_cause.clone().filter(|cause| !cause.is_empty());
-    End { rendered_fields: Some(task.rendered), exit_cause, ..end }
+    End {
+        rendered_fields: Some(task.rendered),
+        exit_cause,
+        ..end
+    }
 }
 
 async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: String, log: &TryLog) -> End {
-    let code = status.code().map_or_else(|| -i64::from(status.signal().unwrap_or(0)), i64::from);
-    log.record("info", HOOK, &format!("Command exited with return code {code}")).await;
+    let code = status
+        .code()
+        .map_or_else(|| -i64::from(status.signal().unwrap_or(0)), i64::from);
+    log.record("info", HOOK, &format!("Command exited with return code {code}"))
+        .await;
     if task.skip_on.contains(&code) {
         log.record("info", "task", "::group::Post Execute").await;
         let reason = format!("Bash command returned exit code {code}. Skipping.");
-        log.record_with("info", "task", "Skipping task.", fields([("reason", reason.into())])).await;
+        log.record_with(
+            "info",
+            "task",
+            "Skipping task.",
+            fields([("reason", reason.into())]),
+        )
+        .await;
         return End::of(Ending::Skipped);
     }
     if code != 0 {
@@ -138,7 +172,11 @@ async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: String,
     let mut end = End::of(Ending::Success);
     if task.push {
         log.record("info", "task", "Pushing xcom").await;
-        end.xcoms.push(XCom { key: "return_value".to_owned(), value: Value::from(last).to_string(), mapped_length: None });
+        end.xcoms.push(XCom {
+            key: "return_value".to_owned(),
+            value: Value::from(last).to_string(),
+            mapped_length: None,
+        });
     }
     end
 }
@@ -148,7 +186,13 @@ async fn fail(log: &TryLog, kind: &str, text: &str) {
         "exc_type": kind, "exc_value": text, "exc_notes": [], "syntax_error": null, "is_cause": false, "frames": [],
         "is_group": false, "exceptions": [],
     }]);
-    log.record_with("error", "task", "Task failed with exception", fields([("error_detail", detail)])).await;
+    log.record_with(
+        "error",
+        "task",
+        "Task failed with exception",
+        fields([("error_detail", detail)]),
+    )
+    .await;
     log.record("info", "task", "::group::Post Execute").await;
 }
 
@@ -156,7 +200,9 @@ fn bash() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path).map(|folder| folder.join("bash")).find(|file| file.is_file());
+        let found = std::env::split_paths(&path)
+            .map(|folder| folder.join("bash"))
+            .find(|file| file.is_file());
         found.map_or_else(|| "bash".to_owned(), |file| file.to_string_lossy().into_owned())
     })
 }
@@ -191,14 +237,28 @@ async fn execute(
     stop: &CancellationToken,
 ) -> Result<(Ended, String), String> {
     let scratch = match &task.cwd {
-        Some(cwd) if !std::path::Path::new(cwd).exists() => return Err(format!("Can not find the cwd: {cwd}")),
-        Some(cwd) if !std::path::Path::new(cwd).is_dir() => return Err(format!("The cwd {cwd} must be a directory")),
+        Some(cwd) if !std::path::Path::new(cwd).exists() => {
+            return Err(format!("Can not find the cwd: {cwd}"));
+        }
+        Some(cwd) if !std::path::Path::new(cwd).is_dir() => {
+            return Err(format!("The cwd {cwd} must be a directory"));
+        }
         Some(_) => None,
         None => Some(Scratch::new().map_err(|error| format!("cannot make a scratch folder: {error}"))?),
     };
-    log.record("info", HOOK, &format!("Tmp dir root location: {}", std::env::temp_dir().display())).await;
+    log.record(
+        "info",
+        HOOK,
+        &format!("Tmp dir root location: {}", std::env::temp_dir().display()),
+    )
+    .await;
     let shown = python_repr(&task.command);
-    log.record("info", HOOK, &format!("Running command: ['{}', '-c', {shown}]", bash())).await;
+    log.record(
+        "info",
+        HOOK,
+        &format!("Running command: ['{}', '-c', {shown}]", bash()),
+    )
+    .await;
     let mut command = Command::new(bash());
     command.args(["-c", &task.command]);
     match (&task.cwd, &scratch) {
@@ -208,15 +268,24 @@ async fn execute(
     };
     environment(shared, facts, task, &mut command);
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let copy = writer.try_clone().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    command.stdin(Stdio::null()).stdout(Stdio::from(writer)).stderr(Stdio::from(copy));
+    let copy = writer
+        .try_clone()
+        .map_err(|error| format!("cannot make a pipe: {error}"))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(writer))
+        .stderr(Stdio::from(copy));
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", bash()))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("cannot start {}: {error}", bash()))?;
     // The parent's ends of the pipe are in `command`; the reader sees the end only when they are closed.
     drop(command);
     log.record("info", HOOK, "Output:").await;
-    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| error.to_string())?;
-    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader).map_err(|error| error.to_string())?;
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(|error| error.to_string())?;
+    let reader =
+        tokio::net::unix::pipe::Receiver::from_owned_fd(reader).map_err(|error| error.to_string())?;
     let limit = facts.start.execution_timeout;
     let patience = shared.config.core.killed_task_cleanup_time;
     let ended = wait(&mut child, reader, log, limit, patience, stop).await;
@@ -233,7 +302,10 @@ fn environment(shared: &Shared, facts: &Facts, task: &BashTask, command: &mut Co
                 command.env_remove(name);
             }
         }
-        command.env("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///");
+        command.env(
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+            "airflow-db-not-allowed:///",
+        );
     }
     command.envs(task.env.iter().flatten().map(|(key, value)| (key, value)));
     command.envs(shared.watchdog.environment(&shared.name));
@@ -246,8 +318,14 @@ fn environment(shared: &Shared, facts: &Facts, task: &BashTask, command: &mut Co
         command.env(name, value);
     }
     command.env("AIRFLOW_CTX_TRY_NUMBER", facts.try_number().to_string());
-    if let Some(date) = facts.run("logical_date").and_then(|date| chrono::DateTime::parse_from_rfc3339(date).ok()) {
-        command.env("AIRFLOW_CTX_LOGICAL_DATE", model::time::python_isoformat(date.to_utc()));
+    if let Some(date) = facts
+        .run("logical_date")
+        .and_then(|date| chrono::DateTime::parse_from_rfc3339(date).ok())
+    {
+        command.env(
+            "AIRFLOW_CTX_LOGICAL_DATE",
+            model::time::python_isoformat(date.to_utc()),
+        );
     }
 }
 
@@ -260,7 +338,10 @@ async fn wait(
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<(Ended, String), String> {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    let group = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .map(Pid::from_raw);
     let signal = |signal| group.map(|group| killpg(group, signal));
     let work = async {
         let mut last = String::new();
@@ -279,16 +360,25 @@ async fn wait(
                 break;
             }
         }
-        child.wait().await.map(|status| (Ended::Exit(status), last)).map_err(|error| error.to_string())
+        child
+            .wait()
+            .await
+            .map(|status| (Ended::Exit(status), last))
+            .map_err(|error| error.to_string())
     };
     tokio::pin!(work);
-    let limit = if limit > 0.0 { Duration::from_secs_f64(limit) } else { Duration::from_secs(u64::from(u32::MAX)) };
+    let limit = if limit > 0.0 {
+        Duration::from_secs_f64(limit)
+    } else {
+        Duration::from_secs(u64::from(u32::MAX))
+    };
     let why = tokio::select! {
         ended = &mut work => return ended,
         () = tokio::time::sleep(limit) => Ended::TimedOut,
         () = stop.cancelled() => Ended::Stopped,
     };
-    log.record("info", HOOK, "Sending SIGTERM signal to process group").await;
+    log.record("info", HOOK, "Sending SIGTERM signal to process group")
+        .await;
     signal(Signal::SIGTERM);
     if tokio::time::timeout(patience, &mut work).await.is_err() {
         signal(Signal::SIGKILL);
@@ -301,7 +391,11 @@ async fn wait(
 
 /// Python's `repr()` of a string.
 fn python_repr(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {

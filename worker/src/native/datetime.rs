@@ -12,7 +12,8 @@ use std::sync::Arc;
 pub(super) struct Pendulum(pub(super) DateTime<Tz>);
 
 fn zone(name: &str) -> Result<Tz, Error> {
-    name.parse().map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("unknown time zone {name}")))
+    name.parse()
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("unknown time zone {name}")))
 }
 
 /// `+09:00`
@@ -27,15 +28,33 @@ impl Pendulum {
 
     /// `isoformat()`, with this between date and time.
     pub(super) fn iso(self, between: char) -> String {
-        let fraction = if self.micros() == 0 { String::new() } else { format!(".{:06}", self.micros()) };
-        format!("{}{between}{}{fraction}{}", self.0.format("%Y-%m-%d"), self.0.format("%H:%M:%S"), offset(self.0, true))
+        let fraction = if self.micros() == 0 {
+            String::new()
+        } else {
+            format!(".{:06}", self.micros())
+        };
+        format!(
+            "{}{between}{}{fraction}{}",
+            self.0.format("%Y-%m-%d"),
+            self.0.format("%H:%M:%S"),
+            offset(self.0, true)
+        )
     }
 
     fn plus_days(self, days: i64) -> Result<Self, Error> {
         let out_of_range = || Error::new(ErrorKind::InvalidOperation, "date out of range");
-        let wall = self.0.naive_local().checked_add_signed(chrono::Duration::days(days)).ok_or_else(out_of_range)?;
+        let wall = self
+            .0
+            .naive_local()
+            .checked_add_signed(chrono::Duration::days(days))
+            .ok_or_else(out_of_range)?;
         // Only where the wall clock is plain: what pendulum does in a gap or twice is left to pendulum.
-        self.0.timezone().from_local_datetime(&wall).single().map(Self).ok_or_else(out_of_range)
+        self.0
+            .timezone()
+            .from_local_datetime(&wall)
+            .single()
+            .map(Self)
+            .ok_or_else(out_of_range)
     }
 }
 
@@ -52,7 +71,10 @@ pub(super) fn strftime(at: DateTime<Tz>, format: &str) -> Result<String, Error> 
             Some('%') => out.push('%'),
             Some('f') => out.push_str(&format!("{:06}", at.nanosecond() / 1000)),
             Some('z') => out.push_str(&offset(at, false)),
-            Some(d @ ('Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 'y' | 'j' | 'I' | 'p' | 'a' | 'A' | 'b' | 'B' | 'U' | 'W' | 'w' | 'u' | 'V' | 'G')) => {
+            Some(
+                d @ ('Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 'y' | 'j' | 'I' | 'p' | 'a' | 'A' | 'b' | 'B' | 'U'
+                | 'W' | 'w' | 'u' | 'V' | 'G'),
+            ) => {
                 out.push_str(&at.format(&format!("%{d}")).to_string());
             }
             other => {
@@ -86,7 +108,12 @@ impl Object for Pendulum {
         })
     }
 
-    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, args: &[Value]) -> Result<Value, Error> {
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        method: &str,
+        args: &[Value],
+    ) -> Result<Value, Error> {
         let none = || from_args::<()>(args);
         let text = |text: String| Ok(Value::from(text));
         match method {
@@ -96,7 +123,9 @@ impl Object for Pendulum {
             }
             "to_date_string" => none().and_then(|()| text(self.0.format("%Y-%m-%d").to_string())),
             "to_time_string" => none().and_then(|()| text(self.0.format("%H:%M:%S").to_string())),
-            "to_datetime_string" => none().and_then(|()| text(self.0.format("%Y-%m-%d %H:%M:%S").to_string())),
+            "to_datetime_string" => {
+                none().and_then(|()| text(self.0.format("%Y-%m-%d %H:%M:%S").to_string()))
+            }
             "isoformat" => none().and_then(|()| text(self.iso('T'))),
             "strftime" => {
                 let (format,): (&str,) = from_args(args)?;
@@ -124,6 +153,8 @@ impl Object for Pendulum {
 pub(super) fn ds_add(ds: &str, days: i64) -> Result<String, Error> {
     let bad = || Error::new(ErrorKind::InvalidOperation, "not a date of the form YYYY-MM-DD");
     let date = NaiveDate::parse_from_str(ds, "%Y-%m-%d").map_err(|_| bad())?;
-    let date = date.checked_add_signed(chrono::Duration::try_days(days).ok_or_else(bad)?).ok_or_else(bad)?;
+    let date = date
+        .checked_add_signed(chrono::Duration::try_days(days).ok_or_else(bad)?)
+        .ok_or_else(bad)?;
     Ok(date.format("%Y-%m-%d").to_string())
 }

@@ -27,7 +27,10 @@ impl Renderer {
         environment.set_formatter(format_value);
         environment.add_function("range", minijinja::functions::range);
         add_filters(&mut environment);
-        Self { environment, context: context(facts, params) }
+        Self {
+            environment,
+            context: context(facts, params),
+        }
     }
 
     /// Renders one template.
@@ -39,8 +42,13 @@ impl Renderer {
             // Jinja drops one newline at the end of every template.
             return Ok(template.strip_suffix('\n').unwrap_or(template).to_owned());
         }
-        let template = self.environment.template_from_str(template).map_err(|error| error.to_string())?;
-        template.render(self.context.clone()).map_err(|error| error.to_string())
+        let template = self
+            .environment
+            .template_from_str(template)
+            .map_err(|error| error.to_string())?;
+        template
+            .render(self.context.clone())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -49,30 +57,48 @@ fn format_value(out: &mut minijinja::Output<'_>, _: &mut State<'_, '_>, value: &
     match value.kind() {
         ValueKind::String | ValueKind::Bool | ValueKind::None | ValueKind::Plain => write!(out, "{value}")?,
         ValueKind::Number if value.is_integer() => write!(out, "{value}")?,
-        kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("how Python prints a {kind} is not known here"))),
+        kind => {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("how Python prints a {kind} is not known here"),
+            ));
+        }
     }
     Ok(())
 }
 
 fn add_filters(environment: &mut Environment<'static>) {
     fn instant(value: &Value) -> Result<&Pendulum, Error> {
-        value.downcast_object_ref().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not an instant"))
+        value
+            .downcast_object_ref()
+            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not an instant"))
     }
-    environment.add_filter("ds", |value: &Value| instant(value).map(|at| at.0.format("%Y-%m-%d").to_string()));
-    environment.add_filter("ds_nodash", |value: &Value| instant(value).map(|at| at.0.format("%Y%m%d").to_string()));
+    environment.add_filter("ds", |value: &Value| {
+        instant(value).map(|at| at.0.format("%Y-%m-%d").to_string())
+    });
+    environment.add_filter("ds_nodash", |value: &Value| {
+        instant(value).map(|at| at.0.format("%Y%m%d").to_string())
+    });
     environment.add_filter("ts", |value: &Value| instant(value).map(|at| at.iso('T')));
-    environment.add_filter("ts_nodash", |value: &Value| instant(value).map(|at| at.0.format("%Y%m%dT%H%M%S").to_string()));
+    environment.add_filter("ts_nodash", |value: &Value| {
+        instant(value).map(|at| at.0.format("%Y%m%dT%H%M%S").to_string())
+    });
     environment.add_filter("upper", |text: &str| text.to_uppercase());
     environment.add_filter("lower", |text: &str| text.to_lowercase());
     environment.add_filter("trim", |text: &str| text.trim().to_owned());
-    environment.add_filter("replace", |text: &str, from: &str, to: &str| text.replace(from, to));
+    environment.add_filter("replace", |text: &str, from: &str, to: &str| {
+        text.replace(from, to)
+    });
 }
 
 /// The names that templates may use. Everything else is undefined, and so sends the task to Python.
 fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
     let mut names: BTreeMap<&str, Value> = BTreeMap::new();
     let instant = |key: &str| {
-        let at = DateTime::parse_from_rfc3339(facts.run(key)?).ok()?.with_timezone(&Utc).with_timezone(&Tz::UTC);
+        let at = DateTime::parse_from_rfc3339(facts.run(key)?)
+            .ok()?
+            .with_timezone(&Utc)
+            .with_timezone(&Tz::UTC);
         Some(Pendulum(at))
     };
     if let Some(date) = instant("logical_date") {
@@ -98,9 +124,16 @@ fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
     names.insert("task_instance", ti);
     names.insert("dag", context! { dag_id => facts.ti("dag_id") });
     names.insert("task", context! { task_id => facts.ti("task_id") });
-    let conf = facts.startup.pointer("/ti_context/dag_run/conf").cloned().filter(|conf| !conf.is_null());
+    let conf = facts
+        .startup
+        .pointer("/ti_context/dag_run/conf")
+        .cloned()
+        .filter(|conf| !conf.is_null());
     let conf = conf.unwrap_or_else(|| serde_json::json!({}));
-    let mut merged = params.and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
+    let mut merged = params
+        .and_then(serde_json::Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     if let Some(conf) = conf.as_object() {
         merged.extend(conf.clone());
     }
@@ -116,7 +149,12 @@ fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
 struct Macros;
 
 impl Object for Macros {
-    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, args: &[Value]) -> Result<Value, Error> {
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        method: &str,
+        args: &[Value],
+    ) -> Result<Value, Error> {
         match method {
             "ds_add" => {
                 let (ds, days): (&str, i64) = from_args(args)?;
@@ -141,11 +179,20 @@ mod tests {
                 "run_type": "manual", "conf": {"color": "blue"},
             }},
         });
-        Facts { start: StartTask::default(), startup, native: None, should_retry: false }
+        Facts {
+            start: StartTask::default(),
+            startup,
+            native: None,
+            should_retry: false,
+        }
     }
 
     fn render(template: &str) -> Result<String, String> {
-        Renderer::new(&facts(Some("2025-03-01T16:30:00Z")), Some(&json!({"color": "red", "n": 3}))).render(template)
+        Renderer::new(
+            &facts(Some("2025-03-01T16:30:00Z")),
+            Some(&json!({"color": "red", "n": 3})),
+        )
+        .render(template)
     }
 
     #[test]
@@ -153,7 +200,11 @@ mod tests {
         let template = "\n{% set kst_ds = data_interval_start.in_timezone('Asia/Seoul').to_date_string() %}\n\
             {% for i in range(2) %}\n    echo \"ds = {{ kst_ds }}\"\n    echo \"macros.ds_add(ds, {{ i }}) = {{ macros.ds_add(kst_ds, i) }}\"\n{% endfor %}\n";
         let text = render(template).unwrap();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         assert_eq!(
             lines,
             [
@@ -173,10 +224,16 @@ mod tests {
             ("{{ ts_nodash_with_tz }}", "20250301T163000+0000"),
             ("{{ logical_date }}", "2025-03-01 16:30:00+00:00"),
             ("{{ logical_date | ts_nodash }}", "20250301T163000"),
-            ("{{ data_interval_end.strftime('%Y/%m/%d %H:%M') }}", "2025/03/01 16:30"),
+            (
+                "{{ data_interval_end.strftime('%Y/%m/%d %H:%M') }}",
+                "2025/03/01 16:30",
+            ),
             ("{{ logical_date.add(days=-1) | ds }}", "2025-02-28"),
             ("{{ params.color }} {{ params['n'] + 1 }}", "blue 4"),
-            ("{{ dag_run.conf['color'] }} {{ ti.task_id }} {{ ti.try_number }}", "blue t 2"),
+            (
+                "{{ dag_run.conf['color'] }} {{ ti.task_id }} {{ ti.try_number }}",
+                "blue t 2",
+            ),
             ("{{ true }} {{ none }}", "True None"),
             ("plain\n", "plain"),
         ] {
@@ -187,9 +244,18 @@ mod tests {
     #[test]
     fn whatever_is_not_known_exactly_is_left_to_python() {
         for template in [
-            "{{ var.value.x }}", "{{ conn.c.host }}", "{{ nope }}", "{{ ds | tojson }}", "{{ params }}", "{{ 1 / 3 }}",
-            "{{ logical_date.diff_for_humans() }}", "{{ macros.uuid.uuid4() }}", "{% include 'x' %}", "{{ ds",
-            "{{ ti.xcom_pull('a') }}", "{% for i in range(100000000) %}x{% endfor %}",
+            "{{ var.value.x }}",
+            "{{ conn.c.host }}",
+            "{{ nope }}",
+            "{{ ds | tojson }}",
+            "{{ params }}",
+            "{{ 1 / 3 }}",
+            "{{ logical_date.diff_for_humans() }}",
+            "{{ macros.uuid.uuid4() }}",
+            "{% include 'x' %}",
+            "{{ ds",
+            "{{ ti.xcom_pull('a') }}",
+            "{% for i in range(100000000) %}x{% endfor %}",
         ] {
             assert!(render(template).is_err(), "{template}: {:?}", render(template));
         }

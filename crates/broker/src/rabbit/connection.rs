@@ -27,7 +27,9 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(url: &str, name: &str) -> Result<Self, BrokerError> {
         let address = |why: &str| BrokerError::Address(why.to_owned());
-        let rest = url.strip_prefix("amqp://").or_else(|| url.strip_prefix("amqps://"));
+        let rest = url
+            .strip_prefix("amqp://")
+            .or_else(|| url.strip_prefix("amqps://"));
         let rest = rest.ok_or_else(|| address("it does not start with amqp:// or amqps://"))?;
         // Celery writes the default virtual host as a second slash; AMQP URLs leave it out.
         let (url, query) = url.split_once('?').map_or((url, ""), |(url, query)| (url, query));
@@ -43,12 +45,19 @@ impl Link {
         // A URL with a query needs a path.
         let has_path = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
         let path = if has_path { "" } else { "/%2f" };
-        Ok(Self { url: format!("{url}{path}?{query}").into(), name: name.into(), connection: Arc::default() })
+        Ok(Self {
+            url: format!("{url}{path}?{query}").into(),
+            name: name.into(),
+            connection: Arc::default(),
+        })
     }
 
     /// A way to the same server with a connection of its own.
     pub(super) fn another(&self) -> Self {
-        Self { connection: Arc::default(), ..self.clone() }
+        Self {
+            connection: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The connection, made now if there is none.
@@ -74,7 +83,9 @@ impl Link {
     pub(super) async fn reset(&self) {
         if let Some(connection) = self.connection.lock().await.take() {
             // It may be dead already; and a dead peer must not hold us up.
-            tokio::time::timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await.ok();
+            tokio::time::timeout(Duration::from_secs(1), connection.close(200, "bye".into()))
+                .await
+                .ok();
         }
     }
 }
@@ -85,14 +96,18 @@ pub(super) async fn declare_queue(channel: &Channel, queue: &QueueName) -> Resul
     let mut dead = FieldTable::default();
     dead.insert("x-queue-type".into(), text("quorum"));
     dead.insert("x-max-length".into(), AMQPValue::LongInt(10_000));
-    channel.queue_declare(DEAD.into(), QueueDeclareOptions::durable(), dead).await?;
+    channel
+        .queue_declare(DEAD.into(), QueueDeclareOptions::durable(), dead)
+        .await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
     arguments.insert("x-dead-letter-exchange".into(), text(""));
     arguments.insert("x-dead-letter-routing-key".into(), text(DEAD));
     let name = ShortString::try_new(queue_name(queue)).unwrap_or_default();
-    channel.queue_declare(name, QueueDeclareOptions::durable(), arguments).await?;
+    channel
+        .queue_declare(name, QueueDeclareOptions::durable(), arguments)
+        .await?;
     Ok(())
 }
 

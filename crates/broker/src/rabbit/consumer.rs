@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer, ExchangeKind};
@@ -54,17 +54,31 @@ pub(super) struct RabbitDeliveries {
 
 impl RabbitDeliveries {
     pub(super) fn new(link: Link, queue: QueueName, prefetch: u16) -> Self {
-        Self { link, queue, prefetch, open: None, patience: Patience::default() }
+        Self {
+            link,
+            queue,
+            prefetch,
+            open: None,
+            patience: Patience::default(),
+        }
     }
 
     async fn connect(&self) -> Result<Open, lapin::Error> {
         let connection = self.link.connection().await?;
         let channel = connection.create_channel().await?;
         declare_queue(&channel, &self.queue).await?;
-        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+        channel
+            .basic_qos(self.prefetch, BasicQosOptions::default())
+            .await?;
         let name = ShortString::try_new(queue_name(&self.queue)).unwrap_or_default();
-        let consumer =
-            channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+        let consumer = channel
+            .basic_consume(
+                name,
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
         Ok(Open { channel, consumer })
     }
 }
@@ -98,16 +112,32 @@ impl Deliveries for RabbitDeliveries {
     }
 
     async fn pause(&mut self) {
-        let Some(Open { channel, mut consumer }) = self.open.take() else { return };
+        let Some(Open {
+            channel,
+            mut consumer,
+        }) = self.open.take()
+        else {
+            return;
+        };
         let work = async {
-            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+            channel
+                .basic_cancel(consumer.tag(), BasicCancelOptions::default())
+                .await?;
             while let Some(Ok(delivery)) = consumer.next().await {
-                delivery.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?;
+                delivery
+                    .nack(BasicNackOptions {
+                        requeue: true,
+                        ..BasicNackOptions::default()
+                    })
+                    .await?;
             }
             Ok::<_, lapin::Error>(())
         };
         // The channel stays open as long as messages taken from it wait to be settled: their handles hold it.
-        if !matches!(tokio::time::timeout(Duration::from_secs(2), work).await, Ok(Ok(()))) {
+        if !matches!(
+            tokio::time::timeout(Duration::from_secs(2), work).await,
+            Ok(Ok(()))
+        ) {
             self.link.reset().await;
         }
     }
@@ -123,21 +153,34 @@ impl Settle for RabbitSettle {
             match how {
                 Settlement::Ack => delivery.ack(BasicAckOptions::default()).await,
                 Settlement::Requeue => {
-                    delivery.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await
+                    delivery
+                        .nack(BasicNackOptions {
+                            requeue: true,
+                            ..BasicNackOptions::default()
+                        })
+                        .await
                 }
                 Settlement::Reject => delivery.reject(BasicRejectOptions { requeue: false }).await,
             }
         };
         // A message that is not settled comes again, and is then found to be claimed already.
-        if !matches!(tokio::time::timeout(Duration::from_secs(5), work).await, Ok(Ok(true))) {
+        if !matches!(
+            tokio::time::timeout(Duration::from_secs(5), work).await,
+            Ok(Ok(true))
+        ) {
             tracing::debug!("a delivery could not be settled; it will come again");
         }
     }
 }
 
 pub(super) async fn declare_hints(channel: &Channel) -> Result<(), lapin::Error> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(HINTS.into(), ExchangeKind::Fanout, options, FieldTable::default()).await
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(HINTS.into(), ExchangeKind::Fanout, options, FieldTable::default())
+        .await
 }
 
 pub(super) struct RabbitHints {
@@ -148,21 +191,42 @@ pub(super) struct RabbitHints {
 
 impl RabbitHints {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, open: None, patience: Patience::default() }
+        Self {
+            link,
+            open: None,
+            patience: Patience::default(),
+        }
     }
 
     async fn connect(&self) -> Result<Open, lapin::Error> {
         let connection = self.link.connection().await?;
         let channel = connection.create_channel().await?;
         declare_hints(&channel).await?;
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await?;
         let name = queue.name().clone();
         channel
-            .queue_bind(name.clone(), HINTS.into(), "".into(), QueueBindOptions::default(), FieldTable::default())
+            .queue_bind(
+                name.clone(),
+                HINTS.into(),
+                "".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
             .await?;
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consumer = channel.basic_consume(name, "".into(), options, FieldTable::default()).await?;
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let consumer = channel
+            .basic_consume(name, "".into(), options, FieldTable::default())
+            .await?;
         Ok(Open { channel, consumer })
     }
 }

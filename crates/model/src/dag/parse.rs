@@ -38,7 +38,10 @@ fn malformed(what: impl Into<String>) -> SerializedDagError {
 
 /// Strips `{"__type": ..., "__var": v}` down to `v`.
 fn plain(value: &Value) -> &Value {
-    value.get("__var").filter(|_| value.get("__type").is_some()).unwrap_or(value)
+    value
+        .get("__var")
+        .filter(|_| value.get("__type").is_some())
+        .unwrap_or(value)
 }
 
 fn seconds(value: &Value) -> Option<Duration> {
@@ -57,7 +60,10 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn get(&self, key: &str) -> Option<&'a Value> {
-        self.layers.iter().find_map(|layer| layer.get(key)).filter(|value| !value.is_null())
+        self.layers
+            .iter()
+            .find_map(|layer| layer.get(key))
+            .filter(|value| !value.is_null())
     }
 
     fn text(&self, key: &str) -> Option<&'a str> {
@@ -74,7 +80,8 @@ impl<'a> Fields<'a> {
     }
 
     fn truth(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|value| plain(value).as_bool() == Some(true))
+        self.get(key)
+            .is_some_and(|value| plain(value).as_bool() == Some(true))
     }
 
     fn filled(&self, key: &str) -> bool {
@@ -92,19 +99,39 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
         return Err(SerializedDagError::Version(version.to_string()));
     }
     let body = document.get("dag").unwrap_or(document);
-    let body = body.as_object().ok_or_else(|| malformed("`dag` is not an object"))?;
+    let body = body
+        .as_object()
+        .ok_or_else(|| malformed("`dag` is not an object"))?;
     let fields = Fields { layers: vec![body] };
-    let dag_id = DagId::new(fields.text("dag_id").ok_or_else(|| malformed("`dag_id` is missing"))?);
-    let timetable = fields.get("timetable").ok_or_else(|| malformed("`timetable` is missing"))?;
-    let timetable = Timetable::from_serialized(timetable)
-        .map_err(|source| SerializedDagError::Timetable { dag_id: dag_id.clone(), source })?;
-    let defaults = document.pointer("/client_defaults/tasks").and_then(Value::as_object);
-    let items = fields.get("tasks").and_then(Value::as_array).ok_or_else(|| malformed("`tasks` is missing"))?;
+    let dag_id = DagId::new(
+        fields
+            .text("dag_id")
+            .ok_or_else(|| malformed("`dag_id` is missing"))?,
+    );
+    let timetable = fields
+        .get("timetable")
+        .ok_or_else(|| malformed("`timetable` is missing"))?;
+    let timetable =
+        Timetable::from_serialized(timetable).map_err(|source| SerializedDagError::Timetable {
+            dag_id: dag_id.clone(),
+            source,
+        })?;
+    let defaults = document
+        .pointer("/client_defaults/tasks")
+        .and_then(Value::as_object);
+    let items = fields
+        .get("tasks")
+        .and_then(Value::as_array)
+        .ok_or_else(|| malformed("`tasks` is missing"))?;
     let start_date = fields.get("start_date").and_then(instant);
     let end_date = fields.get("end_date").and_then(instant);
     let mut tasks = items
         .iter()
-        .map(|item| plain(item).as_object().ok_or_else(|| malformed("a task is not an object")))
+        .map(|item| {
+            plain(item)
+                .as_object()
+                .ok_or_else(|| malformed("a task is not an object"))
+        })
         .map(|object| object.and_then(|object| task(object, defaults, (start_date, end_date))))
         .collect::<Result<Vec<_>, _>>()?;
     connect(&mut tasks, items)?;
@@ -125,7 +152,9 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
             on_success: fields.truth("has_on_success_callback"),
             on_failure: fields.truth("has_on_failure_callback"),
         },
-        paused_upon_creation: fields.get("is_paused_upon_creation").and_then(|v| plain(v).as_bool()),
+        paused_upon_creation: fields
+            .get("is_paused_upon_creation")
+            .and_then(|v| plain(v).as_bool()),
         tasks,
         index: HashMap::new(),
         order: Vec::new(),
@@ -135,7 +164,9 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
 
 fn layers<'a>(object: &'a Map<String, Value>, defaults: Option<&'a Map<String, Value>>) -> Fields<'a> {
     let partial = object.get("partial_kwargs").map(plain).and_then(Value::as_object);
-    Fields { layers: [Some(object), partial, defaults].into_iter().flatten().collect() }
+    Fields {
+        layers: [Some(object), partial, defaults].into_iter().flatten().collect(),
+    }
 }
 
 fn task(
@@ -144,15 +175,25 @@ fn task(
     (dag_start, dag_end): (Option<Timestamp>, Option<Timestamp>),
 ) -> Result<Task, SerializedDagError> {
     let fields = layers(object, defaults);
-    let task_id = TaskId::new(fields.text("task_id").ok_or_else(|| malformed("a task has no `task_id`"))?);
+    let task_id = TaskId::new(
+        fields
+            .text("task_id")
+            .ok_or_else(|| malformed("a task has no `task_id`"))?,
+    );
     let rule = fields.text("trigger_rule").unwrap_or("all_success");
-    let trigger_rule: TriggerRule =
-        rule.parse().map_err(|error| malformed(format!("task {task_id}: {error}")))?;
+    let trigger_rule: TriggerRule = rule
+        .parse()
+        .map_err(|error| malformed(format!("task {task_id}: {error}")))?;
     let task_type = fields.text("task_type").unwrap_or_default().to_owned();
     let empty = fields.truth("_is_empty");
-    let needs_run = ["has_on_execute_callback", "has_on_success_callback", "inlets", "outlets"]
-        .iter()
-        .any(|key| fields.filled(key));
+    let needs_run = [
+        "has_on_execute_callback",
+        "has_on_success_callback",
+        "inlets",
+        "outlets",
+    ]
+    .iter()
+    .any(|key| fields.filled(key));
     Ok(Task {
         task_id,
         operator_name: fields.text("_operator_name").unwrap_or(&task_type).to_owned(),
@@ -166,8 +207,12 @@ fn task(
         pool_slots: fields.count("pool_slots", 1),
         queue: QueueName::new(fields.text("queue").unwrap_or("default")),
         priority_weight: fields.whole("priority_weight").unwrap_or(1),
-        max_active_tis_per_dag: fields.whole("max_active_tis_per_dag").and_then(|n| n.try_into().ok()),
-        max_active_tis_per_dagrun: fields.whole("max_active_tis_per_dagrun").and_then(|n| n.try_into().ok()),
+        max_active_tis_per_dag: fields
+            .whole("max_active_tis_per_dag")
+            .and_then(|n| n.try_into().ok()),
+        max_active_tis_per_dagrun: fields
+            .whole("max_active_tis_per_dagrun")
+            .and_then(|n| n.try_into().ok()),
         depends_on_past: fields.truth("depends_on_past") || fields.truth("wait_for_downstream"),
         start_date: fields.get("start_date").and_then(instant).or(dag_start),
         end_date: fields.get("end_date").and_then(instant).or(dag_end),
@@ -175,20 +220,29 @@ fn task(
         completes_by_itself: empty && !needs_run,
         is_setup: fields.truth("is_setup"),
         is_teardown: fields.truth("is_teardown"),
-        on_failure_fail_dagrun: fields.truth("on_failure_fail_dagrun") || fields.truth("_on_failure_fail_dagrun"),
+        on_failure_fail_dagrun: fields.truth("on_failure_fail_dagrun")
+            || fields.truth("_on_failure_fail_dagrun"),
         is_mapped: fields.truth("_is_mapped") || fields.truth("_needs_expansion"),
         expansion: expansion(object),
     })
 }
 
 fn retry_policy(fields: &Fields<'_>) -> RetryPolicy {
-    let backoff_multiplier = fields.get("retry_exponential_backoff").map_or(0.0, |value| match plain(value) {
-        Value::Bool(true) => 2.0,
-        Value::Bool(false) | Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => 0.0,
-        Value::Number(n) => n.as_f64().unwrap_or(0.0),
-    });
+    let backoff_multiplier =
+        fields
+            .get("retry_exponential_backoff")
+            .map_or(0.0, |value| match plain(value) {
+                Value::Bool(true) => 2.0,
+                Value::Bool(false) | Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                    0.0
+                }
+                Value::Number(n) => n.as_f64().unwrap_or(0.0),
+            });
     RetryPolicy {
-        delay: fields.get("retry_delay").and_then(seconds).unwrap_or_else(|| Duration::seconds(300)),
+        delay: fields
+            .get("retry_delay")
+            .and_then(seconds)
+            .unwrap_or_else(|| Duration::seconds(300)),
         backoff_multiplier,
         max_delay: fields.get("max_retry_delay").and_then(seconds),
     }
@@ -198,7 +252,10 @@ fn expansion(object: &Map<String, Value>) -> Option<Expansion> {
     if object.get("_is_mapped").and_then(Value::as_bool) != Some(true) {
         return None;
     }
-    let attribute = object.get("_expand_input_attr").and_then(Value::as_str).unwrap_or("expand_input");
+    let attribute = object
+        .get("_expand_input_attr")
+        .and_then(Value::as_str)
+        .unwrap_or("expand_input");
     let input = object.get(attribute)?;
     let unsupported = |what: &str| Some(Expansion::Unsupported(what.to_owned()));
     let value = plain(input.get("value")?);
@@ -222,8 +279,17 @@ fn mapped_length(value: &Value) -> Option<MappedLength> {
     if value.get("__type").and_then(Value::as_str) == Some("xcomref") {
         let reference = value.get("__var")?;
         let is_direct = reference.get("type").is_none()
-            && reference.get("key").and_then(Value::as_str).unwrap_or("return_value") == "return_value";
-        return is_direct.then(|| reference.get("task_id")?.as_str().map(|id| MappedLength::XCom(TaskId::new(id))))?;
+            && reference
+                .get("key")
+                .and_then(Value::as_str)
+                .unwrap_or("return_value")
+                == "return_value";
+        return is_direct.then(|| {
+            reference
+                .get("task_id")?
+                .as_str()
+                .map(|id| MappedLength::XCom(TaskId::new(id)))
+        })?;
     }
     match plain(value) {
         Value::Array(items) => Some(MappedLength::Literal(items.len())),
@@ -233,14 +299,26 @@ fn mapped_length(value: &Value) -> Option<MappedLength> {
 }
 
 fn connect(tasks: &mut [Task], items: &[Value]) -> Result<(), SerializedDagError> {
-    let index: HashMap<TaskId, usize> =
-        tasks.iter().enumerate().map(|(at, task)| (task.task_id.clone(), at)).collect();
+    let index: HashMap<TaskId, usize> = tasks
+        .iter()
+        .enumerate()
+        .map(|(at, task)| (task.task_id.clone(), at))
+        .collect();
     for (at, item) in items.iter().enumerate() {
-        let Some(ids) = plain(item).get("downstream_task_ids").map(plain).and_then(Value::as_array) else { continue };
+        let Some(ids) = plain(item)
+            .get("downstream_task_ids")
+            .map(plain)
+            .and_then(Value::as_array)
+        else {
+            continue;
+        };
         for id in ids.iter().filter_map(Value::as_str) {
-            let down = index
-                .get(&TaskId::new(id))
-                .ok_or_else(|| malformed(format!("task {} is before {id}, which does not exist", tasks[at].task_id)))?;
+            let down = index.get(&TaskId::new(id)).ok_or_else(|| {
+                malformed(format!(
+                    "task {} is before {id}, which does not exist",
+                    tasks[at].task_id
+                ))
+            })?;
             tasks[at].downstream.push(*down);
         }
     }
@@ -258,8 +336,13 @@ fn weigh(tasks: &mut [Task], items: &[Value], defaults: Option<&Map<String, Valu
         }
     }
     for (at, task) in tasks.iter_mut().enumerate() {
-        let Some(object) = plain(&items[at]).as_object() else { continue };
-        let edges = match layers(object, defaults).text("weight_rule").unwrap_or("downstream") {
+        let Some(object) = plain(&items[at]).as_object() else {
+            continue;
+        };
+        let edges = match layers(object, defaults)
+            .text("weight_rule")
+            .unwrap_or("downstream")
+        {
             "absolute" => continue,
             "upstream" => &up,
             _ => &down,
@@ -302,10 +385,14 @@ mod tests {
     fn edges_defaults_and_weights_are_read() {
         let dag = Dag::from_serialized(&sample(json!([
             operator(json!({"task_id": "a", "task_type": "BashOperator", "downstream_task_ids": ["b", "c"]})),
-            operator(json!({"task_id": "b", "task_type": "BashOperator", "retries": 2, "retry_delay": 60.0,
-                            "retry_exponential_backoff": true, "priority_weight": 5})),
-            operator(json!({"task_id": "c", "task_type": "EmptyOperator", "_is_empty": true, "pool": "p",
-                            "trigger_rule": "one_failed"})),
+            operator(
+                json!({"task_id": "b", "task_type": "BashOperator", "retries": 2, "retry_delay": 60.0,
+                            "retry_exponential_backoff": true, "priority_weight": 5})
+            ),
+            operator(
+                json!({"task_id": "c", "task_type": "EmptyOperator", "_is_empty": true, "pool": "p",
+                            "trigger_rule": "one_failed"})
+            ),
         ])))
         .unwrap();
         let a = dag.task(&"a".into()).unwrap();
@@ -335,9 +422,15 @@ mod tests {
             operator(json!({"task_id": "a", "task_type": "X", "downstream_task_ids": ["b"]})),
             operator(json!({"task_id": "b", "task_type": "X", "downstream_task_ids": ["a"]})),
         ]));
-        assert!(matches!(Dag::from_serialized(&cycle), Err(SerializedDagError::Cycle(_))));
+        assert!(matches!(
+            Dag::from_serialized(&cycle),
+            Err(SerializedDagError::Cycle(_))
+        ));
         let old = json!({"__version": 1, "dag": {}});
-        assert!(matches!(Dag::from_serialized(&old), Err(SerializedDagError::Version(_))));
+        assert!(matches!(
+            Dag::from_serialized(&old),
+            Err(SerializedDagError::Version(_))
+        ));
     }
 
     #[test]
@@ -354,7 +447,10 @@ mod tests {
         assert_eq!(m.retries, 3);
         assert_eq!(
             m.expansion,
-            Some(Expansion::Product(vec![MappedLength::XCom("gen".into()), MappedLength::Literal(2)]))
+            Some(Expansion::Product(vec![
+                MappedLength::XCom("gen".into()),
+                MappedLength::Literal(2)
+            ]))
         );
     }
 }

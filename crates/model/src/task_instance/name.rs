@@ -182,6 +182,9 @@ impl FromStr for StateName {
         Self::ALL
             .into_iter()
             .find(|state| state.as_str() == s)
-            .ok_or_else(|| UnknownWord { what: "task instance state", word: s.to_owned() })
+            .ok_or_else(|| UnknownWord {
+                what: "task instance state",
+                word: s.to_owned(),
+            })
     }
 }

@@ -167,15 +167,20 @@ impl TaskInstanceState {
             TaskEvent::Complete if name.is_schedulable() => Ok(Self::Success),
             TaskEvent::Remove if !name.is_finished() && name != StateName::Running => Ok(Self::Removed),
             TaskEvent::Schedule | TaskEvent::Complete | TaskEvent::Remove => Err(refused),
-            TaskEvent::Queue if name == StateName::Scheduled => Ok(Self::Queued { sequence: last.sequence + 1 }),
-            TaskEvent::Unqueue if matches!(name, StateName::Scheduled | StateName::Queued) => Ok(Self::NoStatus),
-            TaskEvent::Claim(worker) if name == StateName::Queued => {
-                Ok(Self::Running(Claim { worker, epoch: ClaimEpoch(last.epoch.0 + 1) }))
+            TaskEvent::Queue if name == StateName::Scheduled => Ok(Self::Queued {
+                sequence: last.sequence + 1,
+            }),
+            TaskEvent::Unqueue if matches!(name, StateName::Scheduled | StateName::Queued) => {
+                Ok(Self::NoStatus)
             }
+            TaskEvent::Claim(worker) if name == StateName::Queued => Ok(Self::Running(Claim {
+                worker,
+                epoch: ClaimEpoch(last.epoch.0 + 1),
+            })),
             TaskEvent::Report { epoch, outcome } => self.end_of_claim(epoch, outcome).ok_or(refused),
-            TaskEvent::Lose { epoch, retry_at } => {
-                self.end_of_claim(epoch, Outcome::Failed { retry_at }).ok_or(refused)
-            }
+            TaskEvent::Lose { epoch, retry_at } => self
+                .end_of_claim(epoch, Outcome::Failed { retry_at })
+                .ok_or(refused),
             TaskEvent::FailUpstream if name.is_undecided() => Ok(Self::UpstreamFailed),
             TaskEvent::Skip if name.is_undecided() => Ok(Self::Skipped),
             TaskEvent::Queue
@@ -213,13 +218,19 @@ impl TaskInstanceState {
     fn end_of_claim(self, epoch: ClaimEpoch, outcome: Outcome) -> Option<Self> {
         let claim = self.claim().filter(|claim| claim.epoch == epoch)?;
         let cleared = self == Self::Restarting(claim);
-        Some(if cleared { Self::NoStatus } else { Self::after(outcome) })
+        Some(if cleared {
+            Self::NoStatus
+        } else {
+            Self::after(outcome)
+        })
     }
 
     const fn after(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Success => Self::Success,
-            Outcome::Failed { retry_at: Some(not_before) } => Self::UpForRetry { not_before },
+            Outcome::Failed {
+                retry_at: Some(not_before),
+            } => Self::UpForRetry { not_before },
             Outcome::Failed { retry_at: None } => Self::Failed,
             Outcome::Skipped => Self::Skipped,
             Outcome::Reschedule { at } => Self::UpForReschedule { not_before: at },
@@ -244,18 +255,27 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    const LAST: LastCounters = LastCounters { sequence: 3, epoch: ClaimEpoch(7) };
+    const LAST: LastCounters = LastCounters {
+        sequence: 3,
+        epoch: ClaimEpoch(7),
+    };
 
     fn worker() -> WorkerId {
         WorkerId::new(Uuid::from_u128(1))
     }
 
     fn running() -> TaskInstanceState {
-        TaskInstanceState::Running(Claim { worker: worker(), epoch: ClaimEpoch(7) })
+        TaskInstanceState::Running(Claim {
+            worker: worker(),
+            epoch: ClaimEpoch(7),
+        })
     }
 
     fn report(epoch: i64, outcome: Outcome) -> TaskEvent {
-        TaskEvent::Report { epoch: ClaimEpoch(epoch), outcome }
+        TaskEvent::Report {
+            epoch: ClaimEpoch(epoch),
+            outcome,
+        }
     }
 
     #[test]
@@ -273,15 +293,26 @@ mod tests {
 
     #[test]
     fn only_a_queued_one_can_be_claimed() {
-        for state in [TaskInstanceState::Scheduled, running(), TaskInstanceState::Success] {
-            assert!(state.apply(TaskEvent::Claim(worker()), LAST).is_err(), "{state:?}");
+        for state in [
+            TaskInstanceState::Scheduled,
+            running(),
+            TaskInstanceState::Success,
+        ] {
+            assert!(
+                state.apply(TaskEvent::Claim(worker()), LAST).is_err(),
+                "{state:?}"
+            );
         }
     }
 
     #[test]
     fn a_report_under_an_old_claim_changes_nothing() {
         assert!(running().apply(report(6, Outcome::Success), LAST).is_err());
-        assert!(TaskInstanceState::Success.apply(report(7, Outcome::Success), LAST).is_err());
+        assert!(
+            TaskInstanceState::Success
+                .apply(report(7, Outcome::Success), LAST)
+                .is_err()
+        );
     }
 
     #[test]
@@ -296,7 +327,13 @@ mod tests {
 
     #[test]
     fn a_lost_worker_is_a_failure_never_a_success() {
-        let lost = running().apply(TaskEvent::Lose { epoch: ClaimEpoch(7), retry_at: None }, LAST);
+        let lost = running().apply(
+            TaskEvent::Lose {
+                epoch: ClaimEpoch(7),
+                retry_at: None,
+            },
+            LAST,
+        );
         assert_eq!(lost, Ok(TaskInstanceState::Failed));
     }
 }

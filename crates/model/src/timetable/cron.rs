@@ -28,7 +28,9 @@ const PRESETS: [(&str, &str); 8] = [
     ("@yearly", "0 0 1 1 *"),
     ("@annually", "0 0 1 1 *"),
 ];
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// The range of one field.
@@ -39,12 +41,42 @@ struct Span {
     names: &'static [&'static str],
 }
 
-const SECOND: Span = Span { what: "second", first: 0, last: 59, names: &[] };
-const MINUTE: Span = Span { what: "minute", first: 0, last: 59, names: &[] };
-const HOUR: Span = Span { what: "hour", first: 0, last: 23, names: &[] };
-const DAY: Span = Span { what: "day of the month", first: 1, last: 31, names: &[] };
-const MONTH: Span = Span { what: "month", first: 1, last: 12, names: &MONTHS };
-const WEEKDAY: Span = Span { what: "day of the week", first: 0, last: 6, names: &DAYS };
+const SECOND: Span = Span {
+    what: "second",
+    first: 0,
+    last: 59,
+    names: &[],
+};
+const MINUTE: Span = Span {
+    what: "minute",
+    first: 0,
+    last: 59,
+    names: &[],
+};
+const HOUR: Span = Span {
+    what: "hour",
+    first: 0,
+    last: 23,
+    names: &[],
+};
+const DAY: Span = Span {
+    what: "day of the month",
+    first: 1,
+    last: 31,
+    names: &[],
+};
+const MONTH: Span = Span {
+    what: "month",
+    first: 1,
+    last: 12,
+    names: &MONTHS,
+};
+const WEEKDAY: Span = Span {
+    what: "day of the week",
+    first: 0,
+    last: 6,
+    names: &DAYS,
+};
 
 impl CronExpression {
     /// Reads an expression of five fields, or six with seconds at the end, or a preset such as `@daily`.
@@ -52,9 +84,18 @@ impl CronExpression {
     /// # Errors
     /// When a field is missing, unknown or out of range.
     pub fn parse(text: &str) -> Result<Self, TimetableError> {
-        let bad = |problem: String| TimetableError::Cron { expression: text.to_owned(), problem };
-        let expression = PRESETS.iter().find(|(name, _)| *name == text).map_or(text, |(_, meaning)| meaning);
-        let fields: Vec<String> = expression.split_whitespace().map(str::to_ascii_lowercase).collect();
+        let bad = |problem: String| TimetableError::Cron {
+            expression: text.to_owned(),
+            problem,
+        };
+        let expression = PRESETS
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map_or(text, |(_, meaning)| meaning);
+        let fields: Vec<String> = expression
+            .split_whitespace()
+            .map(str::to_ascii_lowercase)
+            .collect();
         let (fields, seconds) = match fields.as_slice() {
             [five @ .., seconds] if fields.len() == 6 => (five.to_vec(), seconds.clone()),
             _ if fields.len() == 5 => (fields.clone(), "0".to_owned()),
@@ -73,10 +114,20 @@ impl CronExpression {
             weekday_field(weekday, day).map_err(bad)?,
         ]
         .join(" ");
-        let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
+        let parser = CronParser::builder()
+            .seconds(Seconds::Required)
+            .year(Year::Disallowed)
+            .build();
         let schedule = parser.parse(&pattern).map_err(|error| bad(error.to_string()))?;
-        let text = PRESETS.iter().find(|(name, _)| *name == text).map_or(text, |(_, meaning)| meaning);
-        Ok(Self { text: text.to_owned(), schedule, every_hour: hour == "*" })
+        let text = PRESETS
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map_or(text, |(_, meaning)| meaning);
+        Ok(Self {
+            text: text.to_owned(),
+            schedule,
+            every_hour: hour == "*",
+        })
     }
 
     /// The expression as it is shown; presets are written out.
@@ -94,7 +145,9 @@ impl CronExpression {
     /// # Errors
     /// When there is none in the calendar.
     pub fn after(&self, from: NaiveDateTime) -> Result<NaiveDateTime, TimetableError> {
-        self.schedule.find_next_occurrence(&from, false).map_err(|error| self.no_date(&error.to_string()))
+        self.schedule
+            .find_next_occurrence(&from, false)
+            .map_err(|error| self.no_date(&error.to_string()))
     }
 
     /// The last wall clock time before `from`.
@@ -102,30 +155,52 @@ impl CronExpression {
     /// # Errors
     /// When there is none in the calendar.
     pub fn before(&self, from: NaiveDateTime) -> Result<NaiveDateTime, TimetableError> {
-        self.schedule.find_previous_occurrence(&from, false).map_err(|error| self.no_date(&error.to_string()))
+        self.schedule
+            .find_previous_occurrence(&from, false)
+            .map_err(|error| self.no_date(&error.to_string()))
     }
 
     fn no_date(&self, problem: &str) -> TimetableError {
-        TimetableError::Cron { expression: self.text.clone(), problem: format!("no such date: {problem}") }
+        TimetableError::Cron {
+            expression: self.text.clone(),
+            problem: format!("no such date: {problem}"),
+        }
     }
 }
 
 fn number(text: &str, span: &Span) -> Result<u32, String> {
-    let named = span.names.iter().position(|name| *name == text).map(|at| at as u32 + span.first);
-    let value = named.or_else(|| text.parse().ok()).ok_or_else(|| format!("{text:?} is not a {}", span.what))?;
+    let named = span
+        .names
+        .iter()
+        .position(|name| *name == text)
+        .map(|at| at as u32 + span.first);
+    let value = named
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| format!("{text:?} is not a {}", span.what))?;
     // 7 is Sunday, too.
-    let value = if span.what == WEEKDAY.what && value == 7 { 0 } else { value };
+    let value = if span.what == WEEKDAY.what && value == 7 {
+        0
+    } else {
+        value
+    };
     if (span.first..=span.last).contains(&value) {
         Ok(value)
     } else {
-        Err(format!("{value} is not a {} ({} to {})", span.what, span.first, span.last))
+        Err(format!(
+            "{value} is not a {} ({} to {})",
+            span.what, span.first, span.last
+        ))
     }
 }
 
 /// The values that one item of a field names: `*`, `7`, `1-5`, `22-2`, each with an optional `/step`.
 fn item(text: &str, span: &Span) -> Result<BTreeSet<u32>, String> {
     let (range, step) = match text.split_once('/') {
-        Some((range, step)) => (range, step.parse::<u32>().map_err(|_| format!("{step:?} is not a step"))?),
+        Some((range, step)) => (
+            range,
+            step.parse::<u32>()
+                .map_err(|_| format!("{step:?} is not a step"))?,
+        ),
         None => (text, 1),
     };
     if step == 0 {
@@ -141,7 +216,10 @@ fn item(text: &str, span: &Span) -> Result<BTreeSet<u32>, String> {
     };
     let width = span.last - span.first + 1;
     let last = if last < first { last + width } else { last };
-    Ok((first..=last).step_by(step as usize).map(|n| (n - span.first) % width + span.first).collect())
+    Ok((first..=last)
+        .step_by(step as usize)
+        .map(|n| (n - span.first) % width + span.first)
+        .collect())
 }
 
 fn values(text: &str, span: &Span) -> Result<BTreeSet<u32>, String> {
@@ -176,7 +254,11 @@ fn day_field(text: &str, weekday: &str) -> Result<String, String> {
         return special_days(text);
     }
     let values = values(text, &DAY)?;
-    Ok(if values.len() == 31 && weekday.contains('*') { "*".to_owned() } else { listed(&values) })
+    Ok(if values.len() == 31 && weekday.contains('*') {
+        "*".to_owned()
+    } else {
+        listed(&values)
+    })
 }
 
 fn special_days(text: &str) -> Result<String, String> {
@@ -208,7 +290,11 @@ fn weekday_field(text: &str, day: &str) -> Result<String, String> {
         return Ok(parts.join(","));
     }
     let values = values(text, &WEEKDAY)?;
-    Ok(if values.len() == 7 && day.contains('*') { "*".to_owned() } else { listed(&values) })
+    Ok(if values.len() == 7 && day.contains('*') {
+        "*".to_owned()
+    } else {
+        listed(&values)
+    })
 }
 
 #[cfg(test)]
@@ -223,7 +309,12 @@ mod tests {
     }
 
     fn after(expression: &str, from: &str) -> String {
-        CronExpression::parse(expression).unwrap().after(at(from)).unwrap().format("%Y-%m-%dT%H:%M:%S").to_string()
+        CronExpression::parse(expression)
+            .unwrap()
+            .after(at(from))
+            .unwrap()
+            .format("%Y-%m-%dT%H:%M:%S")
+            .to_string()
     }
 
     #[test]
@@ -251,7 +342,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_reason() {
-        for bad in ["bad", "60 * * * *", "* * * *", "* * 0 * *", "*/0 * * * *", "* * * foo *", ""] {
+        for bad in [
+            "bad",
+            "60 * * * *",
+            "* * * *",
+            "* * 0 * *",
+            "*/0 * * * *",
+            "* * * foo *",
+            "",
+        ] {
             assert!(CronExpression::parse(bad).is_err(), "{bad}");
         }
     }

@@ -14,13 +14,19 @@ pub struct Delta {
 
 impl Delta {
     /// No difference.
-    pub const ZERO: Self = Self { months: 0, fixed: Duration::zero() };
+    pub const ZERO: Self = Self {
+        months: 0,
+        fixed: Duration::zero(),
+    };
 
     /// Reads seconds, or the parts of a `relativedelta`.
     pub(super) fn from_serialized(value: Option<&Value>) -> Result<Self, TimetableError> {
         match value {
             None | Some(Value::Null) => Ok(Self::ZERO),
-            Some(Value::Number(n)) => Ok(Self { months: 0, fixed: seconds(n.as_f64().unwrap_or(0.0)) }),
+            Some(Value::Number(n)) => Ok(Self {
+                months: 0,
+                fixed: seconds(n.as_f64().unwrap_or(0.0)),
+            }),
             Some(Value::Object(parts)) => {
                 if let Some(inner) = parts.get("__var") {
                     return Self::from_serialized(Some(inner));
@@ -38,13 +44,17 @@ impl Delta {
                         "seconds" => delta.fixed += seconds(n),
                         "microseconds" => delta.fixed += Duration::microseconds(n as i64),
                         other => {
-                            return Err(TimetableError::Malformed(format!("relativedelta with {other} is not supported")));
+                            return Err(TimetableError::Malformed(format!(
+                                "relativedelta with {other} is not supported"
+                            )));
                         }
                     }
                 }
                 Ok(delta)
             }
-            Some(other) => Err(TimetableError::Malformed(format!("{other} is not a time difference"))),
+            Some(other) => Err(TimetableError::Malformed(format!(
+                "{other} is not a time difference"
+            ))),
         }
     }
 
@@ -61,12 +71,18 @@ impl Delta {
             1.. => at.checked_add_months(Months::new(months)),
             _ => at.checked_sub_months(Months::new(months)),
         };
-        shifted.and_then(|at| at.checked_add_signed(self.fixed)).unwrap_or(at)
+        shifted
+            .and_then(|at| at.checked_add_signed(self.fixed))
+            .unwrap_or(at)
     }
 
     /// The date this much earlier.
     pub fn before(&self, at: Timestamp) -> Timestamp {
-        Self { months: -self.months, fixed: -self.fixed }.after(at)
+        Self {
+            months: -self.months,
+            fixed: -self.fixed,
+        }
+        .after(at)
     }
 
     /// The grid point at or before `at`, on the grid of this width through 1970 (fixed) or through `anchor` (months).

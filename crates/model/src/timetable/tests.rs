@@ -6,7 +6,8 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn read(class: &str, body: Value) -> Timetable {
-    Timetable::from_serialized(&json!({"__type": format!("airflow.timetables.{class}"), "__var": body})).unwrap()
+    Timetable::from_serialized(&json!({"__type": format!("airflow.timetables.{class}"), "__var": body}))
+        .unwrap()
 }
 
 fn cron_trigger(expression: &str, zone: &str) -> Timetable {
@@ -17,29 +18,100 @@ fn cron_trigger(expression: &str, zone: &str) -> Timetable {
 }
 
 fn restriction(earliest: &str, catchup: bool) -> Restriction {
-    Restriction { earliest: Some(at(earliest)), latest: None, catchup }
+    Restriction {
+        earliest: Some(at(earliest)),
+        latest: None,
+        catchup,
+    }
 }
 
 /// Expected instants were computed by Airflow 3.3.2.
 #[test]
 fn cron_walks_over_clock_changes_as_airflow_does() {
     for (expression, zone, from, expected) in [
-        ("30 2 * * *", "Europe/Zurich", "2024-03-30T12:00:00Z", "2024-03-31T01:30:00Z"),
-        ("30 2 * * *", "Europe/Zurich", "2024-03-31T01:30:00Z", "2024-04-01T00:30:00Z"),
-        ("30 2 * * *", "Europe/Zurich", "2024-10-26T12:00:00Z", "2024-10-27T01:30:00Z"),
-        ("30 2 * * *", "Europe/Zurich", "2024-10-27T00:30:00Z", "2024-10-28T01:30:00Z"),
-        ("30 * * * *", "Europe/Zurich", "2024-03-31T00:30:00Z", "2024-03-31T01:30:00Z"),
-        ("30 * * * *", "Europe/Zurich", "2024-10-27T00:30:00Z", "2024-10-27T01:30:00Z"),
-        ("0 */2 * * *", "Europe/Zurich", "2024-03-31T00:00:00Z", "2024-03-31T01:00:00Z"),
-        ("0 */2 * * *", "Europe/Zurich", "2024-10-26T22:00:00Z", "2024-10-27T01:00:00Z"),
-        ("0 */2 * * *", "Europe/Zurich", "2024-10-27T00:00:00Z", "2024-10-27T03:00:00Z"),
-        ("0 0-23 * * *", "Europe/Zurich", "2024-10-27T00:00:00Z", "2024-10-27T01:00:00Z"),
-        ("0 0 * * *", "America/New_York", "2024-03-09T12:00:00Z", "2024-03-10T05:00:00Z"),
-        ("0 0 * * *", "America/New_York", "2024-11-03T12:00:00Z", "2024-11-04T05:00:00Z"),
+        (
+            "30 2 * * *",
+            "Europe/Zurich",
+            "2024-03-30T12:00:00Z",
+            "2024-03-31T01:30:00Z",
+        ),
+        (
+            "30 2 * * *",
+            "Europe/Zurich",
+            "2024-03-31T01:30:00Z",
+            "2024-04-01T00:30:00Z",
+        ),
+        (
+            "30 2 * * *",
+            "Europe/Zurich",
+            "2024-10-26T12:00:00Z",
+            "2024-10-27T01:30:00Z",
+        ),
+        (
+            "30 2 * * *",
+            "Europe/Zurich",
+            "2024-10-27T00:30:00Z",
+            "2024-10-28T01:30:00Z",
+        ),
+        (
+            "30 * * * *",
+            "Europe/Zurich",
+            "2024-03-31T00:30:00Z",
+            "2024-03-31T01:30:00Z",
+        ),
+        (
+            "30 * * * *",
+            "Europe/Zurich",
+            "2024-10-27T00:30:00Z",
+            "2024-10-27T01:30:00Z",
+        ),
+        (
+            "0 */2 * * *",
+            "Europe/Zurich",
+            "2024-03-31T00:00:00Z",
+            "2024-03-31T01:00:00Z",
+        ),
+        (
+            "0 */2 * * *",
+            "Europe/Zurich",
+            "2024-10-26T22:00:00Z",
+            "2024-10-27T01:00:00Z",
+        ),
+        (
+            "0 */2 * * *",
+            "Europe/Zurich",
+            "2024-10-27T00:00:00Z",
+            "2024-10-27T03:00:00Z",
+        ),
+        (
+            "0 0-23 * * *",
+            "Europe/Zurich",
+            "2024-10-27T00:00:00Z",
+            "2024-10-27T01:00:00Z",
+        ),
+        (
+            "0 0 * * *",
+            "America/New_York",
+            "2024-03-09T12:00:00Z",
+            "2024-03-10T05:00:00Z",
+        ),
+        (
+            "0 0 * * *",
+            "America/New_York",
+            "2024-11-03T12:00:00Z",
+            "2024-11-04T05:00:00Z",
+        ),
     ] {
         let cron = CronExpression::parse(expression).unwrap();
-        let clock = Clock { cron: &cron, zone: Zone::Named(zone.parse().unwrap()) };
-        assert_eq!(clock.after(at(from)).unwrap(), at(expected), "{expression} {zone} after {from}");
+        let clock = Clock {
+            cron: &cron,
+            zone: Zone::Named(zone.parse().unwrap()),
+        };
+        assert_eq!(
+            clock.after(at(from)).unwrap(),
+            at(expected),
+            "{expression} {zone} after {from}"
+        );
     }
 }
 
@@ -51,7 +123,10 @@ fn without_catchup_a_cron_trigger_runs_for_the_latest_time_only() {
     let first = daily.next_run(None, &limits, now).unwrap().unwrap();
     assert_eq!(first.run_after, at("2025-06-10T06:00:00Z"));
     assert_eq!(first.interval, DataInterval::exact(first.run_after));
-    let second = daily.next_run(Some(first.interval), &limits, now).unwrap().unwrap();
+    let second = daily
+        .next_run(Some(first.interval), &limits, now)
+        .unwrap()
+        .unwrap();
     assert_eq!(second.run_after, at("2025-06-11T06:00:00Z"));
 }
 
@@ -62,37 +137,71 @@ fn with_catchup_no_time_is_left_out() {
     let now = at("2025-01-20T12:00:00Z");
     let mut last = None;
     let mut dates = Vec::new();
-    while let Some(run) = daily.next_run(last, &limits, now).unwrap().filter(|run| run.run_after <= now) {
+    while let Some(run) = daily
+        .next_run(last, &limits, now)
+        .unwrap()
+        .filter(|run| run.run_after <= now)
+    {
         dates.push(run.logical_date);
         last = Some(run.interval);
     }
     assert_eq!(dates.len(), 20);
-    assert_eq!((dates[0], dates[19]), (at("2025-01-01T00:00:00Z"), at("2025-01-20T00:00:00Z")));
+    assert_eq!(
+        (dates[0], dates[19]),
+        (at("2025-01-01T00:00:00Z"), at("2025-01-20T00:00:00Z"))
+    );
 }
 
 #[test]
 fn data_intervals_end_when_their_run_starts() {
-    let daily = read("interval.CronDataIntervalTimetable", json!({"expression": "0 0 * * *", "timezone": "UTC"}));
+    let daily = read(
+        "interval.CronDataIntervalTimetable",
+        json!({"expression": "0 0 * * *", "timezone": "UTC"}),
+    );
     let now = at("2024-05-05T01:02:03Z");
-    let run = daily.next_run(None, &restriction("2024-01-01T00:00:00Z", false), now).unwrap().unwrap();
-    assert_eq!(run.interval, DataInterval { start: at("2024-05-04T00:00:00Z"), end: at("2024-05-05T00:00:00Z") });
+    let run = daily
+        .next_run(None, &restriction("2024-01-01T00:00:00Z", false), now)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        run.interval,
+        DataInterval {
+            start: at("2024-05-04T00:00:00Z"),
+            end: at("2024-05-05T00:00:00Z")
+        }
+    );
     assert_eq!(run.logical_date, run.interval.start);
     assert_eq!(daily.manual_interval(now).unwrap(), run.interval);
-    let first = daily.next_run(None, &restriction("2024-01-01T12:00:00Z", true), now).unwrap().unwrap();
+    let first = daily
+        .next_run(None, &restriction("2024-01-01T12:00:00Z", true), now)
+        .unwrap()
+        .unwrap();
     assert_eq!(first.logical_date, at("2024-01-02T00:00:00Z"));
 }
 
 #[test]
 fn deltas_count_from_the_run_before() {
-    let hourly = read("trigger.DeltaTriggerTimetable", json!({"delta": 3600.0, "interval": 0.0}));
+    let hourly = read(
+        "trigger.DeltaTriggerTimetable",
+        json!({"delta": 3600.0, "interval": 0.0}),
+    );
     let now = at("2024-05-05T01:02:03Z");
     let limits = restriction("2024-05-05T00:00:00Z", true);
     let first = hourly.next_run(None, &limits, now).unwrap().unwrap();
     assert_eq!(first.run_after, at("2024-05-05T00:00:00Z"));
-    let second = hourly.next_run(Some(first.interval), &limits, now).unwrap().unwrap();
+    let second = hourly
+        .next_run(Some(first.interval), &limits, now)
+        .unwrap()
+        .unwrap();
     assert_eq!(second.run_after, at("2024-05-05T01:00:00Z"));
-    let monthly = read("interval.DeltaDataIntervalTimetable", json!({"delta": {"months": 1}}));
-    let run = monthly.next_run(None, &restriction("2024-01-31T00:00:00Z", true), now).unwrap().unwrap();
+    let monthly = read(
+        "interval.DeltaDataIntervalTimetable",
+        json!({"delta": {"months": 1}}),
+    );
+    let run = monthly
+        .next_run(None, &restriction("2024-01-31T00:00:00Z", true), now)
+        .unwrap()
+        .unwrap();
     assert_eq!(run.interval.end, at("2024-02-29T00:00:00Z"));
 }
 
@@ -106,8 +215,17 @@ fn once_runs_once_and_continuous_follows_itself() {
     assert_eq!(once.next_run(Some(run.interval), &limits, now).unwrap(), None);
     let continuous = read("simple.ContinuousTimetable", json!({}));
     let first = continuous.next_run(None, &limits, now).unwrap().unwrap();
-    let second = continuous.next_run(Some(first.interval), &limits, now + Duration::minutes(1)).unwrap().unwrap();
-    assert_eq!(second.interval, DataInterval { start: now, end: now + Duration::minutes(1) });
+    let second = continuous
+        .next_run(Some(first.interval), &limits, now + Duration::minutes(1))
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        second.interval,
+        DataInterval {
+            start: now,
+            end: now + Duration::minutes(1)
+        }
+    );
     assert_eq!(continuous.active_runs_limit(), Some(1));
 }
 
@@ -120,12 +238,16 @@ fn nothing_is_wanted_after_the_end_date() {
     };
     let daily = cron_trigger("@daily", "UTC");
     let last = Some(DataInterval::exact(at("2024-01-02T00:00:00Z")));
-    assert_eq!(daily.next_run(last, &limits, at("2024-06-01T00:00:00Z")).unwrap(), None);
+    assert_eq!(
+        daily.next_run(last, &limits, at("2024-06-01T00:00:00Z")).unwrap(),
+        None
+    );
 }
 
 #[test]
 fn a_class_of_the_users_makes_no_runs_and_is_no_error() {
-    let table = Timetable::from_serialized(&json!({"__type": "plugins.workday.AfterWorkday", "__var": {}})).unwrap();
+    let table =
+        Timetable::from_serialized(&json!({"__type": "plugins.workday.AfterWorkday", "__var": {}})).unwrap();
     assert!(matches!(&table, Timetable::Foreign { class } if class == "plugins.workday.AfterWorkday"));
     assert!(!table.can_be_scheduled());
 }

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 fn dag_of(tasks: Vec<Value>, max_active_tasks: u32) -> Dag {
-    let tasks: Vec<Value> = tasks.into_iter().map(|task| json!({"__type": "operator", "__var": task})).collect();
+    let tasks: Vec<Value> = tasks
+        .into_iter()
+        .map(|task| json!({"__type": "operator", "__var": task}))
+        .collect();
     Dag::from_serialized(&json!({"__version": 3, "dag": {
         "dag_id": "d", "max_active_tasks": max_active_tasks, "max_active_runs": 1, "tasks": tasks,
         "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
@@ -59,7 +62,11 @@ fn plan_in(world: &World, dag: &Dag, tasks: &[TaskSnapshot], paused: bool) -> Pl
 }
 
 fn world() -> World {
-    World { active_over_runs: HashMap::new(), held_by_past: HashSet::new(), lengths: HashMap::new() }
+    World {
+        active_over_runs: HashMap::new(),
+        held_by_past: HashSet::new(),
+        lengths: HashMap::new(),
+    }
 }
 
 fn plan(dag: &Dag, tasks: &[TaskSnapshot]) -> Plan {
@@ -93,7 +100,10 @@ fn a_failure_goes_through_the_whole_chain_at_once_and_fails_the_run() {
 #[test]
 fn a_leaf_that_runs_after_all_makes_the_run_succeed() {
     let dag = chain(&["all_success", "all_done"]);
-    assert_eq!(plan(&dag, &instances(&dag, &[Failed, Success])).end, Some(RunEnd::Success));
+    assert_eq!(
+        plan(&dag, &instances(&dag, &[Failed, Success])).end,
+        Some(RunEnd::Success)
+    );
 }
 
 #[test]
@@ -103,7 +113,10 @@ fn a_retry_waits_for_its_time_and_says_when() {
     let due = DateTime::UNIX_EPOCH + Duration::seconds(5);
     tasks[0].not_before = Some(due);
     let waiting = plan(&dag, &tasks);
-    assert_eq!((waiting.moves.len(), waiting.wake_at, waiting.end), (0, Some(due), None));
+    assert_eq!(
+        (waiting.moves.len(), waiting.wake_at, waiting.end),
+        (0, Some(due), None)
+    );
     tasks[0].not_before = Some(DateTime::UNIX_EPOCH);
     assert_eq!(decisions(&plan(&dag, &tasks)), [Decision::Schedule]);
 }
@@ -113,14 +126,15 @@ fn a_paused_dag_schedules_nothing_but_lets_the_run_end() {
     let dag = chain(&["all_success"; 2]);
     let half = plan_in(&world(), &dag, &instances(&dag, &[Success, NoStatus]), true);
     assert_eq!((half.moves.len(), half.end), (0, None));
-    assert_eq!(plan_in(&world(), &dag, &instances(&dag, &[Success, Success]), true).end, Some(RunEnd::Success));
+    assert_eq!(
+        plan_in(&world(), &dag, &instances(&dag, &[Success, Success]), true).end,
+        Some(RunEnd::Success)
+    );
 }
 
 #[test]
 fn empty_operators_complete_without_a_worker_and_what_follows_is_decided_too() {
-    let empty = |id: &str, next: &[&str]| {
-        json!({"task_id": id, "task_type": "EmptyOperator", "_is_empty": true, "downstream_task_ids": next})
-    };
+    let empty = |id: &str, next: &[&str]| json!({"task_id": id, "task_type": "EmptyOperator", "_is_empty": true, "downstream_task_ids": next});
     let dag = dag_of(vec![empty("a", &["b"]), empty("b", &[])], 16);
     let plan = plan(&dag, &instances(&dag, &[NoStatus, NoStatus]));
     assert_eq!(decisions(&plan), [Decision::Complete, Decision::Complete]);
@@ -139,7 +153,10 @@ fn max_active_tasks_lets_the_heaviest_through() {
 
 #[test]
 fn a_limit_over_all_runs_counts_the_other_runs() {
-    let dag = dag_of(vec![json!({"task_id": "a", "task_type": "X", "max_active_tis_per_dag": 1})], 16);
+    let dag = dag_of(
+        vec![json!({"task_id": "a", "task_type": "X", "max_active_tis_per_dag": 1})],
+        16,
+    );
     let mut busy = world();
     busy.active_over_runs.insert("a".into(), 1);
     let plan = plan_in(&busy, &dag, &instances(&dag, &[NoStatus]), false);
@@ -160,10 +177,16 @@ fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
     let mut three = world();
     three.lengths.insert("gen".into(), 3);
     let tasks = instances(&dag, &[Success, NoStatus]);
-    assert_eq!(decisions(&plan_in(&three, &dag, &tasks, false)), [Decision::Expand(3)]);
+    assert_eq!(
+        decisions(&plan_in(&three, &dag, &tasks, false)),
+        [Decision::Expand(3)]
+    );
     three.lengths.insert("gen".into(), 0);
     let none = plan_in(&three, &dag, &tasks, false);
-    assert_eq!((decisions(&none), none.end), (vec![Decision::Skip], Some(RunEnd::Success)));
+    assert_eq!(
+        (decisions(&none), none.end),
+        (vec![Decision::Skip], Some(RunEnd::Success))
+    );
 }
 
 #[test]
@@ -178,7 +201,10 @@ fn a_task_that_left_the_dag_is_removed() {
         not_before: None,
     });
     let plan = plan(&dag, &tasks);
-    assert_eq!((decisions(&plan), plan.end), (vec![Decision::Remove], Some(RunEnd::Success)));
+    assert_eq!(
+        (decisions(&plan), plan.end),
+        (vec![Decision::Remove], Some(RunEnd::Success))
+    );
 }
 
 proptest! {

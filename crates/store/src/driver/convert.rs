@@ -38,7 +38,9 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
     if database.is_unique_violation() {
         return StoreError::Duplicate { detail };
     }
-    let mysql = database.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+    let mysql = database
+        .try_downcast_ref::<MySqlDatabaseError>()
+        .map(MySqlDatabaseError::number);
     let sqlite = database
         .try_downcast_ref::<SqliteError>()
         .and_then(|_| database.code().and_then(|code| code.parse::<i32>().ok()))
@@ -47,9 +49,8 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
         // Lock wait time-out, deadlock, snapshot conflict; busy, locked.
         (Some(1205 | 1213 | 1020), _) | (_, Some(5 | 6)) => StoreError::Contention { name, detail },
         // Shutdown, read-only, too many connections, killed, statement time-out; I/O, full disk, cannot open.
-        (Some(1040 | 1053 | 1077 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969), _) | (_, Some(8 | 10 | 13 | 14)) => {
-            StoreError::Unavailable { detail }
-        }
+        (Some(1040 | 1053 | 1077 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969), _)
+        | (_, Some(8 | 10 | 13 | 14)) => StoreError::Unavailable { detail },
         _ => StoreError::Refused { detail },
     }
 }
@@ -65,7 +66,9 @@ fn mysql_value(row: &MySqlRow, at: usize) -> Result<Value, sqlx::Error> {
         row.try_get(at).map(Value::Integer)
     } else if <u64 as Type<MySql>>::compatible(&kind) {
         let n: u64 = row.try_get(at)?;
-        i64::try_from(n).map(Value::Integer).map_err(|error| sqlx::Error::Decode(error.into()))
+        i64::try_from(n)
+            .map(Value::Integer)
+            .map_err(|error| sqlx::Error::Decode(error.into()))
     } else if <f64 as Type<MySql>>::compatible(&kind) {
         row.try_get(at).map(Value::Real)
     } else if <str as Type<MySql>>::compatible(&kind) {
@@ -73,12 +76,17 @@ fn mysql_value(row: &MySqlRow, at: usize) -> Result<Value, sqlx::Error> {
     } else if <[u8] as Type<MySql>>::compatible(&kind) {
         row.try_get(at).map(Value::Bytes)
     } else {
-        Err(sqlx::Error::Decode(format!("column {at} has the unsupported type {}", kind.name()).into()))
+        Err(sqlx::Error::Decode(
+            format!("column {at} has the unsupported type {}", kind.name()).into(),
+        ))
     }
 }
 
 pub(super) fn mysql_row(row: &MySqlRow) -> Result<Row, sqlx::Error> {
-    (0..row.len()).map(|at| mysql_value(row, at)).collect::<Result<_, _>>().map(Row::new)
+    (0..row.len())
+        .map(|at| mysql_value(row, at))
+        .collect::<Result<_, _>>()
+        .map(Row::new)
 }
 
 fn sqlite_value(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {
@@ -92,10 +100,15 @@ fn sqlite_value(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {
         "REAL" => row.try_get_unchecked(at).map(Value::Real),
         "TEXT" => row.try_get_unchecked(at).map(Value::Text),
         "BLOB" => row.try_get_unchecked(at).map(Value::Bytes),
-        other => Err(sqlx::Error::Decode(format!("column {at} has the unsupported type {other}").into())),
+        other => Err(sqlx::Error::Decode(
+            format!("column {at} has the unsupported type {other}").into(),
+        )),
     }
 }
 
 pub(super) fn sqlite_row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
-    (0..row.len()).map(|at| sqlite_value(row, at)).collect::<Result<_, _>>().map(Row::new)
+    (0..row.len())
+        .map(|at| sqlite_value(row, at))
+        .collect::<Result<_, _>>()
+        .map(Row::new)
 }

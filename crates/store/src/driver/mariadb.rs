@@ -79,7 +79,9 @@ impl MariaDbDriver {
                     .to_owned(),
             }),
             2 => {
-                tracing::warn!("innodb_flush_log_at_trx_commit = 2: commits can be lost when the server's machine loses power");
+                tracing::warn!(
+                    "innodb_flush_log_at_trx_commit = 2: commits can be lost when the server's machine loses power"
+                );
                 Ok(())
             }
             _ => Ok(()),
@@ -89,7 +91,11 @@ impl MariaDbDriver {
 
 fn cannot_connect(options: &MySqlConnectOptions, problem: &str) -> StoreError {
     StoreError::Unavailable {
-        detail: format!("cannot connect to MariaDB at {}:{}: {problem}", options.get_host(), options.get_port()),
+        detail: format!(
+            "cannot connect to MariaDB at {}:{}: {problem}",
+            options.get_host(),
+            options.get_port()
+        ),
     }
 }
 
@@ -106,10 +112,17 @@ impl Driver for MariaDbDriver {
     }
 
     async fn open(&self, mode: Mode) -> Result<Box<dyn Session>, StoreError> {
-        let connection = self.pool.acquire().await.map_err(|error| store_error("acquire", &error))?;
+        let connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|error| store_error("acquire", &error))?;
         // The guard exists before BEGIN is sent: whatever happens from here on, the connection is not handed on
         // with a transaction open.
-        let mut session = MariaDbSession { connection: Some(connection), clean: mode == Mode::Read };
+        let mut session = MariaDbSession {
+            connection: Some(connection),
+            clean: mode == Mode::Read,
+        };
         if mode == Mode::Write {
             session.plain("BEGIN").await?;
         }
@@ -141,7 +154,9 @@ impl MariaDbSession {
         let was_clean = std::mem::replace(&mut self.clean, false);
         let outcome = match tokio::time::timeout(STATEMENT, work(self.connection()?)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Unavailable { detail: "no answer to a statement within 20 s".to_owned() }),
+            Err(_) => Err(StoreError::Unavailable {
+                detail: "no answer to a statement within 20 s".to_owned(),
+            }),
         };
         let usable = !matches!(outcome, Err(StoreError::Unavailable { .. }));
         self.clean = was_clean && usable;
@@ -150,33 +165,62 @@ impl MariaDbSession {
 
     async fn plain(&mut self, sql: &'static str) -> Result<(), StoreError> {
         self.step(async |connection| {
-            connection.execute(sql).await.map(|_| ()).map_err(|error| store_error(sql, &error))
+            connection
+                .execute(sql)
+                .await
+                .map(|_| ())
+                .map_err(|error| store_error(sql, &error))
         })
         .await
     }
 }
 
-async fn query(connection: &mut MySqlConnection, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+async fn query(
+    connection: &mut MySqlConnection,
+    sql: &str,
+    params: &[Value],
+) -> Result<Vec<Row>, StoreError> {
     let query = bind_all!(sqlx::query::<MySql>(AssertSqlSafe(sql)), params);
-    let rows = query.fetch_all(connection).await.map_err(|error| store_error("query", &error))?;
-    rows.iter().map(mysql_row).collect::<Result<_, _>>().map_err(|error| store_error("query", &error))
+    let rows = query
+        .fetch_all(connection)
+        .await
+        .map_err(|error| store_error("query", &error))?;
+    rows.iter()
+        .map(mysql_row)
+        .collect::<Result<_, _>>()
+        .map_err(|error| store_error("query", &error))
 }
 
 #[async_trait]
 impl Session for MariaDbSession {
     async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<Affected, StoreError> {
-        debug_assert_eq!(sql.matches('?').count(), params.len(), "placeholders and parameters differ: {sql}");
+        debug_assert_eq!(
+            sql.matches('?').count(),
+            params.len(),
+            "placeholders and parameters differ: {sql}"
+        );
         self.step(async |connection| {
             let query = bind_all!(sqlx::query::<MySql>(AssertSqlSafe(sql)), params);
-            let done = query.execute(connection).await.map_err(|error| store_error("execute", &error))?;
-            Ok(Affected { rows: done.rows_affected(), last_key: done.last_insert_id().cast_signed() })
+            let done = query
+                .execute(connection)
+                .await
+                .map_err(|error| store_error("execute", &error))?;
+            Ok(Affected {
+                rows: done.rows_affected(),
+                last_key: done.last_insert_id().cast_signed(),
+            })
         })
         .await
     }
 
     async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
-        debug_assert_eq!(sql.matches('?').count(), params.len(), "placeholders and parameters differ: {sql}");
-        self.step(async |connection| query(connection, sql, params).await).await
+        debug_assert_eq!(
+            sql.matches('?').count(),
+            params.len(),
+            "placeholders and parameters differ: {sql}"
+        );
+        self.step(async |connection| query(connection, sql, params).await)
+            .await
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

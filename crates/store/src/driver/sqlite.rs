@@ -6,7 +6,9 @@ use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Sqlite, SqliteConnection, SqlitePool,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +54,11 @@ impl SqliteDriver {
             .connect_with(options.clone())
             .await
             .map_err(|error| describe(&error))?;
-        Ok(Self { options, writer: Arc::new(Mutex::new(Some(writer))), readers })
+        Ok(Self {
+            options,
+            writer: Arc::new(Mutex::new(Some(writer))),
+            readers,
+        })
     }
 }
 
@@ -65,7 +71,11 @@ impl Driver for SqliteDriver {
     async fn open(&self, mode: Mode) -> Result<Box<dyn Session>, StoreError> {
         match mode {
             Mode::Read => {
-                let connection = self.readers.acquire().await.map_err(|error| store_error("read", &error))?;
+                let connection = self
+                    .readers
+                    .acquire()
+                    .await
+                    .map_err(|error| store_error("read", &error))?;
                 Ok(Box::new(Reader { connection }))
             }
             Mode::Write => {
@@ -76,9 +86,16 @@ impl Driver for SqliteDriver {
                 })?;
                 let mut connection = match slot.take() {
                     Some(connection) => connection,
-                    None => self.options.connect().await.map_err(|error| store_error("write", &error))?,
+                    None => self
+                        .options
+                        .connect()
+                        .await
+                        .map_err(|error| store_error("write", &error))?,
                 };
-                connection.execute("BEGIN IMMEDIATE").await.map_err(|error| store_error("begin", &error))?;
+                connection
+                    .execute("BEGIN IMMEDIATE")
+                    .await
+                    .map_err(|error| store_error("begin", &error))?;
                 Ok(Box::new(Writer { slot, connection }))
             }
         }
@@ -93,16 +110,36 @@ impl Driver for SqliteDriver {
     }
 }
 
-async fn execute(connection: &mut SqliteConnection, sql: &str, params: &[Value]) -> Result<Affected, StoreError> {
+async fn execute(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    params: &[Value],
+) -> Result<Affected, StoreError> {
     let query = bind_all!(sqlx::query::<Sqlite>(AssertSqlSafe(sql)), params);
-    let done = query.execute(connection).await.map_err(|error| store_error("execute", &error))?;
-    Ok(Affected { rows: done.rows_affected(), last_key: done.last_insert_rowid() })
+    let done = query
+        .execute(connection)
+        .await
+        .map_err(|error| store_error("execute", &error))?;
+    Ok(Affected {
+        rows: done.rows_affected(),
+        last_key: done.last_insert_rowid(),
+    })
 }
 
-async fn query(connection: &mut SqliteConnection, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+async fn query(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    params: &[Value],
+) -> Result<Vec<Row>, StoreError> {
     let query = bind_all!(sqlx::query::<Sqlite>(AssertSqlSafe(sql)), params);
-    let rows = query.fetch_all(connection).await.map_err(|error| store_error("query", &error))?;
-    rows.iter().map(sqlite_row).collect::<Result<_, _>>().map_err(|error| store_error("query", &error))
+    let rows = query
+        .fetch_all(connection)
+        .await
+        .map_err(|error| store_error("query", &error))?;
+    rows.iter()
+        .map(sqlite_row)
+        .collect::<Result<_, _>>()
+        .map_err(|error| store_error("query", &error))
 }
 
 struct Reader {
@@ -144,7 +181,10 @@ impl Session for Writer {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        self.connection.execute("COMMIT").await.map_err(|error| store_error("commit", &error))?;
+        self.connection
+            .execute("COMMIT")
+            .await
+            .map_err(|error| store_error("commit", &error))?;
         let Self { mut slot, connection } = *self;
         *slot = Some(connection);
         Ok(())

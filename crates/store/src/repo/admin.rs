@@ -68,8 +68,14 @@ fn read_connection(mut row: Row, cipher: &Cipher) -> Result<ConnectionRecord, St
         extra: row.next()?,
     };
     let is_encrypted: bool = row.next()?;
-    record.password = record.password.map(|text| cipher.open(text, is_encrypted)).transpose()?;
-    record.extra = record.extra.map(|text| cipher.open(text, is_encrypted)).transpose()?;
+    record.password = record
+        .password
+        .map(|text| cipher.open(text, is_encrypted))
+        .transpose()?;
+    record.extra = record
+        .extra
+        .map(|text| cipher.open(text, is_encrypted))
+        .transpose()?;
     Ok(record)
 }
 
@@ -78,9 +84,16 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says; when it cannot be decrypted.
-    pub async fn variable(&mut self, key: &str, cipher: &Cipher) -> Result<Option<VariableRecord>, StoreError> {
+    pub async fn variable(
+        &mut self,
+        key: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<VariableRecord>, StoreError> {
         let sql = "SELECT var_key, value, description, is_encrypted FROM variable WHERE var_key = ?";
-        self.query_one(sql, params![key]).await?.map(|row| read_variable(row, cipher)).transpose()
+        self.query_one(sql, params![key])
+            .await?
+            .map(|row| read_variable(row, cipher))
+            .transpose()
     }
 
     /// All variables by name.
@@ -89,7 +102,11 @@ impl Tx {
     /// As the database says; when one cannot be decrypted.
     pub async fn variables(&mut self, cipher: &Cipher) -> Result<Vec<VariableRecord>, StoreError> {
         let sql = "SELECT var_key, value, description, is_encrypted FROM variable ORDER BY var_key";
-        self.query(sql, &[]).await?.into_iter().map(|row| read_variable(row, cipher)).collect()
+        self.query(sql, &[])
+            .await?
+            .into_iter()
+            .map(|row| read_variable(row, cipher))
+            .collect()
     }
 
     /// Sets a variable.
@@ -104,9 +121,15 @@ impl Tx {
         cipher: &Cipher,
     ) -> Result<(), StoreError> {
         let (stored, is_encrypted) = cipher.seal(value);
-        let tail = self.dialect().on_duplicate("var_key", &["value", "description", "is_encrypted"]);
-        let sql = format!("INSERT INTO variable (var_key, value, description, is_encrypted) VALUES (?, ?, ?, ?){tail}");
-        self.execute(&sql, params![key, stored, description, is_encrypted]).await.map(|_| ())
+        let tail = self
+            .dialect()
+            .on_duplicate("var_key", &["value", "description", "is_encrypted"]);
+        let sql = format!(
+            "INSERT INTO variable (var_key, value, description, is_encrypted) VALUES (?, ?, ?, ?){tail}"
+        );
+        self.execute(&sql, params![key, stored, description, is_encrypted])
+            .await
+            .map(|_| ())
     }
 
     /// Deletes a variable. Whether there was one.
@@ -114,16 +137,27 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_variable(&mut self, key: &str) -> Result<bool, StoreError> {
-        Ok(self.execute("DELETE FROM variable WHERE var_key = ?", params![key]).await?.rows == 1)
+        Ok(self
+            .execute("DELETE FROM variable WHERE var_key = ?", params![key])
+            .await?
+            .rows
+            == 1)
     }
 
     /// The connection of that name.
     ///
     /// # Errors
     /// As the database says; when it cannot be decrypted.
-    pub async fn connection(&mut self, conn_id: &str, cipher: &Cipher) -> Result<Option<ConnectionRecord>, StoreError> {
+    pub async fn connection(
+        &mut self,
+        conn_id: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<ConnectionRecord>, StoreError> {
         let sql = format!("SELECT {CONNECTION} FROM connection WHERE conn_id = ?");
-        self.query_one(&sql, params![conn_id]).await?.map(|row| read_connection(row, cipher)).transpose()
+        self.query_one(&sql, params![conn_id])
+            .await?
+            .map(|row| read_connection(row, cipher))
+            .transpose()
     }
 
     /// All connections by name.
@@ -132,21 +166,40 @@ impl Tx {
     /// As the database says; when one cannot be decrypted.
     pub async fn connections(&mut self, cipher: &Cipher) -> Result<Vec<ConnectionRecord>, StoreError> {
         let sql = format!("SELECT {CONNECTION} FROM connection ORDER BY conn_id");
-        self.query(&sql, &[]).await?.into_iter().map(|row| read_connection(row, cipher)).collect()
+        self.query(&sql, &[])
+            .await?
+            .into_iter()
+            .map(|row| read_connection(row, cipher))
+            .collect()
     }
 
     /// Sets a connection.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_connection(&mut self, record: &ConnectionRecord, cipher: &Cipher) -> Result<(), StoreError> {
+    pub async fn set_connection(
+        &mut self,
+        record: &ConnectionRecord,
+        cipher: &Cipher,
+    ) -> Result<(), StoreError> {
         let seal = |text: &Option<String>| text.as_ref().map(|text| cipher.seal(text).0);
         let is_encrypted = cipher.seal("").1;
         let tail = self.dialect().on_duplicate(
             "conn_id",
-            &["conn_type", "description", "host", "schema_name", "login", "password", "port", "extra", "is_encrypted"],
+            &[
+                "conn_type",
+                "description",
+                "host",
+                "schema_name",
+                "login",
+                "password",
+                "port",
+                "extra",
+                "is_encrypted",
+            ],
         );
-        let sql = format!("INSERT INTO connection ({CONNECTION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?){tail}");
+        let sql =
+            format!("INSERT INTO connection ({CONNECTION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?){tail}");
         let values = params![
             &record.conn_id,
             &record.conn_type,
@@ -167,7 +220,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_connection(&mut self, conn_id: &str) -> Result<bool, StoreError> {
-        Ok(self.execute("DELETE FROM connection WHERE conn_id = ?", params![conn_id]).await?.rows == 1)
+        Ok(self
+            .execute("DELETE FROM connection WHERE conn_id = ?", params![conn_id])
+            .await?
+            .rows
+            == 1)
     }
 
     /// All pools, oldest first.
@@ -200,7 +257,9 @@ impl Tx {
         include_deferred: bool,
     ) -> Result<(), StoreError> {
         let sql = "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, ?, ?)";
-        self.execute(sql, params![name, slots, description, include_deferred]).await.map(|_| ())
+        self.execute(sql, params![name, slots, description, include_deferred])
+            .await
+            .map(|_| ())
     }
 
     /// Makes sure that `default_pool` exists.
@@ -209,8 +268,12 @@ impl Tx {
     /// As the database says.
     pub async fn ensure_default_pool(&mut self, slots: i64) -> Result<(), StoreError> {
         let head = self.dialect().insert_ignore();
-        let sql = format!("{head} slot_pool (pool, slots, description, include_deferred) VALUES ('default_pool', ?, ?, 0)");
-        self.execute(&sql, params![slots, "Default pool"]).await.map(|_| ())
+        let sql = format!(
+            "{head} slot_pool (pool, slots, description, include_deferred) VALUES ('default_pool', ?, ?, 0)"
+        );
+        self.execute(&sql, params![slots, "Default pool"])
+            .await
+            .map(|_| ())
     }
 
     /// Changes a pool. Whether there is one.
@@ -218,8 +281,15 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn update_pool(&mut self, name: &PoolName, to: &PoolRecord) -> Result<bool, StoreError> {
-        let sql = "UPDATE slot_pool SET pool = ?, slots = ?, description = ?, include_deferred = ? WHERE pool = ?";
-        let values = params![&to.name, to.slots, to.description.clone(), to.include_deferred, name];
+        let sql =
+            "UPDATE slot_pool SET pool = ?, slots = ?, description = ?, include_deferred = ? WHERE pool = ?";
+        let values = params![
+            &to.name,
+            to.slots,
+            to.description.clone(),
+            to.include_deferred,
+            name
+        ];
         Ok(self.execute(sql, values).await?.rows == 1)
     }
 
@@ -228,7 +298,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_pool(&mut self, name: &PoolName) -> Result<bool, StoreError> {
-        Ok(self.execute("DELETE FROM slot_pool WHERE pool = ?", params![name]).await?.rows == 1)
+        Ok(self
+            .execute("DELETE FROM slot_pool WHERE pool = ?", params![name])
+            .await?
+            .rows
+            == 1)
     }
 
     /// Slots in use, by pool.
@@ -236,7 +310,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn pool_slots(&mut self) -> Result<HashMap<PoolName, PoolSlots>, StoreError> {
-        let signed = if self.dialect() == crate::sql::Dialect::MariaDb { "SIGNED" } else { "INTEGER" };
+        let signed = if self.dialect() == crate::sql::Dialect::MariaDb {
+            "SIGNED"
+        } else {
+            "INTEGER"
+        };
         let sql = format!(
             "SELECT pool, state, CAST(SUM(pool_slots) AS {signed}) FROM task_instance \
              WHERE state IN ('running', 'queued', 'scheduled', 'deferred') GROUP BY pool, state"
@@ -257,7 +335,13 @@ impl Tx {
 }
 
 fn read_variable(mut row: Row, cipher: &Cipher) -> Result<VariableRecord, StoreError> {
-    let (key, stored, description): (String, String, Option<String>) = (row.next()?, row.next()?, row.next()?);
+    let (key, stored, description): (String, String, Option<String>) =
+        (row.next()?, row.next()?, row.next()?);
     let is_encrypted = row.next()?;
-    Ok(VariableRecord { key, value: cipher.open(stored, is_encrypted)?, description, is_encrypted })
+    Ok(VariableRecord {
+        key,
+        value: cipher.open(stored, is_encrypted)?,
+        description,
+        is_encrypted,
+    })
 }

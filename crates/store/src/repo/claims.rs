@@ -2,10 +2,10 @@
 
 use super::runs::RunRecord;
 use super::tasks::{COLUMNS, TaskInstanceRecord};
+use super::workers::LostTask;
 use super::xcoms::NewXCom;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use super::workers::LostTask;
 use chrono::Duration;
 use model::task_instance::{Outcome, StateName, TaskEvent};
 use model::{ClaimEpoch, DagRunKey, TaskInstanceId, Timestamp, TryNumber, WorkerId};
@@ -130,7 +130,8 @@ impl Tx {
         if won && ti.next_method.is_none() {
             // A new try starts without what an earlier one left behind.
             let sql = "DELETE FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ?";
-            self.execute(sql, params![ti.run_key, &ti.task_id, ti.map_index]).await?;
+            self.execute(sql, params![ti.run_key, &ti.task_id, ti.map_index])
+                .await?;
         }
         let Some(run) = self.run_by_key(ti.run_key).await? else {
             return Ok(Claimed::Refused("the run is gone"));
@@ -138,7 +139,11 @@ impl Tx {
         Ok(Claimed::Granted(Box::new((ti, run))))
     }
 
-    async fn why_refused(&mut self, ti: &TaskInstanceRecord, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+    async fn why_refused(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        request: &ClaimRequest,
+    ) -> Result<Claimed, StoreError> {
         if ti.state == StateName::Queued && ti.try_number == request.try_number {
             return Ok(Claimed::UnknownWorker);
         }
@@ -158,14 +163,21 @@ impl Tx {
     pub async fn report(&mut self, report: &Report, now: Timestamp) -> Result<Reported, StoreError> {
         let lock = self.dialect().for_update();
         let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE id = ?{lock}");
-        let Some(row) = self.query_one(&sql, params![report.id]).await? else { return Ok(Reported::Gone) };
+        let Some(row) = self.query_one(&sql, params![report.id]).await? else {
+            return Ok(Reported::Gone);
+        };
         let ti = TaskInstanceRecord::read(row)?;
         let fingerprint = fingerprint(report);
         if ti.last_report.as_deref() == Some(&fingerprint) {
             return Ok(Reported::Repeated);
         }
-        let event = TaskEvent::Report { epoch: report.epoch, outcome: report.outcome };
-        let Ok(next) = ti.full_state()?.apply(event, ti.counters()) else { return Ok(Reported::Stale(ti.state)) };
+        let event = TaskEvent::Report {
+            epoch: report.epoch,
+            outcome: report.outcome,
+        };
+        let Ok(next) = ti.full_state()?.apply(event, ti.counters()) else {
+            return Ok(Reported::Stale(ti.state));
+        };
         let next = next.name();
         let ended = TaskInstanceRecord {
             end_date: Some(report.end_date),
@@ -197,7 +209,11 @@ impl Tx {
         let not_before = match report.outcome {
             Outcome::Failed { retry_at } => retry_at,
             Outcome::Reschedule { at } => Some(at),
-            Outcome::Success | Outcome::Skipped | Outcome::Deferred | Outcome::AwaitingInput | Outcome::Removed => None,
+            Outcome::Success
+            | Outcome::Skipped
+            | Outcome::Deferred
+            | Outcome::AwaitingInput
+            | Outcome::Removed => None,
         };
         let reschedules = match report.outcome {
             Outcome::Reschedule { .. } => ti.reschedules + 1,
@@ -246,7 +262,9 @@ impl Tx {
             let wait = Duration::seconds(1 << task.infra_losses.min(5));
             let retry_at = (task.infra_losses < budget).then(|| now + wait);
             if self.lose(task.id, task.epoch, retry_at, cause, now).await? {
-                let row = self.query_one("SELECT run_key FROM task_instance WHERE id = ?", params![task.id]).await?;
+                let row = self
+                    .query_one("SELECT run_key FROM task_instance WHERE id = ?", params![task.id])
+                    .await?;
                 runs.extend(row.map(|mut row| row.next::<DagRunKey>()).transpose()?);
             }
         }
@@ -267,9 +285,14 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let lock = self.dialect().for_update();
         let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE id = ?{lock}");
-        let Some(row) = self.query_one(&sql, params![id]).await? else { return Ok(false) };
+        let Some(row) = self.query_one(&sql, params![id]).await? else {
+            return Ok(false);
+        };
         let ti = TaskInstanceRecord::read(row)?;
-        let Ok(next) = ti.full_state()?.apply(TaskEvent::Lose { epoch, retry_at }, ti.counters()) else {
+        let Ok(next) = ti
+            .full_state()?
+            .apply(TaskEvent::Lose { epoch, retry_at }, ti.counters())
+        else {
             return Ok(false);
         };
         let next = next.name();
@@ -278,12 +301,26 @@ impl Tx {
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, exit_cause = ?, reschedules = 0, \
                    infra_losses = infra_losses + 1, max_tries = max_tries + ?, updated_at = ? \
                    WHERE id = ? AND claim_epoch = ? AND state = ?";
-        let values = params![next.as_str(), now, retry_at, cause, extra, now, id, epoch, ti.state.as_str()];
+        let values = params![
+            next.as_str(),
+            now,
+            retry_at,
+            cause,
+            extra,
+            now,
+            id,
+            epoch,
+            ti.state.as_str()
+        ];
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("lose", id));
         }
         if next == StateName::UpForRetry {
-            let ended = TaskInstanceRecord { end_date: Some(now), exit_cause: Some(cause.to_owned()), ..ti.clone() };
+            let ended = TaskInstanceRecord {
+                end_date: Some(now),
+                exit_cause: Some(cause.to_owned()),
+                ..ti.clone()
+            };
             self.keep_try(&ended, StateName::Failed, now).await?;
         }
         self.add_run_event(ti.run_key, now).await?;

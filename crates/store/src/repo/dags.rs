@@ -14,7 +14,10 @@ const COLUMNS: &str = "dag_id, is_paused, is_stale, fileloc, relative_fileloc, b
 
 /// A DAG as lists show it.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of its name; the names are those of Airflow's DagModel")]
+#[expect(
+    missing_docs,
+    reason = "each field is the column of its name; the names are those of Airflow's DagModel"
+)]
 pub struct DagRecord {
     pub dag_id: DagId,
     pub is_paused: bool,
@@ -147,7 +150,10 @@ impl Tx {
     /// As the database says.
     pub async fn dag(&mut self, dag_id: &DagId) -> Result<Option<DagRecord>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM dag WHERE dag_id = ?");
-        self.query_one(&sql, params![dag_id]).await?.map(DagRecord::read).transpose()
+        self.query_one(&sql, params![dag_id])
+            .await?
+            .map(DagRecord::read)
+            .transpose()
     }
 
     /// All DAGs by name, stale ones included.
@@ -156,7 +162,11 @@ impl Tx {
     /// As the database says.
     pub async fn dags(&mut self) -> Result<Vec<DagRecord>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM dag ORDER BY dag_id");
-        self.query(&sql, &[]).await?.into_iter().map(DagRecord::read).collect()
+        self.query(&sql, &[])
+            .await?
+            .into_iter()
+            .map(DagRecord::read)
+            .collect()
     }
 
     /// Locks a DAG's row until the transaction ends, and reads it. `None` when another transaction holds it, or there is
@@ -167,14 +177,22 @@ impl Tx {
     pub async fn lock_dag(&mut self, dag_id: &DagId) -> Result<Option<DagRecord>, StoreError> {
         let lock = self.dialect().skip_locked();
         let sql = format!("SELECT {COLUMNS} FROM dag WHERE dag_id = ?{lock}");
-        self.query_one(&sql, params![dag_id]).await?.map(DagRecord::read).transpose()
+        self.query_one(&sql, params![dag_id])
+            .await?
+            .map(DagRecord::read)
+            .transpose()
     }
 
     /// Pauses or unpauses. Task instances that wait for a slot go back to be decided anew. Whether there is such a DAG.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_paused(&mut self, dag_id: &DagId, paused: bool, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn set_paused(
+        &mut self,
+        dag_id: &DagId,
+        paused: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let sql = "UPDATE dag SET is_paused = ? WHERE dag_id = ?";
         let found = self.execute(sql, params![paused, dag_id]).await?.rows == 1;
         if paused {
@@ -198,7 +216,10 @@ impl Tx {
     pub async fn dag_version(&mut self, id: DagVersionId) -> Result<Option<DagVersionRecord>, StoreError> {
         let sql = "SELECT id, dag_id, version_number, serialized, native, source, fileloc, relative_fileloc, bundle_name, \
                    created_at FROM dag_version WHERE id = ?";
-        self.query_one(sql, params![id]).await?.map(read_version).transpose()
+        self.query_one(sql, params![id])
+            .await?
+            .map(read_version)
+            .transpose()
     }
 
     /// All stored structures of a DAG, oldest first, without their texts.
@@ -208,7 +229,11 @@ impl Tx {
     pub async fn dag_versions(&mut self, dag_id: &DagId) -> Result<Vec<DagVersionRecord>, StoreError> {
         let sql = "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, \
                    relative_fileloc, bundle_name, created_at FROM dag_version WHERE dag_id = ? ORDER BY version_number";
-        self.query(sql, params![dag_id]).await?.into_iter().map(read_version).collect()
+        self.query(sql, params![dag_id])
+            .await?
+            .into_iter()
+            .map(read_version)
+            .collect()
     }
 
     /// Stores what the parser found. A new version is made only when the canonical structure differs from the current
@@ -226,24 +251,44 @@ impl Tx {
         let lock = self.dialect().for_update();
         let sql = format!("SELECT version_id, version_number FROM dag WHERE dag_id = ?{lock}");
         let current = self.query_one(&sql, params![&parsed.dag_id]).await?;
-        let current: Option<(DagVersionId, i64)> =
-            current.map(|mut row| Ok::<_, StoreError>((row.next()?, row.next()?))).transpose()?;
+        let current: Option<(DagVersionId, i64)> = current
+            .map(|mut row| Ok::<_, StoreError>((row.next()?, row.next()?)))
+            .transpose()?;
         if let Some((version_id, _)) = current {
             let sql = "UPDATE dag_version SET source = ?, native = ?, serialized = ?, source_updated_at = ? \
                        WHERE id = ? AND structure_hash = ?";
-            let values =
-                params![&parsed.source, &parsed.native, &parsed.serialized, now, version_id, &hash];
+            let values = params![
+                &parsed.source,
+                &parsed.native,
+                &parsed.serialized,
+                now,
+                version_id,
+                &hash
+            ];
             if self.execute(sql, values).await?.rows == 1 {
                 self.update_dag(parsed, now).await?;
-                return Ok(SavedDag { version_id, is_new_version: false });
+                return Ok(SavedDag {
+                    version_id,
+                    is_new_version: false,
+                });
             }
         }
         let number = current.map_or(1, |(_, number)| number + 1);
         let sql = "INSERT INTO dag_version (id, dag_id, version_number, structure_hash, serialized, native, source, fileloc, \
                    relative_fileloc, bundle_name, created_at, source_updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let values = params![
-            new_id, &parsed.dag_id, number, &hash, &parsed.serialized, &parsed.native, &parsed.source, &parsed.fileloc,
-            &parsed.relative_fileloc, &parsed.bundle_name, now, now,
+            new_id,
+            &parsed.dag_id,
+            number,
+            &hash,
+            &parsed.serialized,
+            &parsed.native,
+            &parsed.source,
+            &parsed.fileloc,
+            &parsed.relative_fileloc,
+            &parsed.bundle_name,
+            now,
+            now,
         ];
         self.execute(sql, values).await?;
         if current.is_some() {
@@ -253,17 +298,30 @@ impl Tx {
         } else {
             self.insert_dag(parsed, new_id, now).await?;
         }
-        Ok(SavedDag { version_id: new_id, is_new_version: true })
+        Ok(SavedDag {
+            version_id: new_id,
+            is_new_version: true,
+        })
     }
 
-    async fn insert_dag(&mut self, parsed: &ParsedDag, version_id: DagVersionId, now: Timestamp) -> Result<(), StoreError> {
+    async fn insert_dag(
+        &mut self,
+        parsed: &ParsedDag,
+        version_id: DagVersionId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let sql = "INSERT INTO dag (dag_id, is_paused, is_stale, fileloc, relative_fileloc, bundle_name, owners, tags, \
                    timetable_type, has_timetable, max_active_runs, max_active_tasks, max_consecutive_failed, \
                    has_import_errors, has_task_limits, version_id, version_number, last_parsed_at, last_parse_duration) \
                    VALUES (?, ?, 0, ?, ?, ?, '[]', '[]', '', 0, 0, 0, 0, 0, 0, ?, 1, ?, 0)";
         let values = params![
-            &parsed.dag_id, parsed.paused_at_creation, &parsed.fileloc, &parsed.relative_fileloc, &parsed.bundle_name,
-            version_id, now,
+            &parsed.dag_id,
+            parsed.paused_at_creation,
+            &parsed.fileloc,
+            &parsed.relative_fileloc,
+            &parsed.bundle_name,
+            version_id,
+            now,
         ];
         self.execute(sql, values).await?;
         self.update_dag(parsed, now).await
@@ -319,7 +377,11 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn retire_missing_dags(&mut self, relative_fileloc: &str, present: &[DagId]) -> Result<Vec<DagId>, StoreError> {
+    pub async fn retire_missing_dags(
+        &mut self,
+        relative_fileloc: &str,
+        present: &[DagId],
+    ) -> Result<Vec<DagId>, StoreError> {
         let sql = "SELECT dag_id FROM dag WHERE relative_fileloc = ? AND is_stale = 0";
         let mut gone = Vec::new();
         for mut row in self.query(sql, params![relative_fileloc]).await? {
@@ -329,7 +391,8 @@ impl Tx {
             }
         }
         for dag_id in &gone {
-            self.execute("UPDATE dag SET is_stale = 1 WHERE dag_id = ?", params![dag_id]).await?;
+            self.execute("UPDATE dag SET is_stale = 1 WHERE dag_id = ?", params![dag_id])
+                .await?;
         }
         Ok(gone)
     }
@@ -338,9 +401,15 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_import_error_flag(&mut self, relative_fileloc: &str, broken: bool) -> Result<(), StoreError> {
+    pub async fn set_import_error_flag(
+        &mut self,
+        relative_fileloc: &str,
+        broken: bool,
+    ) -> Result<(), StoreError> {
         let sql = "UPDATE dag SET has_import_errors = ? WHERE relative_fileloc = ?";
-        self.execute(sql, params![broken, relative_fileloc]).await.map(|_| ())
+        self.execute(sql, params![broken, relative_fileloc])
+            .await
+            .map(|_| ())
     }
 
     /// Deletes a DAG and everything that belongs to it. Whether there was one.
@@ -348,12 +417,19 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_dag(&mut self, dag_id: &DagId) -> Result<bool, StoreError> {
-        let runs = self.query("SELECT id FROM dag_run WHERE dag_id = ?", params![dag_id]).await?;
+        let runs = self
+            .query("SELECT id FROM dag_run WHERE dag_id = ?", params![dag_id])
+            .await?;
         for mut row in runs {
             self.delete_run(row.next()?).await?;
         }
-        self.execute("DELETE FROM dag_version WHERE dag_id = ?", params![dag_id]).await?;
-        Ok(self.execute("DELETE FROM dag WHERE dag_id = ?", params![dag_id]).await?.rows == 1)
+        self.execute("DELETE FROM dag_version WHERE dag_id = ?", params![dag_id])
+            .await?;
+        Ok(self
+            .execute("DELETE FROM dag WHERE dag_id = ?", params![dag_id])
+            .await?
+            .rows
+            == 1)
     }
 
     /// DAGs whose next run is due, the longest due first.
@@ -363,7 +439,11 @@ impl Tx {
     pub async fn due_dags(&mut self, now: Timestamp, limit: i64) -> Result<Vec<DagId>, StoreError> {
         let sql = "SELECT dag_id FROM dag WHERE is_paused = 0 AND is_stale = 0 AND next_run_after <= ? \
                    AND has_import_errors = 0 ORDER BY next_run_after LIMIT ?";
-        self.query(sql, params![now, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![now, limit])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// When the next run after `now` is due.
@@ -371,8 +451,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn next_due(&mut self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT MIN(next_run_after) FROM dag WHERE is_paused = 0 AND is_stale = 0 AND next_run_after > ?";
-        self.query_one(sql, params![now]).await?.map_or(Ok(None), |mut row| row.next())
+        let sql =
+            "SELECT MIN(next_run_after) FROM dag WHERE is_paused = 0 AND is_stale = 0 AND next_run_after > ?";
+        self.query_one(sql, params![now])
+            .await?
+            .map_or(Ok(None), |mut row| row.next())
     }
 }
 

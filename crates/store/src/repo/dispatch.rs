@@ -56,10 +56,18 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn dispatch(&mut self, limits: DispatchLimits, now: Timestamp) -> Result<Vec<Dispatch>, StoreError> {
+    pub async fn dispatch(
+        &mut self,
+        limits: DispatchLimits,
+        now: Timestamp,
+    ) -> Result<Vec<Dispatch>, StoreError> {
         let sql = "SELECT DISTINCT pool FROM task_instance WHERE state = 'scheduled'";
-        let waiting_pools: Vec<PoolName> =
-            self.query(sql, &[]).await?.into_iter().map(|mut row| row.next()).collect::<Result<_, _>>()?;
+        let waiting_pools: Vec<PoolName> = self
+            .query(sql, &[])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
         if waiting_pools.is_empty() {
             return Ok(Vec::new());
         }
@@ -81,12 +89,21 @@ impl Tx {
         waiting.sort_by_key(|w| (w.order, w.dispatch.id));
         let candidates: Vec<Candidate> = waiting
             .iter()
-            .map(|w| Candidate { id: w.dispatch.id, pool: w.pool.clone(), slots: w.slots })
+            .map(|w| Candidate {
+                id: w.dispatch.id,
+                pool: w.pool.clone(),
+                slots: w.slots,
+            })
             .collect();
         let chosen: HashSet<TaskInstanceId> =
-            choose_for_slots(&candidates, &pools, usize::try_from(capacity).unwrap_or(0)).into_iter().collect();
-        let mut dispatches: Vec<Dispatch> =
-            waiting.into_iter().map(|w| w.dispatch).filter(|d| chosen.contains(&d.id)).collect();
+            choose_for_slots(&candidates, &pools, usize::try_from(capacity).unwrap_or(0))
+                .into_iter()
+                .collect();
+        let mut dispatches: Vec<Dispatch> = waiting
+            .into_iter()
+            .map(|w| w.dispatch)
+            .filter(|d| chosen.contains(&d.id))
+            .collect();
         self.queue(&mut dispatches, limits.scheduler, now).await?;
         Ok(dispatches)
     }
@@ -96,7 +113,9 @@ impl Tx {
         let lock = self.dialect().for_update();
         let names: Vec<Value> = names.iter().map(Value::from).collect();
         let marks = placeholders(names.len());
-        let sql = format!("SELECT pool, slots, include_deferred FROM slot_pool WHERE pool IN ({marks}) ORDER BY id{lock}");
+        let sql = format!(
+            "SELECT pool, slots, include_deferred FROM slot_pool WHERE pool IN ({marks}) ORDER BY id{lock}"
+        );
         let mut pools = HashMap::new();
         let mut counts_deferred = HashSet::new();
         for mut row in self.query(&sql, &names).await? {
@@ -109,7 +128,11 @@ impl Tx {
         let sql = format!(
             "SELECT pool, state, CAST(SUM(pool_slots) AS {}) FROM task_instance \
              WHERE state IN ('queued', 'running', 'deferred') AND pool IN ({marks}) GROUP BY pool, state",
-            if self.dialect() == crate::sql::Dialect::MariaDb { "SIGNED" } else { "INTEGER" }
+            if self.dialect() == crate::sql::Dialect::MariaDb {
+                "SIGNED"
+            } else {
+                "INTEGER"
+            }
         );
         for mut row in self.query(&sql, &names).await? {
             let (name, state, used): (PoolName, String, i64) = (row.next()?, row.next()?, row.next()?);
@@ -136,10 +159,19 @@ impl Tx {
             })
         };
         let sql = candidates_sql(self.dialect());
-        self.query(&sql, params![pool, limit]).await?.into_iter().map(read).collect()
+        self.query(&sql, params![pool, limit])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
-    async fn queue(&mut self, dispatches: &mut [Dispatch], by: WorkerId, now: Timestamp) -> Result<(), StoreError> {
+    async fn queue(
+        &mut self,
+        dispatches: &mut [Dispatch],
+        by: WorkerId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         if dispatches.is_empty() {
             return Ok(());
         }
@@ -154,17 +186,30 @@ impl Tx {
             values.extend_from_slice(chunk);
             if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
                 let detail = "a task instance moved on meanwhile".to_owned();
-                return Err(StoreError::Contention { name: "dispatch", detail });
+                return Err(StoreError::Contention {
+                    name: "dispatch",
+                    detail,
+                });
             }
         }
         for chunk in dispatches.chunks_mut(100) {
-            let tail = self.dialect().on_duplicate("ti_id", &["try_number", "dispatch_seq", "queue", "created_at"]);
+            let tail = self
+                .dialect()
+                .on_duplicate("ti_id", &["try_number", "dispatch_seq", "queue", "created_at"]);
             let rows = vec!["(?, ?, ?, ?, ?)"; chunk.len()].join(", ");
-            let sql = format!("INSERT INTO outbox (ti_id, try_number, dispatch_seq, queue, created_at) VALUES {rows}{tail}");
+            let sql = format!(
+                "INSERT INTO outbox (ti_id, try_number, dispatch_seq, queue, created_at) VALUES {rows}{tail}"
+            );
             let mut values = Vec::with_capacity(chunk.len() * 5);
             for dispatch in chunk {
                 dispatch.sequence += 1;
-                let row = params![dispatch.id, dispatch.try_number, dispatch.sequence, &dispatch.queue, now];
+                let row = params![
+                    dispatch.id,
+                    dispatch.try_number,
+                    dispatch.sequence,
+                    &dispatch.queue,
+                    now
+                ];
                 values.extend_from_slice(row);
             }
             self.execute(&sql, &values).await?;
@@ -179,9 +224,12 @@ impl Tx {
     pub async fn confirm_dispatches(&mut self, published: &[Dispatch]) -> Result<(), StoreError> {
         for chunk in published.chunks(200) {
             let marks = vec!["(ti_id = ? AND dispatch_seq <= ?)"; chunk.len()].join(" OR ");
-            let values: Vec<Value> =
-                chunk.iter().flat_map(|d| [Value::from(d.id), Value::from(d.sequence)]).collect();
-            self.execute(&format!("DELETE FROM outbox WHERE {marks}"), &values).await?;
+            let values: Vec<Value> = chunk
+                .iter()
+                .flat_map(|d| [Value::from(d.id), Value::from(d.sequence)])
+                .collect();
+            self.execute(&format!("DELETE FROM outbox WHERE {marks}"), &values)
+                .await?;
         }
         Ok(())
     }
@@ -191,10 +239,18 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn unconfirmed_dispatches(&mut self, before: Timestamp, limit: i64) -> Result<Vec<Dispatch>, StoreError> {
+    pub async fn unconfirmed_dispatches(
+        &mut self,
+        before: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<Dispatch>, StoreError> {
         let sql = "SELECT ti_id, try_number, dispatch_seq, queue FROM outbox WHERE created_at < ? \
                    ORDER BY created_at, ti_id LIMIT ?";
-        self.query(sql, params![before, limit]).await?.into_iter().map(read_dispatch).collect()
+        self.query(sql, params![before, limit])
+            .await?
+            .into_iter()
+            .map(read_dispatch)
+            .collect()
     }
 
     /// Task instances queued before `before` that no worker has claimed.
@@ -204,7 +260,11 @@ impl Tx {
     pub async fn unclaimed(&mut self, before: Timestamp, limit: i64) -> Result<Vec<Dispatch>, StoreError> {
         let sql = "SELECT id, try_number, dispatch_seq, queue FROM task_instance WHERE state = 'queued' AND queued_at < ? \
                    ORDER BY queued_at LIMIT ?";
-        self.query(sql, params![before, limit]).await?.into_iter().map(read_dispatch).collect()
+        self.query(sql, params![before, limit])
+            .await?
+            .into_iter()
+            .map(read_dispatch)
+            .collect()
     }
 }
 
@@ -226,5 +286,10 @@ impl crate::Store {
 }
 
 fn read_dispatch(mut row: Row) -> Result<Dispatch, StoreError> {
-    Ok(Dispatch { id: row.next()?, try_number: row.next()?, sequence: row.next()?, queue: row.next()? })
+    Ok(Dispatch {
+        id: row.next()?,
+        try_number: row.next()?,
+        sequence: row.next()?,
+        queue: row.next()?,
+    })
 }

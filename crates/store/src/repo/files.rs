@@ -52,8 +52,19 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn files(&mut self) -> Result<Vec<FileRecord>, StoreError> {
-        let rows = self.query("SELECT path, fingerprint, imports FROM dag_file ORDER BY path", &[]).await?;
-        let read = |mut row: Row| Ok(FileRecord { path: row.next()?, fingerprint: row.next()?, imports: row.next()? });
+        let rows = self
+            .query(
+                "SELECT path, fingerprint, imports FROM dag_file ORDER BY path",
+                &[],
+            )
+            .await?;
+        let read = |mut row: Row| {
+            Ok(FileRecord {
+                path: row.next()?,
+                fingerprint: row.next()?,
+                imports: row.next()?,
+            })
+        };
         rows.into_iter().map(read).collect()
     }
 
@@ -61,12 +72,24 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn save_file(&mut self, file: &FileRecord, now: Timestamp, seconds: f64) -> Result<(), StoreError> {
-        let tail = self.dialect().on_duplicate("path", &["fingerprint", "imports", "parsed_at", "parse_duration"]);
+    pub async fn save_file(
+        &mut self,
+        file: &FileRecord,
+        now: Timestamp,
+        seconds: f64,
+    ) -> Result<(), StoreError> {
+        let tail = self
+            .dialect()
+            .on_duplicate("path", &["fingerprint", "imports", "parsed_at", "parse_duration"]);
         let sql = format!(
             "INSERT INTO dag_file (path, fingerprint, imports, parsed_at, parse_duration) VALUES (?, ?, ?, ?, ?){tail}"
         );
-        self.execute(&sql, params![&file.path, &file.fingerprint, &file.imports, now, seconds]).await.map(|_| ())
+        self.execute(
+            &sql,
+            params![&file.path, &file.fingerprint, &file.imports, now, seconds],
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Forgets a file: so that it is parsed again, or because it is gone.
@@ -74,7 +97,9 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn forget_file(&mut self, path: &str) -> Result<(), StoreError> {
-        self.execute("DELETE FROM dag_file WHERE path = ?", params![path]).await.map(|_| ())
+        self.execute("DELETE FROM dag_file WHERE path = ?", params![path])
+            .await
+            .map(|_| ())
     }
 
     /// Stores or clears the import error of a file.
@@ -90,13 +115,20 @@ impl Tx {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(stack_trace) = stack_trace else {
-            return self.execute("DELETE FROM import_error WHERE path = ?", params![path]).await.map(|_| ());
+            return self
+                .execute("DELETE FROM import_error WHERE path = ?", params![path])
+                .await
+                .map(|_| ());
         };
-        let tail = self.dialect().on_duplicate("path", &["bundle_name", "fileloc", "stack_trace", "created_at"]);
+        let tail = self
+            .dialect()
+            .on_duplicate("path", &["bundle_name", "fileloc", "stack_trace", "created_at"]);
         let sql = format!(
             "INSERT INTO import_error (path, bundle_name, fileloc, stack_trace, created_at) VALUES (?, ?, ?, ?, ?){tail}"
         );
-        self.execute(&sql, params![path, bundle_name, fileloc, stack_trace, now]).await.map(|_| ())
+        self.execute(&sql, params![path, bundle_name, fileloc, stack_trace, now])
+            .await
+            .map(|_| ())
     }
 
     /// All import errors, oldest first.
@@ -114,6 +146,9 @@ impl Tx {
     /// As the database says.
     pub async fn import_error(&mut self, id: i64) -> Result<Option<ImportErrorRecord>, StoreError> {
         let sql = format!("SELECT {ERROR_COLUMNS} FROM import_error WHERE id = ?");
-        self.query_one(&sql, params![id]).await?.map(read_error).transpose()
+        self.query_one(&sql, params![id])
+            .await?
+            .map(read_error)
+            .transpose()
     }
 }

@@ -36,7 +36,9 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn end_job(&mut self, id: WorkerId) -> Result<(), StoreError> {
-        self.execute("UPDATE job SET state = 'ended' WHERE id = ?", params![id]).await.map(|_| ())
+        self.execute("UPDATE job SET state = 'ended' WHERE id = ?", params![id])
+            .await
+            .map(|_| ())
     }
 
     /// The latest life of each kind of component.
@@ -45,8 +47,13 @@ impl Tx {
     /// As the database says.
     pub async fn latest_jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
         let sql = "SELECT id, kind, heartbeat_at FROM job WHERE state = 'running' ORDER BY heartbeat_at DESC LIMIT 100";
-        let read =
-            |mut row: Row| Ok(JobRecord { id: row.next()?, kind: row.next()?, heartbeat_at: row.next()? });
+        let read = |mut row: Row| {
+            Ok(JobRecord {
+                id: row.next()?,
+                kind: row.next()?,
+                heartbeat_at: row.next()?,
+            })
+        };
         self.query(sql, &[]).await?.into_iter().map(read).collect()
     }
 
@@ -60,18 +67,29 @@ impl Tx {
             "SELECT id FROM job WHERE kind = ? AND state = 'running' AND heartbeat_at > {now} - ? ORDER BY id"
         );
         let within = i64::try_from(within.as_micros()).unwrap_or(i64::MAX);
-        self.query(&sql, params![kind, within]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(&sql, params![kind, within])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// A value kept for the installation as a whole, made with `make` at first use.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn setting(&mut self, name: &str, make: &(dyn Fn() -> String + Sync)) -> Result<String, StoreError> {
+    pub async fn setting(
+        &mut self,
+        name: &str,
+        make: &(dyn Fn() -> String + Sync),
+    ) -> Result<String, StoreError> {
         let head = self.dialect().insert_ignore();
         let sql = format!("{head} setting (name, value) VALUES (?, ?)");
         self.execute(&sql, params![name, make()]).await?;
-        let row = self.query_one("SELECT value FROM setting WHERE name = ?", params![name]).await?;
-        row.ok_or_else(|| StoreError::Inconsistent(format!("setting {name} vanished")))?.next()
+        let row = self
+            .query_one("SELECT value FROM setting WHERE name = ?", params![name])
+            .await?;
+        row.ok_or_else(|| StoreError::Inconsistent(format!("setting {name} vanished")))?
+            .next()
     }
 }

@@ -67,15 +67,23 @@ impl Condition {
                 params.extend(values.iter().cloned());
             }
             Self::Contains(column, texts) => {
-                let parts: Vec<String> = texts.iter().map(|_| format!("{column} {} ?", dialect.ilike())).collect();
+                let parts: Vec<String> = texts
+                    .iter()
+                    .map(|_| format!("{column} {} ?", dialect.ilike()))
+                    .collect();
                 sql.push_str(&format!("({})", parts.join(" OR ")));
                 params.extend(texts.iter().map(|text| Value::Text(format!("%{text}%"))));
             }
             Self::StartsWith(column, texts) => {
-                let parts: Vec<String> = texts.iter().map(|_| format!("SUBSTR({column}, 1, ?) = ?")).collect();
+                let parts: Vec<String> = texts
+                    .iter()
+                    .map(|_| format!("SUBSTR({column}, 1, ?) = ?"))
+                    .collect();
                 sql.push_str(&format!("({})", parts.join(" OR ")));
                 for text in texts {
-                    params.push(Value::Integer(text.chars().count().try_into().unwrap_or(i64::MAX)));
+                    params.push(Value::Integer(
+                        text.chars().count().try_into().unwrap_or(i64::MAX),
+                    ));
                     params.push(Value::Text(text.clone()));
                 }
             }
@@ -97,7 +105,9 @@ impl Tx {
             filter.push_str(if at == 0 { " WHERE " } else { " AND " });
             condition.write(self.dialect(), &mut filter, &mut params);
         }
-        let count = self.query_one(&format!("SELECT COUNT(*) FROM {table}{filter}"), &params).await?;
+        let count = self
+            .query_one(&format!("SELECT COUNT(*) FROM {table}{filter}"), &params)
+            .await?;
         let total: i64 = count.map_or(Ok(0), |mut row| row.next())?;
         if listing.limit == 0 {
             return Ok((Vec::new(), total));
@@ -105,9 +115,19 @@ impl Tx {
         let order: Vec<String> = listing
             .order
             .iter()
-            .map(|order| format!("{} {}", order.column, if order.descending { "DESC" } else { "ASC" }))
+            .map(|order| {
+                format!(
+                    "{} {}",
+                    order.column,
+                    if order.descending { "DESC" } else { "ASC" }
+                )
+            })
             .collect();
-        let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
+        let order = if order.is_empty() {
+            String::new()
+        } else {
+            format!(" ORDER BY {}", order.join(", "))
+        };
         params.push(Value::Integer(listing.limit.try_into().unwrap_or(i64::MAX)));
         params.push(Value::Integer(listing.offset.try_into().unwrap_or(i64::MAX)));
         let sql = format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?");

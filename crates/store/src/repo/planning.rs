@@ -29,7 +29,12 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn add_run_event(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
-        self.execute("INSERT INTO run_event (run_key, created_at) VALUES (?, ?)", params![key, now]).await.map(|_| ())
+        self.execute(
+            "INSERT INTO run_event (run_key, created_at) VALUES (?, ?)",
+            params![key, now],
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Locks a run for planning.
@@ -38,7 +43,12 @@ impl Tx {
     /// As the database says.
     pub async fn lock_run(&mut self, key: DagRunKey) -> Result<LockedRun, StoreError> {
         let lock = self.dialect().skip_locked();
-        let got = self.query_one(&format!("SELECT id FROM dag_run WHERE id = ?{lock}"), params![key]).await?;
+        let got = self
+            .query_one(
+                &format!("SELECT id FROM dag_run WHERE id = ?{lock}"),
+                params![key],
+            )
+            .await?;
         match (got, self.run_by_key(key).await?) {
             (Some(_), Some(run)) => Ok(LockedRun::Mine(Box::new(run))),
             (None, Some(_)) => Ok(LockedRun::Busy),
@@ -52,7 +62,9 @@ impl Tx {
     /// As the database says.
     pub async fn last_run_event(&mut self, key: DagRunKey) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT MAX(id) FROM run_event WHERE run_key = ?";
-        self.query_one(sql, params![key]).await?.map_or(Ok(None), |mut row| row.next())
+        self.query_one(sql, params![key])
+            .await?
+            .map_or(Ok(None), |mut row| row.next())
     }
 
     /// Deletes the events that a plan has covered.
@@ -60,16 +72,29 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn clear_run_events(&mut self, key: DagRunKey, up_to: i64) -> Result<(), StoreError> {
-        self.execute("DELETE FROM run_event WHERE run_key = ? AND id <= ?", params![key, up_to]).await.map(|_| ())
+        self.execute(
+            "DELETE FROM run_event WHERE run_key = ? AND id <= ?",
+            params![key, up_to],
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Runs with events older than `before`: their hints were lost, or are being worked on.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn overlooked_runs(&mut self, before: Timestamp, limit: i64) -> Result<Vec<DagRunKey>, StoreError> {
+    pub async fn overlooked_runs(
+        &mut self,
+        before: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT DISTINCT run_key FROM run_event WHERE created_at < ? LIMIT ?";
-        self.query(sql, params![before, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![before, limit])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// All running runs.
@@ -78,17 +103,29 @@ impl Tx {
     /// As the database says.
     pub async fn running_runs(&mut self) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT id FROM dag_run WHERE state = 'running'";
-        self.query(sql, &[]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, &[])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// Runs with task instances whose waiting time is over at `now`.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn runs_with_due_tasks(&mut self, now: Timestamp, limit: i64) -> Result<Vec<DagRunKey>, StoreError> {
+    pub async fn runs_with_due_tasks(
+        &mut self,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT DISTINCT run_key FROM task_instance WHERE state IN ('up_for_retry', 'up_for_reschedule') \
                    AND not_before <= ? LIMIT ?";
-        self.query(sql, params![now, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![now, limit])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// All task instances of a run as the planner sees them.
@@ -106,7 +143,11 @@ impl Tx {
                 not_before: row.next()?,
             })
         };
-        self.query(sql, params![key]).await?.into_iter().map(read).collect()
+        self.query(sql, params![key])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// Active instances, over all runs, of the tasks that limit them.
@@ -115,7 +156,11 @@ impl Tx {
     /// As the database says.
     pub async fn active_over_runs(&mut self, dag: &Dag) -> Result<HashMap<TaskId, u32>, StoreError> {
         let mut counts = HashMap::new();
-        for task in dag.tasks.iter().filter(|task| task.max_active_tis_per_dag.is_some()) {
+        for task in dag
+            .tasks
+            .iter()
+            .filter(|task| task.max_active_tis_per_dag.is_some())
+        {
             let sql = "SELECT COUNT(*) FROM task_instance WHERE dag_id = ? AND task_id = ? \
                        AND state IN ('scheduled', 'queued', 'running', 'deferred', 'awaiting_input')";
             let row = self.query_one(sql, params![&dag.dag_id, &task.task_id]).await?;
@@ -130,12 +175,20 @@ impl Tx {
     /// As the database says.
     pub async fn held_by_past(&mut self, dag: &Dag, run: &RunRecord) -> Result<HashSet<TaskId>, StoreError> {
         let mut held = HashSet::new();
-        let (true, Some(logical_date)) = (dag.tasks.iter().any(|task| task.depends_on_past), run.logical_date) else {
+        let (true, Some(logical_date)) = (
+            dag.tasks.iter().any(|task| task.depends_on_past),
+            run.logical_date,
+        ) else {
             return Ok(held);
         };
-        let Some(previous) = self.previous_run(&dag.dag_id, logical_date, None).await? else { return Ok(held) };
+        let Some(previous) = self.previous_run(&dag.dag_id, logical_date, None).await? else {
+            return Ok(held);
+        };
         for task in dag.tasks.iter().filter(|task| task.depends_on_past) {
-            let before_its_start = task.start_date.zip(previous.logical_date).is_some_and(|(start, date)| date < start);
+            let before_its_start = task
+                .start_date
+                .zip(previous.logical_date)
+                .is_some_and(|(start, date)| date < start);
             let sql = "SELECT COUNT(*) FROM task_instance WHERE run_key = ? AND task_id = ? \
                        AND state NOT IN ('success', 'skipped')";
             let row = self.query_one(sql, params![previous.key, &task.task_id]).await?;
@@ -151,15 +204,26 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn mapped_lengths(&mut self, key: DagRunKey, tasks: &[TaskId]) -> Result<HashMap<TaskId, usize>, StoreError> {
+    pub async fn mapped_lengths(
+        &mut self,
+        key: DagRunKey,
+        tasks: &[TaskId],
+    ) -> Result<HashMap<TaskId, usize>, StoreError> {
         let mut lengths = HashMap::new();
         for task_id in tasks {
             let sql = "SELECT COUNT(*), MAX(mapped_length), MAX(map_index) FROM xcom \
                        WHERE run_key = ? AND task_id = ? AND xcom_key = 'return_value'";
-            let Some(mut row) = self.query_one(sql, params![key, task_id]).await? else { continue };
-            let (count, length, last_index): (i64, Option<i64>, Option<i64>) = (row.next()?, row.next()?, row.next()?);
+            let Some(mut row) = self.query_one(sql, params![key, task_id]).await? else {
+                continue;
+            };
+            let (count, length, last_index): (i64, Option<i64>, Option<i64>) =
+                (row.next()?, row.next()?, row.next()?);
             // What a mapped task returned is as long as it has instances.
-            let length = if last_index.is_some_and(|index| index >= 0) { Some(count) } else { length };
+            let length = if last_index.is_some_and(|index| index >= 0) {
+                Some(count)
+            } else {
+                length
+            };
             if let Some(length) = length {
                 lengths.insert(task_id.clone(), usize::try_from(length).unwrap_or(0));
             }
@@ -182,11 +246,19 @@ impl Tx {
         let mut groups: BTreeMap<(&'static str, StateName), Vec<TaskInstanceId>> = BTreeMap::new();
         for planned in moves {
             let change = match &planned.decision {
-                Decision::Schedule => "state = 'scheduled', scheduled_at = ?, not_before = NULL, \
-                    try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END",
-                Decision::Complete => "state = 'success', try_number = try_number + 1, end_date = ?, start_date = updated_at",
-                Decision::FailUpstream => "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, updated_at)",
-                Decision::Skip => "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, updated_at)",
+                Decision::Schedule => {
+                    "state = 'scheduled', scheduled_at = ?, not_before = NULL, \
+                    try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END"
+                }
+                Decision::Complete => {
+                    "state = 'success', try_number = try_number + 1, end_date = ?, start_date = updated_at"
+                }
+                Decision::FailUpstream => {
+                    "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, updated_at)"
+                }
+                Decision::Skip => {
+                    "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, updated_at)"
+                }
                 Decision::Remove => "state = 'removed', end_date = ?",
                 Decision::Expand(count) => {
                     self.expand(run, dag, planned.id, *count, ids, now).await?;
@@ -226,7 +298,10 @@ impl Tx {
             values.extend_from_slice(chunk);
             if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
                 let detail = "a task instance moved on meanwhile".to_owned();
-                return Err(StoreError::Contention { name: "plan run", detail });
+                return Err(StoreError::Contention {
+                    name: "plan run",
+                    detail,
+                });
             }
         }
         Ok(())
@@ -256,13 +331,22 @@ impl Tx {
         if self.execute(sql, params![now, id]).await?.rows != 1 {
             return Err(self.moved_meanwhile("plan run", id));
         }
-        let row = self.query_one("SELECT task_id FROM task_instance WHERE id = ?", params![id]).await?;
+        let row = self
+            .query_one("SELECT task_id FROM task_instance WHERE id = ?", params![id])
+            .await?;
         let task_id: TaskId = row.ok_or_else(|| self.moved_meanwhile("plan run", id))?.next()?;
-        let Some(task) = dag.task(&task_id) else { return Ok(()) };
+        let Some(task) = dag.task(&task_id) else {
+            return Ok(());
+        };
         let rows: Vec<NewTaskInstance<'_>> = (1..count)
-            .map(|index| NewTaskInstance { id: ids(), task, map_index: MapIndex(i32::try_from(index).unwrap_or(i32::MAX)) })
+            .map(|index| NewTaskInstance {
+                id: ids(),
+                task,
+                map_index: MapIndex(i32::try_from(index).unwrap_or(i32::MAX)),
+            })
             .collect();
-        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, run.version_id, &rows, now).await
+        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, run.version_id, &rows, now)
+            .await
     }
 
     /// Notes when a run was last decided upon.
@@ -270,7 +354,12 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn note_decision(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
-        self.execute("UPDATE dag_run SET last_decision_at = ? WHERE id = ?", params![now, key]).await.map(|_| ())
+        self.execute(
+            "UPDATE dag_run SET last_decision_at = ? WHERE id = ?",
+            params![now, key],
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Keys of running runs of a DAG.
@@ -279,6 +368,10 @@ impl Tx {
     /// As the database says.
     pub async fn running_runs_of(&mut self, dag_id: &DagId) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT id FROM dag_run WHERE state = 'running' AND dag_id = ?";
-        self.query(sql, params![dag_id]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![dag_id])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 }

@@ -15,7 +15,10 @@ const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, 
 
 /// A DagRun.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of its name; the names are those of Airflow's DagRun")]
+#[expect(
+    missing_docs,
+    reason = "each field is the column of its name; the names are those of Airflow's DagRun"
+)]
 pub struct RunRecord {
     pub key: DagRunKey,
     pub dag_id: DagId,
@@ -133,9 +136,14 @@ impl Tx {
             .tasks
             .iter()
             .filter(|task| Dag::takes_part(task, run.logical_date))
-            .map(|task| super::tasks::NewTaskInstance { id: ids(), task, map_index: model::MapIndex::UNMAPPED })
+            .map(|task| super::tasks::NewTaskInstance {
+                id: ids(),
+                task,
+                map_index: model::MapIndex::UNMAPPED,
+            })
             .collect();
-        self.insert_task_instances(key, &run.dag.dag_id, &run.run_id, run.version_id, &rows, now).await?;
+        self.insert_task_instances(key, &run.dag.dag_id, &run.run_id, run.version_id, &rows, now)
+            .await?;
         Ok(key)
     }
 
@@ -145,7 +153,10 @@ impl Tx {
     /// As the database says.
     pub async fn run(&mut self, dag_id: &DagId, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM dag_run WHERE dag_id = ? AND run_id = ?");
-        self.query_one(&sql, params![dag_id, run_id]).await?.map(RunRecord::read).transpose()
+        self.query_one(&sql, params![dag_id, run_id])
+            .await?
+            .map(RunRecord::read)
+            .transpose()
     }
 
     /// The run with that key.
@@ -154,7 +165,10 @@ impl Tx {
     /// As the database says.
     pub async fn run_by_key(&mut self, key: DagRunKey) -> Result<Option<RunRecord>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM dag_run WHERE id = ?");
-        self.query_one(&sql, params![key]).await?.map(RunRecord::read).transpose()
+        self.query_one(&sql, params![key])
+            .await?
+            .map(RunRecord::read)
+            .transpose()
     }
 
     /// Runs that fit, and how many there are.
@@ -163,16 +177,25 @@ impl Tx {
     /// As the database says.
     pub async fn runs(&mut self, listing: &Listing) -> Result<(Vec<RunRecord>, i64), StoreError> {
         let (rows, total) = self.list("dag_run", COLUMNS, listing).await?;
-        Ok((rows.into_iter().map(RunRecord::read).collect::<Result<_, _>>()?, total))
+        Ok((
+            rows.into_iter().map(RunRecord::read).collect::<Result<_, _>>()?,
+            total,
+        ))
     }
 
     /// Whether a DAG has a run with that logical date.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn run_with_date(&mut self, dag_id: &DagId, logical_date: Timestamp) -> Result<bool, StoreError> {
+    pub async fn run_with_date(
+        &mut self,
+        dag_id: &DagId,
+        logical_date: Timestamp,
+    ) -> Result<bool, StoreError> {
         let sql = "SELECT COUNT(*) FROM dag_run WHERE dag_id = ? AND logical_date = ?";
-        self.query_one(sql, params![dag_id, logical_date]).await?.map_or(Ok(false), |mut row| row.next())
+        self.query_one(sql, params![dag_id, logical_date])
+            .await?
+            .map_or(Ok(false), |mut row| row.next())
     }
 
     /// The scheduled run (or backfill) with the latest logical date, from which the timetable goes on.
@@ -184,7 +207,10 @@ impl Tx {
             "SELECT {COLUMNS} FROM dag_run WHERE dag_id = ? AND run_type IN ('scheduled', 'backfill') \
              AND logical_date IS NOT NULL ORDER BY logical_date DESC LIMIT 1"
         );
-        self.query_one(&sql, params![dag_id]).await?.map(RunRecord::read).transpose()
+        self.query_one(&sql, params![dag_id])
+            .await?
+            .map(RunRecord::read)
+            .transpose()
     }
 
     /// The latest run of the same DAG before `logical_date`, in `state` if given.
@@ -203,21 +229,30 @@ impl Tx {
         );
         let mut values = vec![Value::from(dag_id), Value::from(logical_date)];
         values.extend(state.map(|state| Value::from(state.as_str())));
-        self.query_one(&sql, &values).await?.map(RunRecord::read).transpose()
+        self.query_one(&sql, &values)
+            .await?
+            .map(RunRecord::read)
+            .transpose()
     }
 
     /// How many runs of a DAG are in one of these states, backfills left out.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn count_active_runs(&mut self, dag_id: &DagId, states: &[DagRunState]) -> Result<u32, StoreError> {
+    pub async fn count_active_runs(
+        &mut self,
+        dag_id: &DagId,
+        states: &[DagRunState],
+    ) -> Result<u32, StoreError> {
         let marks = crate::sql::placeholders(states.len());
         let sql = format!(
             "SELECT COUNT(*) FROM dag_run WHERE dag_id = ? AND state IN ({marks}) AND run_type <> 'backfill'"
         );
         let mut values = vec![Value::from(dag_id)];
         values.extend(states.iter().map(|state| Value::from(state.as_str())));
-        self.query_one(&sql, &values).await?.map_or(Ok(0), |mut row| row.next())
+        self.query_one(&sql, &values)
+            .await?
+            .map_or(Ok(0), |mut row| row.next())
     }
 
     /// DAGs that have queued runs whose time has come, paused ones left out.
@@ -227,24 +262,41 @@ impl Tx {
     pub async fn dags_with_queued_runs(&mut self, now: Timestamp) -> Result<Vec<DagId>, StoreError> {
         let sql = "SELECT DISTINCT r.dag_id FROM dag_run r JOIN dag d ON d.dag_id = r.dag_id \
                    WHERE r.state = 'queued' AND r.run_after <= ? AND d.is_paused = 0 AND d.is_stale = 0";
-        self.query(sql, params![now]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![now])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// Queued runs of a DAG in the order in which they start.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn queued_runs(&mut self, dag_id: &DagId, now: Timestamp, limit: u32) -> Result<Vec<DagRunKey>, StoreError> {
+    pub async fn queued_runs(
+        &mut self,
+        dag_id: &DagId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT id FROM dag_run WHERE state = 'queued' AND dag_id = ? AND run_after <= ? \
                    ORDER BY run_after, id LIMIT ?";
-        self.query(sql, params![dag_id, now, limit]).await?.into_iter().map(|mut row| row.next()).collect()
+        self.query(sql, params![dag_id, now, limit])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
     }
 
     /// Starts queued runs. Returns those that were still queued.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn start_runs(&mut self, keys: &[DagRunKey], now: Timestamp) -> Result<Vec<DagRunKey>, StoreError> {
+    pub async fn start_runs(
+        &mut self,
+        keys: &[DagRunKey],
+        now: Timestamp,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
         let mut started = Vec::new();
         for key in keys {
             let sql = "UPDATE dag_run SET state = 'running', start_date = ?, updated_at = ? WHERE id = ? AND state = 'queued'";
@@ -260,8 +312,14 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn finish_run(&mut self, key: DagRunKey, to: DagRunState, now: Timestamp) -> Result<bool, StoreError> {
-        let sql = "UPDATE dag_run SET state = ?, end_date = ?, updated_at = ? WHERE id = ? AND state = 'running'";
+    pub async fn finish_run(
+        &mut self,
+        key: DagRunKey,
+        to: DagRunState,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql =
+            "UPDATE dag_run SET state = ?, end_date = ?, updated_at = ? WHERE id = ? AND state = 'running'";
         Ok(self.execute(sql, params![to.as_str(), now, now, key]).await?.rows == 1)
     }
 
@@ -269,20 +327,32 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn mark_run(&mut self, key: DagRunKey, to: DagRunState, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn mark_run(
+        &mut self,
+        key: DagRunKey,
+        to: DagRunState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let sql = if to.is_finished() {
             "UPDATE dag_run SET state = ?, end_date = COALESCE(end_date, ?), updated_at = ? WHERE id = ?"
         } else {
             "UPDATE dag_run SET state = ?, queued_at = ?, updated_at = ?, start_date = NULL, end_date = NULL WHERE id = ?"
         };
-        self.execute(sql, params![to.as_str(), now, now, key]).await.map(|_| ())
+        self.execute(sql, params![to.as_str(), now, now, key])
+            .await
+            .map(|_| ())
     }
 
     /// Sets the note; `None` removes it.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_run_note(&mut self, key: DagRunKey, note: Option<&str>, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn set_run_note(
+        &mut self,
+        key: DagRunKey,
+        note: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let sql = "UPDATE dag_run SET note = ?, updated_at = ? WHERE id = ?";
         self.execute(sql, params![note, now, key]).await.map(|_| ())
     }
@@ -294,10 +364,21 @@ impl Tx {
     pub async fn delete_run(&mut self, key: DagRunKey) -> Result<bool, StoreError> {
         let sql = "DELETE FROM outbox WHERE ti_id IN (SELECT id FROM task_instance WHERE run_key = ?)";
         self.execute(sql, params![key]).await?;
-        for table in ["run_event", "xcom", "rendered_fields", "task_instance_history", "task_instance"] {
-            self.execute(&format!("DELETE FROM {table} WHERE run_key = ?"), params![key]).await?;
+        for table in [
+            "run_event",
+            "xcom",
+            "rendered_fields",
+            "task_instance_history",
+            "task_instance",
+        ] {
+            self.execute(&format!("DELETE FROM {table} WHERE run_key = ?"), params![key])
+                .await?;
         }
-        Ok(self.execute("DELETE FROM dag_run WHERE id = ?", params![key]).await?.rows == 1)
+        Ok(self
+            .execute("DELETE FROM dag_run WHERE id = ?", params![key])
+            .await?
+            .rows
+            == 1)
     }
 
     /// Runs of a DAG by state.
@@ -315,7 +396,12 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn count_runs(&mut self, listing: &Listing) -> Result<i64, StoreError> {
-        let counted = Listing { limit: 0, ..listing.clone() };
-        self.list("dag_run", COLUMNS, &counted).await.map(|(_, total)| total)
+        let counted = Listing {
+            limit: 0,
+            ..listing.clone()
+        };
+        self.list("dag_run", COLUMNS, &counted)
+            .await
+            .map(|(_, total)| total)
     }
 }

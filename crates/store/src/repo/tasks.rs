@@ -8,8 +8,8 @@ use crate::{StoreError, params};
 use model::dag::Task;
 use model::task_instance::{Claim, LastCounters, StateName, TaskInstanceState};
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp,
-    TryNumber, WorkerId,
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId,
+    Timestamp, TryNumber, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,10 @@ pub(super) const COLUMNS: &str = "id, run_key, dag_id, run_id, task_id, map_inde
 
 /// A task instance.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of its name; the names are those of Airflow's TaskInstance")]
+#[expect(
+    missing_docs,
+    reason = "each field is the column of its name; the names are those of Airflow's TaskInstance"
+)]
 pub struct TaskInstanceRecord {
     pub id: TaskInstanceId,
     pub run_key: DagRunKey,
@@ -112,21 +115,33 @@ impl TaskInstanceRecord {
     /// When the row lacks what its state needs.
     pub fn full_state(&self) -> Result<TaskInstanceState, StoreError> {
         let lacks = |what: &str| {
-            StoreError::Inconsistent(format!("task instance {} is {} but has no {what}", self.id, self.state))
+            StoreError::Inconsistent(format!(
+                "task instance {} is {} but has no {what}",
+                self.id, self.state
+            ))
         };
         let claim = || {
             let worker = self.worker_id.ok_or_else(|| lacks("worker"))?;
-            Ok::<_, StoreError>(Claim { worker, epoch: self.claim_epoch })
+            Ok::<_, StoreError>(Claim {
+                worker,
+                epoch: self.claim_epoch,
+            })
         };
         let not_before = || self.not_before.ok_or_else(|| lacks("time to wait for"));
         Ok(match self.state {
             StateName::NoStatus => TaskInstanceState::NoStatus,
             StateName::Scheduled => TaskInstanceState::Scheduled,
-            StateName::Queued => TaskInstanceState::Queued { sequence: self.dispatch_seq },
+            StateName::Queued => TaskInstanceState::Queued {
+                sequence: self.dispatch_seq,
+            },
             StateName::Running => TaskInstanceState::Running(claim()?),
             StateName::Restarting => TaskInstanceState::Restarting(claim()?),
-            StateName::UpForRetry => TaskInstanceState::UpForRetry { not_before: not_before()? },
-            StateName::UpForReschedule => TaskInstanceState::UpForReschedule { not_before: not_before()? },
+            StateName::UpForRetry => TaskInstanceState::UpForRetry {
+                not_before: not_before()?,
+            },
+            StateName::UpForReschedule => TaskInstanceState::UpForReschedule {
+                not_before: not_before()?,
+            },
             StateName::Deferred => TaskInstanceState::Deferred,
             StateName::AwaitingInput => TaskInstanceState::AwaitingInput,
             StateName::Success => TaskInstanceState::Success,
@@ -139,7 +154,10 @@ impl TaskInstanceRecord {
 
     /// The counters that outlive its states.
     pub const fn counters(&self) -> LastCounters {
-        LastCounters { sequence: self.dispatch_seq, epoch: self.claim_epoch }
+        LastCounters {
+            sequence: self.dispatch_seq,
+            epoch: self.claim_epoch,
+        }
     }
 
     /// Whether a failing try is followed by another one (`TIRunContext.should_retry`).
@@ -238,25 +256,42 @@ impl Tx {
             "SELECT {COLUMNS} FROM task_instance WHERE run_key = (SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?) \
              AND task_id = ? AND map_index = ?"
         );
-        self.query_one(&sql, params![dag_id, run_id, task_id, map_index]).await?.map(TaskInstanceRecord::read).transpose()
+        self.query_one(&sql, params![dag_id, run_id, task_id, map_index])
+            .await?
+            .map(TaskInstanceRecord::read)
+            .transpose()
     }
 
     /// The task instance with that id.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn task_instance_by_id(&mut self, id: TaskInstanceId) -> Result<Option<TaskInstanceRecord>, StoreError> {
+    pub async fn task_instance_by_id(
+        &mut self,
+        id: TaskInstanceId,
+    ) -> Result<Option<TaskInstanceRecord>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE id = ?");
-        self.query_one(&sql, params![id]).await?.map(TaskInstanceRecord::read).transpose()
+        self.query_one(&sql, params![id])
+            .await?
+            .map(TaskInstanceRecord::read)
+            .transpose()
     }
 
     /// Task instances that fit, and how many there are.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn task_instances(&mut self, listing: &Listing) -> Result<(Vec<TaskInstanceRecord>, i64), StoreError> {
+    pub async fn task_instances(
+        &mut self,
+        listing: &Listing,
+    ) -> Result<(Vec<TaskInstanceRecord>, i64), StoreError> {
         let (rows, total) = self.list("task_instance", COLUMNS, listing).await?;
-        Ok((rows.into_iter().map(TaskInstanceRecord::read).collect::<Result<_, _>>()?, total))
+        Ok((
+            rows.into_iter()
+                .map(TaskInstanceRecord::read)
+                .collect::<Result<_, _>>()?,
+            total,
+        ))
     }
 
     /// All task instances of a run.
@@ -264,8 +299,13 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn task_instances_of(&mut self, key: DagRunKey) -> Result<Vec<TaskInstanceRecord>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE run_key = ? ORDER BY task_id, map_index");
-        self.query(&sql, params![key]).await?.into_iter().map(TaskInstanceRecord::read).collect()
+        let sql =
+            format!("SELECT {COLUMNS} FROM task_instance WHERE run_key = ? ORDER BY task_id, map_index");
+        self.query(&sql, params![key])
+            .await?
+            .into_iter()
+            .map(TaskInstanceRecord::read)
+            .collect()
     }
 
     /// Earlier tries of a task instance, oldest first.
@@ -276,13 +316,23 @@ impl Tx {
         let sql = "SELECT record FROM task_instance_history WHERE ti_id = ? ORDER BY try_number";
         let read = |mut row: Row| {
             let text: String = row.next()?;
-            serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("history of {id}: {error}")))
+            serde_json::from_str(&text)
+                .map_err(|error| StoreError::Inconsistent(format!("history of {id}: {error}")))
         };
-        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+        self.query(sql, params![id])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// Keeps the present try in the history.
-    pub(super) async fn keep_try(&mut self, ti: &TaskInstanceRecord, state: StateName, end: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn keep_try(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        state: StateName,
+        end: Timestamp,
+    ) -> Result<(), StoreError> {
         if ti.try_number.0 == 0 {
             return Ok(());
         }
@@ -299,10 +349,14 @@ impl Tx {
             max_tries: ti.max_tries,
             exit_cause: ti.exit_cause.clone(),
         };
-        let text = serde_json::to_string(&record).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        let text =
+            serde_json::to_string(&record).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
         let head = self.dialect().insert_ignore();
-        let sql = format!("{head} task_instance_history (ti_id, try_number, run_key, record) VALUES (?, ?, ?, ?)");
-        self.execute(&sql, params![ti.id, ti.try_number, ti.run_key, text]).await.map(|_| ())
+        let sql =
+            format!("{head} task_instance_history (ti_id, try_number, run_key, record) VALUES (?, ?, ?, ?)");
+        self.execute(&sql, params![ti.id, ti.try_number, ti.run_key, text])
+            .await
+            .map(|_| ())
     }
 
     /// Sets the outcome as a person asks. A process that runs is stopped when its worker hears that it lost its claim.
@@ -339,10 +393,23 @@ impl Tx {
             .apply(model::task_instance::TaskEvent::Clear, ti.counters())
             .map_err(|error| StoreError::Inconsistent(error.to_string()))?
             .name();
-        self.keep_try(ti, if ti.state.is_finished() { ti.state } else { StateName::Failed }, now).await?;
+        self.keep_try(
+            ti,
+            if ti.state.is_finished() {
+                ti.state
+            } else {
+                StateName::Failed
+            },
+            now,
+        )
+        .await?;
         let sql = "UPDATE task_instance SET state = ?, max_tries = ?, not_before = NULL, next_method = NULL, \
                    next_kwargs = NULL, reschedules = 0, exit_cause = NULL, updated_at = ? WHERE id = ? AND state = ?";
-        let max_tries = if next == StateName::Restarting { ti.max_tries } else { ti.try_number.0 + retries };
+        let max_tries = if next == StateName::Restarting {
+            ti.max_tries
+        } else {
+            ti.try_number.0 + retries
+        };
         let values = params![next.as_str(), max_tries, now, ti.id, ti.state.as_str()];
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("clear", ti.id));
@@ -351,7 +418,10 @@ impl Tx {
     }
 
     pub(super) fn moved_meanwhile(&self, name: &'static str, id: TaskInstanceId) -> StoreError {
-        StoreError::Contention { name, detail: format!("task instance {id} moved on meanwhile") }
+        StoreError::Contention {
+            name,
+            detail: format!("task instance {id} moved on meanwhile"),
+        }
     }
 
     /// Skips task instances that are not running or finished (`skip-downstream`).
@@ -367,7 +437,8 @@ impl Tx {
         for (task_id, map_index) in tasks {
             let sql = "UPDATE task_instance SET state = 'skipped', start_date = ?, end_date = ?, updated_at = ? \
                        WHERE run_key = ? AND task_id = ? AND map_index = ? AND state NOT IN ('running', 'success', 'failed')";
-            self.execute(sql, params![now, now, now, key, task_id, *map_index]).await?;
+            self.execute(sql, params![now, now, now, key, task_id, *map_index])
+                .await?;
         }
         self.add_run_event(key, now).await
     }
@@ -391,13 +462,23 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn rendered_fields(&mut self, ids: &[TaskInstanceId]) -> Result<Vec<(TaskInstanceId, String)>, StoreError> {
+    pub async fn rendered_fields(
+        &mut self,
+        ids: &[TaskInstanceId],
+    ) -> Result<Vec<(TaskInstanceId, String)>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = format!("SELECT ti_id, fields FROM rendered_fields WHERE ti_id IN ({})", placeholders(ids.len()));
+        let sql = format!(
+            "SELECT ti_id, fields FROM rendered_fields WHERE ti_id IN ({})",
+            placeholders(ids.len())
+        );
         let read = |mut row: Row| Ok((row.next()?, row.next()?));
-        self.query(&sql, &id_values(ids)).await?.into_iter().map(read).collect()
+        self.query(&sql, &id_values(ids))
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// Stores the label of a mapped task instance.

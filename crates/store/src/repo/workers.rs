@@ -42,7 +42,11 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn register_worker(&mut self, worker: &WorkerRecord, lease: Duration) -> Result<Vec<WorkerId>, StoreError> {
+    pub async fn register_worker(
+        &mut self,
+        worker: &WorkerRecord,
+        lease: Duration,
+    ) -> Result<Vec<WorkerId>, StoreError> {
         let sql = "SELECT id FROM worker WHERE name = ? AND state IN ('active', 'draining') AND id <> ?";
         let earlier: Vec<WorkerId> = self
             .query(sql, params![&worker.name, worker.id])
@@ -51,17 +55,26 @@ impl Tx {
             .map(|mut row| row.next())
             .collect::<Result<_, _>>()?;
         for id in &earlier {
-            self.execute("UPDATE worker SET state = 'gone' WHERE id = ?", params![*id]).await?;
+            self.execute("UPDATE worker SET state = 'gone' WHERE id = ?", params![*id])
+                .await?;
         }
         let now = self.dialect().now();
-        let tail = self.dialect().on_duplicate("id", &["state", "seen_at", "lease_expires_at"]);
+        let tail = self
+            .dialect()
+            .on_duplicate("id", &["state", "seen_at", "lease_expires_at"]);
         let sql = format!(
             "INSERT INTO worker (id, name, hostname, queues, concurrency, state, registered_at, seen_at, lease_expires_at) \
              VALUES (?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
         );
         let queues = serde_json::to_string(&worker.queues).unwrap_or_else(|_| "[]".to_owned());
-        let values =
-            params![worker.id, &worker.name, &worker.hostname, queues, worker.concurrency, micros(lease)];
+        let values = params![
+            worker.id,
+            &worker.name,
+            &worker.hostname,
+            queues,
+            worker.concurrency,
+            micros(lease)
+        ];
         self.execute(&sql, values).await?;
         Ok(earlier)
     }
@@ -70,7 +83,12 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn renew_lease(&mut self, id: WorkerId, lease: Duration, draining: bool) -> Result<bool, StoreError> {
+    pub async fn renew_lease(
+        &mut self,
+        id: WorkerId,
+        lease: Duration,
+        draining: bool,
+    ) -> Result<bool, StoreError> {
         let now = self.dialect().now();
         let sql = format!(
             "UPDATE worker SET seen_at = {now}, lease_expires_at = {now} + ?, state = ? \
@@ -107,7 +125,8 @@ impl Tx {
     /// As the database says.
     pub async fn expired_workers(&mut self) -> Result<(Vec<WorkerId>, usize), StoreError> {
         let now = self.dialect().now();
-        let sql = format!("SELECT id, lease_expires_at < {now} FROM worker WHERE state IN ('active', 'draining')");
+        let sql =
+            format!("SELECT id, lease_expires_at < {now} FROM worker WHERE state IN ('active', 'draining')");
         let rows = self.query(&sql, &[]).await?;
         let alive = rows.len();
         let mut expired = Vec::new();
@@ -127,8 +146,18 @@ impl Tx {
     pub async fn tasks_of_worker(&mut self, id: WorkerId) -> Result<Vec<LostTask>, StoreError> {
         let sql = "SELECT id, claim_epoch, infra_losses FROM task_instance WHERE worker_id = ? \
                    AND state IN ('running', 'restarting')";
-        let read = |mut row: Row| Ok(LostTask { id: row.next()?, epoch: row.next()?, infra_losses: row.next()? });
-        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+        let read = |mut row: Row| {
+            Ok(LostTask {
+                id: row.next()?,
+                epoch: row.next()?,
+                infra_losses: row.next()?,
+            })
+        };
+        self.query(sql, params![id])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// Task instances still held by workers that are gone: what a crash between ending a worker's life and ending its
@@ -139,7 +168,13 @@ impl Tx {
     pub async fn tasks_of_gone_workers(&mut self) -> Result<Vec<LostTask>, StoreError> {
         let sql = "SELECT t.id, t.claim_epoch, t.infra_losses FROM worker w JOIN task_instance t ON t.worker_id = w.id \
                    WHERE w.state = 'gone' AND t.state IN ('running', 'restarting')";
-        let read = |mut row: Row| Ok(LostTask { id: row.next()?, epoch: row.next()?, infra_losses: row.next()? });
+        let read = |mut row: Row| {
+            Ok(LostTask {
+                id: row.next()?,
+                epoch: row.next()?,
+                infra_losses: row.next()?,
+            })
+        };
         self.query(sql, &[]).await?.into_iter().map(read).collect()
     }
 
@@ -147,9 +182,16 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn current_claims(&mut self, id: WorkerId) -> Result<Vec<(TaskInstanceId, ClaimEpoch)>, StoreError> {
+    pub async fn current_claims(
+        &mut self,
+        id: WorkerId,
+    ) -> Result<Vec<(TaskInstanceId, ClaimEpoch)>, StoreError> {
         let sql = "SELECT id, claim_epoch FROM task_instance WHERE worker_id = ? AND state = 'running'";
         let read = |mut row: Row| Ok((row.next()?, row.next()?));
-        self.query(sql, params![id]).await?.into_iter().map(read).collect()
+        self.query(sql, params![id])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 }

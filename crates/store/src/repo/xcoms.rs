@@ -59,9 +59,16 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_xcom(&mut self, ti: &TaskInstanceRecord, xcom: &NewXCom, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn set_xcom(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        xcom: &NewXCom,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let key = "run_key, task_id, map_index, xcom_key";
-        let tail = self.dialect().on_duplicate(key, &["value", "mapped_length", "created_at"]);
+        let tail = self
+            .dialect()
+            .on_duplicate(key, &["value", "mapped_length", "created_at"]);
         let sql = format!(
             "INSERT INTO xcom (run_key, task_id, map_index, xcom_key, dag_id, run_id, value, mapped_length, created_at) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?){tail}"
@@ -94,17 +101,30 @@ impl Tx {
         let sql = format!(
             "SELECT {COLUMNS} FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ? AND xcom_key = ?"
         );
-        self.query_one(&sql, params![key, task_id, map_index, name]).await?.map(read).transpose()
+        self.query_one(&sql, params![key, task_id, map_index, name])
+            .await?
+            .map(read)
+            .transpose()
     }
 
     /// The values of that name of all instances of a task, by map index.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn xcom_series(&mut self, key: DagRunKey, task_id: &TaskId, name: &str) -> Result<Vec<XComRecord>, StoreError> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM xcom WHERE run_key = ? AND task_id = ? AND xcom_key = ? ORDER BY map_index");
-        self.query(&sql, params![key, task_id, name]).await?.into_iter().map(read).collect()
+    pub async fn xcom_series(
+        &mut self,
+        key: DagRunKey,
+        task_id: &TaskId,
+        name: &str,
+    ) -> Result<Vec<XComRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM xcom WHERE run_key = ? AND task_id = ? AND xcom_key = ? ORDER BY map_index"
+        );
+        self.query(&sql, params![key, task_id, name])
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     /// The latest value of that name from this run or one before it.
@@ -138,7 +158,11 @@ impl Tx {
         name: &str,
     ) -> Result<bool, StoreError> {
         let sql = "DELETE FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ? AND xcom_key = ?";
-        Ok(self.execute(sql, params![key, task_id, map_index, name]).await?.rows == 1)
+        Ok(self
+            .execute(sql, params![key, task_id, map_index, name])
+            .await?
+            .rows
+            == 1)
     }
 
     /// Values that fit, and how many there are.
@@ -154,7 +178,10 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn run_dates(&mut self, keys: &[DagRunKey]) -> Result<Vec<(DagRunKey, Option<Timestamp>, Timestamp)>, StoreError> {
+    pub async fn run_dates(
+        &mut self,
+        keys: &[DagRunKey],
+    ) -> Result<Vec<(DagRunKey, Option<Timestamp>, Timestamp)>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }

@@ -45,8 +45,12 @@ impl Dialect {
     /// The tail of an INSERT that overwrites `columns` where a row with the same `key` exists.
     pub fn on_duplicate(self, key: &'static str, columns: &[&'static str]) -> String {
         let (head, form): (String, fn(&str) -> String) = match self {
-            Self::MariaDb => (" ON DUPLICATE KEY UPDATE ".to_owned(), |c| format!("{c} = VALUES({c})")),
-            Self::Sqlite => (format!(" ON CONFLICT ({key}) DO UPDATE SET "), |c| format!("{c} = excluded.{c}")),
+            Self::MariaDb => (" ON DUPLICATE KEY UPDATE ".to_owned(), |c| {
+                format!("{c} = VALUES({c})")
+            }),
+            Self::Sqlite => (format!(" ON CONFLICT ({key}) DO UPDATE SET "), |c| {
+                format!("{c} = excluded.{c}")
+            }),
         };
         let assignments: Vec<String> = columns.iter().map(|c| form(c)).collect();
         head + &assignments.join(", ")

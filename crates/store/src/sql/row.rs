@@ -17,7 +17,9 @@ pub struct Row {
 impl Row {
     /// A row of these values.
     pub fn new(values: Vec<Value>) -> Self {
-        Self { values: values.into_iter() }
+        Self {
+            values: values.into_iter(),
+        }
     }
 
     /// The next column.
@@ -41,7 +43,8 @@ impl Row {
         T::Err: std::fmt::Display,
     {
         let text: String = self.next()?;
-        text.parse().map_err(|error| StoreError::Inconsistent(format!("{text:?}: {error}")))
+        text.parse()
+            .map_err(|error| StoreError::Inconsistent(format!("{text:?}: {error}")))
     }
 }
 
@@ -55,7 +58,9 @@ pub trait FromValue: Sized {
 }
 
 fn unexpected<T>(wanted: &str, value: &Value) -> Result<T, StoreError> {
-    Err(StoreError::Inconsistent(format!("expected {wanted}, found {value:?}")))
+    Err(StoreError::Inconsistent(format!(
+        "expected {wanted}, found {value:?}"
+    )))
 }
 
 impl FromValue for i64 {
@@ -71,7 +76,10 @@ impl FromValue for f64 {
     fn from_value(value: Value) -> Result<Self, StoreError> {
         match value {
             Value::Real(n) => Ok(n),
-            #[expect(clippy::cast_precision_loss, reason = "durations and counts are far below 2^52")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "durations and counts are far below 2^52"
+            )]
             Value::Integer(n) => Ok(n as Self),
             other => unexpected("a number", &other),
         }
@@ -82,9 +90,8 @@ impl FromValue for String {
     fn from_value(value: Value) -> Result<Self, StoreError> {
         match value {
             Value::Text(text) => Ok(text),
-            Value::Bytes(bytes) => {
-                Self::from_utf8(bytes).map_err(|e| StoreError::Inconsistent(format!("text is not UTF-8: {e}")))
-            }
+            Value::Bytes(bytes) => Self::from_utf8(bytes)
+                .map_err(|e| StoreError::Inconsistent(format!("text is not UTF-8: {e}"))),
             other => unexpected("text", &other),
         }
     }
