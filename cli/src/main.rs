@@ -66,7 +66,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
             set(&mut raw, "updraft", "worker_name", options.hostname.clone());
         }
         Command::Standalone(options) => {
-            set(&mut raw, "api", "port", options.port.map(|port| port.to_string()))
+            set(&mut raw, "api", "port", options.port.map(|port| port.to_string()));
         }
         _ => {}
     }

@@ -1,5 +1,10 @@
 //! What every broker must do, run on the in-process one and on RabbitMQ.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a contract that cannot be set up is a failed contract"
+)]
+
 use broker::{Broker, Hint, LocalBroker, RabbitBroker, TaskMessage};
 use model::{DagRunKey, QueueName, TaskInstanceId, TryNumber};
 use std::time::Duration;

@@ -1,5 +1,10 @@
 //! What every store must do, run on SQLite and on MariaDB.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a contract that cannot be set up is a failed contract"
+)]
+
 use chrono::{Duration, Utc};
 use model::dag::Dag;
 use model::dag_run::DagRunType;

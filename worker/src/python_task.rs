@@ -157,7 +157,7 @@ impl Supervision<'_> {
                     }
                     Ok(None) => open = false,
                     Err(error) => {
-                        cause.get_or_insert(format!("the task sent something that is no request: {error}"));
+                        cause.get_or_insert_with(|| format!("the task sent something that is no request: {error}"));
                         open = false;
                         child.signal(Signal::SIGKILL);
                     }
@@ -189,7 +189,7 @@ impl Supervision<'_> {
                 end_date,
                 rendered_map_index,
             } => {
-                self.label = rendered_map_index.or(self.label.take());
+                self.label = rendered_map_index.or_else(|| self.label.take());
                 End {
                     end_date: instant(&end_date),
                     ..End::of(Ending::Success)
@@ -200,7 +200,7 @@ impl Supervision<'_> {
                 end_date,
                 rendered_map_index,
             } => {
-                self.label = rendered_map_index.or(self.label.take());
+                self.label = rendered_map_index.or_else(|| self.label.take());
                 let ending = match state.as_str() {
                     "skipped" => Ending::Skipped,
                     "removed" => Ending::Removed,
@@ -217,7 +217,7 @@ impl Supervision<'_> {
                 rendered_map_index,
                 ..
             } => {
-                self.label = rendered_map_index.or(self.label.take());
+                self.label = rendered_map_index.or_else(|| self.label.take());
                 End {
                     end_date: instant(&end_date),
                     retry_delay: retry_delay_seconds,

@@ -102,9 +102,9 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
             && broken.is_none_or(|broken| dag.has_import_errors == broken)
             && (tags.is_empty()
                 || if all_tags {
-                    tags.iter().all(|t| has(t))
+                    tags.iter().all(&has)
                 } else {
-                    tags.iter().any(|t| has(t))
+                    tags.iter().any(has)
                 })
             && (owners.is_empty()
                 || owners

@@ -113,7 +113,7 @@ pub(crate) async fn patch(
     let mut body = Body::read(&headers, &bytes)?;
     let present = ["pool", "slots", "include_deferred"]
         .map(|key| (key, body.has(key) || (key == "pool" && body.has("name"))));
-    let named = body.text("pool", 256).or(body.text("name", 256));
+    let named = body.text("pool", 256).or_else(|| body.text("name", 256));
     let slots = body.integer("slots", Some(-1), false);
     let (has_description, description) = (body.has("description"), body.text("description", 5000));
     let has_deferred = body.has("include_deferred");

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair,
     sockopt,
 };
 use nix::sys::time::TimeVal;
@@ -22,6 +22,8 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 const PROGRAM: &str = include_str!("shim/fork_server.py");
+/// What stands on the command line: it runs the first packet it is sent, so that a list of processes stays readable.
+const LOADER: &str = "import os; exec(compile(os.read(0, 1 << 20), 'updraft-fork-server', 'exec'))";
 /// How long the fork server may take to import the SDK.
 const WARM_UP: Duration = Duration::from_secs(120);
 /// How long forking a child may take.
@@ -342,6 +344,7 @@ impl ForkServer {
         )
         .map_err(|error| system(&error))?;
         setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
+        send(control.as_raw_fd(), PROGRAM.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
         let mut command = self.command();
         command
             .stdin(Stdio::from(its))
@@ -400,7 +403,7 @@ impl ForkServer {
             })
             .collect();
         let mut command = std::process::Command::new(&config.python);
-        command.args(["-u", "-c", PROGRAM]);
+        command.args(["-u", "-c", LOADER]);
         for name in &config.hidden_env {
             command.env_remove(name);
         }
@@ -438,8 +441,12 @@ fn forward_output(stdout: Option<std::process::ChildStdout>, stderr: Option<std:
             .spawn(work)
             .ok();
     }
-    stdout.map(forward);
-    stderr.map(forward);
+    if let Some(stream) = stdout {
+        forward(stream);
+    }
+    if let Some(stream) = stderr {
+        forward(stream);
+    }
 }
 
 /// Reads what the fork server tells, until it ends.

@@ -64,7 +64,7 @@ pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {
         ],
     };
     let mut out = String::new();
-    for token in neutral.split_inclusive(|c: char| c == ' ' || c == ',' || c == '\n') {
+    for token in neutral.split_inclusive([' ', ',', '\n']) {
         let word = token.trim_end_matches([' ', ',', '\n']);
         let tail = &token[word.len()..];
         out.push_str(

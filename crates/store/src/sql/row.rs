@@ -26,6 +26,10 @@ impl Row {
     ///
     /// # Errors
     /// When there is none, or its value is not of that type.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "each column has its own type, which an iterator cannot have"
+    )]
     pub fn next<T: FromValue>(&mut self) -> Result<T, StoreError> {
         let value = self
             .values
