@@ -115,6 +115,16 @@ pub(crate) struct OutputOptions {
 pub(crate) enum DagsCommand {
     /// Lists all DAGs
     List(OutputOptions),
+    /// Lists the runs of a DAG, the newest first
+    ListRuns {
+        /// The DAG
+        dag_id: String,
+        /// Only runs in that state
+        #[arg(long)]
+        state: Option<String>,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
     /// Triggers a run
     Trigger {
         /// The DAG

@@ -8,17 +8,23 @@ use api_server::{TriggerRequest, trigger_run};
 use broker::{Broker, Hint, LocalBroker};
 use chrono::{NaiveDate, Utc};
 use config::{Config, DatabaseUrl};
-use model::dag_run::DagRunType;
+use model::dag_run::{DagRunState, DagRunType};
 use model::time::rest_format;
 use model::{DagId, Timestamp};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use store::repo::{Condition, Listing, Order};
 use store::{Graphs, Store};
 
 pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<()> {
     let store = open(&config).await?;
     let outcome = match command {
         DagsCommand::List(options) => list(&store, options.output).await,
+        DagsCommand::ListRuns {
+            dag_id,
+            state,
+            output,
+        } => list_runs(&store, &DagId::new(dag_id), state.as_deref(), output.output).await,
         DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
         DagsCommand::Pause { dag_id, output } => pause(&store, &config, &dag_id, true, output.output).await,
         DagsCommand::Unpause { dag_id, output } => {
@@ -73,6 +79,57 @@ async fn list(store: &Store, format: Format) -> anyhow::Result<()> {
             "is_paused",
             "bundle_name",
             "bundle_version",
+        ],
+        &shown,
+    );
+    Ok(())
+}
+
+/// How many runs `list-runs` shows.
+const RUNS_SHOWN: u64 = 1000;
+
+async fn list_runs(store: &Store, dag_id: &DagId, state: Option<&str>, format: Format) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    anyhow::ensure!(
+        db.dag(dag_id).await?.is_some(),
+        "Dag with dag_id: '{dag_id}' not found"
+    );
+    let mut conditions = vec![Condition::Is("dag_id", dag_id.into())];
+    if let Some(name) = state {
+        let state: DagRunState = name.parse().map_err(|_| {
+            anyhow::anyhow!("--state is {name:?}; it can be queued, running, success or failed")
+        })?;
+        conditions.push(Condition::Is("state", state.as_str().into()));
+    }
+    let newest_first = |column| Order {
+        column,
+        descending: true,
+    };
+    let listing = Listing {
+        conditions,
+        order: vec![newest_first("run_after"), newest_first("id")],
+        limit: RUNS_SHOWN,
+        offset: 0,
+    };
+    let when = |at: Option<Timestamp>| at.map(rest_format);
+    let (runs, _) = db.runs(&listing).await?;
+    let shown: Vec<Value> = runs
+        .iter()
+        .map(|run| {
+            json!({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state.as_str(), "run_after": rest_format(run.run_after),
+                   "logical_date": when(run.logical_date), "start_date": when(run.start_date), "end_date": when(run.end_date)})
+        })
+        .collect();
+    rows(
+        format,
+        &[
+            "dag_id",
+            "run_id",
+            "state",
+            "run_after",
+            "logical_date",
+            "start_date",
+            "end_date",
         ],
         &shown,
     );

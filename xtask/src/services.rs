@@ -110,7 +110,11 @@ fn wait_for(name: &str, port: u16, log: &Path) -> anyhow::Result<()> {
 
 fn log_file(path: &Path) -> anyhow::Result<Stdio> {
     Ok(Stdio::from(
-        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("cannot write {}", path.display()))?,
     ))
 }
 
@@ -150,7 +154,8 @@ fn start_mariadb(folder: &Path) -> anyhow::Result<()> {
     let init = folder.join("mariadb-init.sql");
     std::fs::write(
         &init,
-        "CREATE USER IF NOT EXISTS 'updraft'@'%' IDENTIFIED BY 'updraft'; GRANT ALL ON *.* TO 'updraft'@'%';",
+        // The server reads one statement per line.
+        "CREATE USER IF NOT EXISTS 'updraft'@'%' IDENTIFIED BY 'updraft';\nGRANT ALL ON *.* TO 'updraft'@'%';\n",
     )?;
     // Tests kill the server and start it again with this.
     let command = format!(
@@ -200,7 +205,7 @@ fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
     command
         .stdin(Stdio::null())
         .stdout(log_file(log)?)
-        .stderr(Stdio::null())
+        .stderr(log_file(log)?)
         .process_group(0)
         .spawn()?;
     Ok(())
