@@ -8,7 +8,7 @@ use api_server::ApiServer;
 use bootstrap::{Health, Lifecycle, fork_server, open_cipher, shared_secret};
 use broker::{Broker, LocalBroker};
 use config::{Config, Secret};
-use dag_processor::{DagProcessor, write_examples};
+use dag_processor::DagProcessor;
 use identity::{Passwords, Tokens};
 use python::{ForkServer, environment};
 use scheduler::Scheduler;
@@ -127,14 +127,8 @@ impl Parts {
     /// Starts the worker at once, and the DAG processor as soon as there is a Python.
     async fn start_python(&self) -> anyhow::Result<()> {
         let interpreter = self.interpreter().await?;
-        let examples = self
-            .config
-            .core
-            .load_examples
-            .then(|| write_examples(&self.config.home))
-            .transpose()?;
         let env = self.watchdog.environment(&self.name);
-        let python = fork_server(&self.config, interpreter, examples, &env);
+        let python = fork_server(&self.config, interpreter, &env)?;
         let stop = self.lifecycle.stop().clone();
         let channel = self.channel()?;
         let (tokens, broker) = (self.tokens.clone(), self.broker.clone());

@@ -18,7 +18,6 @@ use model::WorkerId;
 use outcome::FileOutcome;
 use python::{Bundle, ForkServer, ParseFailure, ParseLimits, ParseRequest, parse_file};
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::repo::FileRecord;
@@ -250,35 +249,3 @@ impl Shared {
         Ok(())
     }
 }
-
-/// The examples that come with the program, written where Python can read them. Returns their folder.
-///
-/// # Errors
-/// When they cannot be written.
-pub fn write_examples(home: &Path) -> anyhow::Result<std::path::PathBuf> {
-    let folder = home.join(".updraft/examples");
-    let inner = folder.join("updraft_examples");
-    std::fs::create_dir_all(&inner).with_context(|| format!("cannot make {}", inner.display()))?;
-    for (name, text) in EXAMPLES {
-        let path = inner.join(name);
-        if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-    }
-    Ok(folder)
-}
-
-const EXAMPLES: [(&str, &str); 3] = [
-    (
-        "example_bash.py",
-        include_str!("../../examples/dags/example_bash.py"),
-    ),
-    (
-        "example_taskflow.py",
-        include_str!("../../examples/dags/example_taskflow.py"),
-    ),
-    (
-        "example_branches_and_retries.py",
-        include_str!("../../examples/dags/example_branches_and_retries.py"),
-    ),
-];

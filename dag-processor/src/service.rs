@@ -1,6 +1,6 @@
 //! A DAG processor as a process of its own.
 
-use crate::{DagProcessor, write_examples};
+use crate::DagProcessor;
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, fork_server, open_broker, open_cipher, open_store, serve_health};
 use config::Config;
@@ -19,12 +19,7 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         .await
         .context("the metadata store cannot be used")?;
     let broker = open_broker(&config, "dag-processor")?;
-    let examples = config
-        .core
-        .load_examples
-        .then(|| write_examples(&config.home))
-        .transpose()?;
-    let python = fork_server(&config, interpreter, examples, &[]);
+    let python = fork_server(&config, interpreter, &[])?;
     let lifecycle = Lifecycle::default();
     let health = Health::default();
     health.completed();

@@ -64,6 +64,7 @@ fn cluster() -> Option<Cluster> {
     installation.set("AIRFLOW__UPDRAFT__QUEUES", &format!("default,{queue}"));
     installation.set("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "6");
     installation.set("AIRFLOW__CELERY__WORKER_CONCURRENCY", "8");
+    installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "True");
     let (ok, text) = installation.run("updraft", &["db", "migrate"]);
     assert!(ok, "{text}");
     let witness = installation.path().join("witness");
@@ -183,6 +184,17 @@ fn any_process_may_be_killed_while_runs_are_in_flight() {
     let runs = cluster.trigger_runs("calm");
     cluster.all_end_well(&runs);
     cluster.check_witness("calm");
+    // Python tasks, mapped ones and retries among them.
+    for dag_id in ["example_bash", "example_taskflow", "example_branches_and_retries"] {
+        eventually(&format!("{dag_id} has run"), PATIENCE, || {
+            let runs = cluster.api.get(&format!("/api/v2/dags/{dag_id}/dagRuns"));
+            if runs["dag_runs"][0]["state"] == json!("success") {
+                Ok(())
+            } else {
+                Err(runs.to_string())
+            }
+        });
+    }
     for role in ROLES {
         cluster.kill_and_restart(role);
     }

@@ -5,7 +5,6 @@ use crate::{Worker, WorkerName};
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
 use config::Config;
-use std::path::Path;
 use std::time::Duration;
 use telemetry::Telemetry;
 use tonic::transport::Endpoint;
@@ -38,7 +37,7 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         lifecycle.stop().draining().clone(),
     );
     lifecycle.spawn("health", page);
-    let python = python_of(&config, &watchdog, &name);
+    let python = python_of(&config, &watchdog, &name)?;
     if python.is_none() {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
@@ -50,14 +49,13 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn python_of(config: &Config, watchdog: &Watchdog, name: &WorkerName) -> Option<python::ForkServer> {
-    let interpreter = config.updraft.python.clone()?;
-    let examples = Some(config.home.join(".updraft/examples"))
-        .filter(|path| config.core.load_examples && Path::exists(path));
-    Some(bootstrap::fork_server(
-        config,
-        interpreter,
-        examples,
-        &watchdog.environment(name),
-    ))
+fn python_of(
+    config: &Config,
+    watchdog: &Watchdog,
+    name: &WorkerName,
+) -> anyhow::Result<Option<python::ForkServer>> {
+    let interpreter = config.updraft.python.clone();
+    interpreter
+        .map(|interpreter| bootstrap::fork_server(config, interpreter, &watchdog.environment(name)))
+        .transpose()
 }

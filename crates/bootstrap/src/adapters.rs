@@ -1,5 +1,6 @@
 //! From configuration to adapters.
 
+use crate::examples;
 use anyhow::Context;
 use broker::{Broker, RabbitBroker};
 use config::{Config, DatabaseUrl, Secret};
@@ -112,22 +113,22 @@ pub fn shared_secret(home: &Path) -> anyhow::Result<Secret> {
     Ok(Secret::new(text))
 }
 
-/// The fork server for that interpreter, with the configured DAG folder and, if given, the folder of examples. `env` goes
-/// to it and all its children.
-pub fn fork_server(
-    config: &Config,
-    python: PathBuf,
-    examples: Option<PathBuf>,
-    env: &[(String, String)],
-) -> ForkServer {
+/// The fork server for that interpreter, with the configured DAG folder and, if wanted, the examples. `env` goes to it and
+/// all its children.
+///
+/// # Errors
+/// When the examples cannot be written.
+pub fn fork_server(config: &Config, python: PathBuf, env: &[(String, String)]) -> anyhow::Result<ForkServer> {
     let mut bundles = vec![Bundle {
         name: "dags-folder".to_owned(),
         path: config.core.dags_folder.clone(),
     }];
-    bundles.extend(examples.map(|path| Bundle {
-        name: EXAMPLES_BUNDLE.to_owned(),
-        path,
-    }));
+    if config.core.load_examples {
+        bundles.push(Bundle {
+            name: EXAMPLES_BUNDLE.to_owned(),
+            path: examples::write(&config.home)?,
+        });
+    }
     let hidden = std::env::vars()
         .map(|(name, _)| name)
         .filter(|name| is_secret_variable(name))
@@ -144,13 +145,13 @@ pub fn fork_server(
             config.logging.level.clone(),
         ),
     ];
-    ForkServer::new(ForkServerConfig {
+    Ok(ForkServer::new(ForkServerConfig {
         python,
         home: config.home.clone(),
         bundles,
         env: own.into_iter().chain(env.iter().cloned()).collect(),
         hidden_env: hidden,
-    })
+    }))
 }
 
 /// Environment variables that tasks and parsers must not see.

@@ -1,6 +1,7 @@
 //! What every component does at its start and at its end: adapters from configuration, signals, health.
 
 mod adapters;
+mod examples;
 mod health;
 mod lifecycle;
 

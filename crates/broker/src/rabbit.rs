@@ -160,6 +160,7 @@ impl Broker for RabbitBroker {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", PUBLISH.as_secs()),
         };
+        let problem = format!("{}: {problem}", self.link.place());
         self.healthy.store(false, Ordering::Relaxed);
         self.link.reset().await;
         messages
@@ -177,7 +178,8 @@ impl Broker for RabbitBroker {
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
-        let unavailable = |error: lapin::Error| BrokerError::Unavailable(error.to_string());
+        let unavailable =
+            |error: lapin::Error| BrokerError::Unavailable(format!("{}: {error}", self.link.place()));
         let work = async {
             let connection = self.link.connection().await?;
             // A channel of its own: asking for a queue that is not there closes the channel.
@@ -199,7 +201,10 @@ impl Broker for RabbitBroker {
         };
         match tokio::time::timeout(PUBLISH, work).await {
             Ok(outcome) => outcome.map_err(unavailable),
-            Err(_) => Err(BrokerError::Unavailable("no answer".to_owned())),
+            Err(_) => Err(BrokerError::Unavailable(format!(
+                "{}: no answer",
+                self.link.place()
+            ))),
         }
     }
 

@@ -52,6 +52,13 @@ impl Link {
         })
     }
 
+    /// Host, port and virtual host, for messages to people: the URL also has the password.
+    pub(super) fn place(&self) -> &str {
+        let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        rest.split_once('?').map_or(rest, |(place, _)| place)
+    }
+
     /// A way to the same server with a connection of its own.
     pub(super) fn another(&self) -> Self {
         Self {

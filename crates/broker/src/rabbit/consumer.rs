@@ -22,9 +22,13 @@ struct Patience {
 }
 
 impl Patience {
-    async fn wait(&mut self, what: &str, problem: &str) {
+    async fn wait(&mut self, what: &str, broker: &str, problem: &str) {
         if self.failures == 0 {
-            tracing::warn!(problem, "{what}: the broker is not available, trying again");
+            tracing::warn!(
+                broker,
+                problem,
+                "{what}: the broker is not available, trying again"
+            );
         }
         self.failures += 1;
         let ceiling = (200u64 << self.failures.min(5)).min(5000);
@@ -107,7 +111,7 @@ impl Deliveries for RabbitDeliveries {
             };
             self.open = None;
             self.link.reset().await;
-            self.patience.wait("consumer", &problem).await;
+            self.patience.wait("consumer", self.link.place(), &problem).await;
         }
     }
 
@@ -255,7 +259,7 @@ impl Hints for RabbitHints {
             };
             self.open = None;
             self.link.reset().await;
-            self.patience.wait("hints", &problem).await;
+            self.patience.wait("hints", self.link.place(), &problem).await;
         }
     }
 }
