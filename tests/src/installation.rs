@@ -107,7 +107,8 @@ impl Installation {
     /// Starts a program; its output goes to a file beside the home's logs.
     pub fn start(&self, program: &str, arguments: &[&str], more: &[(&str, &str)]) -> Process {
         let number = std::fs::read_dir(self.path()).map_or(0, |entries| entries.count());
-        let log = self.path().join(format!("{program}-{number}.out"));
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let log = self.path().join(format!("{name}-{number}.out"));
         let output = std::fs::File::create(&log).expect("a log file");
         let errors = output.try_clone().expect("a log file");
         let mut command = self.command(program, arguments);
