@@ -192,6 +192,23 @@ impl Process {
         })
     }
 
+    /// The processes that it started, those whose command line contains `what`.
+    pub fn children(&self, what: &str) -> Vec<i32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let lists = threads
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let text = lists.collect::<Vec<_>>().join(" ");
+        text.split_whitespace()
+            .filter(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(what))
+            })
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -240,3 +240,58 @@ fn a_worker_drains_before_it_leaves() {
         .count();
     assert_eq!(lost, 0, "a drained worker loses no try");
 }
+
+#[test]
+fn a_killed_watchdog_gets_a_successor() {
+    let Some(cluster) = cluster() else { return };
+    let watchdog = |cluster: &Cluster| cluster.processes["worker-1"].children("--watchdog");
+    let first = eventually("the worker has a watchdog", PATIENCE, || {
+        watchdog(&cluster).first().copied().ok_or_else(String::new)
+    });
+    let first = nix::unistd::Pid::from_raw(first);
+    nix::sys::signal::kill(first, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    eventually("there is another watchdog", PATIENCE, || {
+        match watchdog(&cluster).as_slice() {
+            [pid] if *pid != first.as_raw() => Ok(()),
+            others => Err(format!("{others:?}")),
+        }
+    });
+    let runs = cluster.trigger_runs("watched");
+    cluster.all_end_well(&runs);
+    cluster.check_witness("watched");
+}
+
+#[test]
+fn no_python_task_fails_because_the_api_server_was_restarted() {
+    let Some(mut cluster) = cluster() else { return };
+    let witness = cluster.installation.path().join("asking");
+    cluster.installation.dag(
+        "asking.py",
+        &format!(
+            "import time\nfrom airflow.sdk import Variable, dag, task\n@dag(schedule=None)\ndef asking():\n\
+             \x20   @task\n    def ask():\n        until = time.time() + 3\n        while time.time() < until:\n\
+             \x20           Variable.set('asked', 'yes')\n            open('{}', 'a').close()\n    ask()\nasking()\n",
+            witness.display()
+        ),
+    );
+    eventually("the DAG is there", PATIENCE, || {
+        match cluster.api.call("GET", "/api/v2/dags/asking", None) {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let run_id = cluster.api.trigger("asking", &json!({"logical_date": null}));
+    harness::wait_until("the task asks", PATIENCE, || witness.exists());
+    cluster.processes.get_mut("api-server").expect("the role").kill();
+    let process = start(&cluster.installation, "api-server");
+    cluster.processes.insert("api-server", process);
+    cluster.api = cluster.installation.api();
+    let state = eventually("the run ends", PATIENCE, || {
+        match cluster.api.run_state("asking", &run_id) {
+            Some(state) if state == "success" || state == "failed" => Ok(state),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let tasks = cluster.api.tasks("asking", &run_id);
+    assert_eq!((state.as_str(), &tasks[0]["try_number"]), ("success", &json!(1)));
+}

@@ -38,6 +38,11 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     )
 }
 
+/// Whether no server took the call, or one vanished during it: what a restart looks like from here.
+pub(crate) fn is_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
+}
+
 impl ControlPlane {
     pub(crate) fn new(channel: Channel, tokens: Tokens) -> Self {
         let client = WorkerServiceClient::new(channel)

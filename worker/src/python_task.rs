@@ -1,6 +1,7 @@
 //! A try in a child of the fork server: answers its requests, keeps its output, decides how it ended.
 
 use crate::Shared;
+use crate::control::is_away;
 use crate::log::{Lines, TryLog};
 use crate::run::{End, Facts};
 use chrono::{DateTime, Utc};
@@ -17,6 +18,10 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How long a question waits for an API server that is away, and its pauses in between.
+const AWAY: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Bytes of a request that a task may send; XComs go through here.
 const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
 /// How long a child may go on after it said how it ended (`[core] task_success_overtime`), callbacks included.
@@ -268,14 +273,22 @@ impl Supervision<'_> {
         Answer::done()
     }
 
-    /// What the control plane answers.
+    /// What the control plane answers. A server that is away for a moment is waited for: no task fails because an API
+    /// server was restarted.
     async fn ask(&self, body: &Value) -> Answer {
-        match self
-            .shared
-            .control
-            .ask(&self.facts.start.token, body.to_string().into_bytes())
-            .await
-        {
+        let (begin, request) = (Instant::now(), body.to_string().into_bytes());
+        let mut pause = FIRST_PAUSE;
+        let outcome = loop {
+            let control = &self.shared.control;
+            match control.ask(&self.facts.start.token, request.clone()).await {
+                Err(status) if is_away(&status) && begin.elapsed() < AWAY => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                other => break other,
+            }
+        };
+        match outcome {
             Ok(reply) => {
                 let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
                 let answer = Answer {

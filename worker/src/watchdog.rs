@@ -7,7 +7,7 @@
 
 use crate::WorkerName;
 use std::io::{BufRead, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,7 +23,8 @@ pub const ARGUMENT: &str = "--watchdog";
 #[derive(Clone)]
 pub struct Watchdog {
     life: String,
-    pipe: Arc<Mutex<std::process::Child>>,
+    arguments: Vec<String>,
+    process: Arc<Mutex<Child>>,
 }
 
 impl Watchdog {
@@ -33,17 +34,12 @@ impl Watchdog {
     /// When the process cannot be started.
     pub fn start(arguments: &[&str]) -> std::io::Result<Self> {
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let child = Command::new(std::env::current_exe()?)
-            .args(arguments)
-            .arg(&life)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            // Signals meant for the worker's process group must not reach it.
-            .process_group_zero()
-            .spawn()?;
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let process = Arc::new(Mutex::new(spawn(&arguments, &life)?));
         Ok(Self {
             life,
-            pipe: Arc::new(Mutex::new(child)),
+            arguments,
+            process,
         })
     }
 
@@ -55,13 +51,25 @@ impl Watchdog {
         ]
     }
 
-    /// Tells that the lease is good until `deadline`.
+    /// Tells that the lease is good until `deadline`. A watchdog that was killed gets a successor.
     pub(crate) fn renew(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        let mut child = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = child.stdin.as_mut().map(|pipe| writeln!(pipe, "{left}"));
-        if !matches!(written, Some(Ok(()))) {
-            tracing::error!("the watchdog is gone; tasks could outlive this worker");
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        if tell(&mut process, left) {
+            return;
+        }
+        // It is dead or deaf; one that still lived would kill at the end of the lease it knows.
+        process.kill().ok();
+        process.wait().ok();
+        match spawn(&self.arguments, &self.life) {
+            Ok(successor) => {
+                *process = successor;
+                tell(&mut process, left);
+                tracing::warn!("the watchdog was gone; there is another one");
+            }
+            Err(error) => tracing::error!(
+                "the watchdog is gone and there is no other ({error}); tasks could outlive this worker"
+            ),
         }
     }
 
@@ -78,6 +86,22 @@ impl Watchdog {
             );
         }
     }
+}
+
+fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .arg(life)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        // Signals meant for the worker's process group must not reach it.
+        .process_group_zero()
+        .spawn()
+}
+
+fn tell(process: &mut Child, millis: u128) -> bool {
+    let pipe = process.stdin.as_mut();
+    pipe.is_some_and(|pipe| writeln!(pipe, "{millis}").is_ok())
 }
 
 trait OwnGroup {
