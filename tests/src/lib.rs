@@ -1,11 +1,15 @@
 //! The harness of the end-to-end tests: real processes, real services, and waits that say what they waited for.
 
 mod api;
+mod cluster;
 mod installation;
 mod parts;
+mod services;
 mod wait;
 
 pub use api::Api;
+pub use cluster::{Cluster, ROLES};
 pub use installation::{Installation, Process};
 pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, required, seeds};
+pub use services::{KilledService, Service};
 pub use wait::{eventually, wait_until};

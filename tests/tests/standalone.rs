@@ -236,8 +236,8 @@ fn bad_files_harm_only_themselves() {
         ),
         (
             "greedy.py",
-            format!("{head}x = bytearray(1 << 30)\n"),
-            "max_dag_file_memory_mb",
+            format!("{head}x = bytearray(1_000_000_000)\n"),
+            "dag_file_memory_mb",
         ),
         (
             "circle.py",

@@ -35,6 +35,27 @@ fn python() -> anyhow::Result<PathBuf> {
     Ok(runtime.block_on(python::environment::ensure(&home, &say))?)
 }
 
+/// Licences, bans and sources of the dependencies, where cargo-deny is installed: building it takes longer than our own build.
+fn dependencies() -> anyhow::Result<()> {
+    let found = cargo().args(["deny", "--version"]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        say("== dependencies: not checked; `cargo install --locked cargo-deny` adds this");
+        return Ok(());
+    }
+    step(
+        "dependencies",
+        cargo().args([
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]),
+    )
+}
+
 pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
     if !quick {
         step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
@@ -52,6 +73,9 @@ pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
                 "warnings",
             ]),
         )?;
+    }
+    if !quick {
+        dependencies()?;
     }
     let python = python()?;
     let services = services::start()?;

@@ -291,16 +291,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Seconds after which the process that parses a file is killed.",
     ),
     option(
-        "dag_processor",
-        "max_dag_file_memory_mb",
-        "1024",
-        "Memory (MiB of address space above the parser's own) that parsing one file may take. Updraft only.",
-    ),
-    option(
         "updraft",
         "python",
         "",
         "Python interpreter of the DAGs' environment, with apache-airflow-task-sdk.",
+    ),
+    option(
+        "updraft",
+        "dag_file_memory_mb",
+        "768",
+        "Memory (MiB that it may write to, above the parser's own) that parsing one file may take.",
     ),
     option(
         "updraft",

@@ -344,7 +344,7 @@ impl Reader<'_> {
             min_file_process_interval: self.seconds("dag_processor", "min_file_process_interval")?,
             parsing_processes: self.positive("dag_processor", "parsing_processes")? as usize,
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
-            file_memory_mb: self.positive("dag_processor", "max_dag_file_memory_mb")?.into(),
+            file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),
         })
     }
 

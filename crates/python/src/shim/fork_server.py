@@ -273,6 +273,9 @@ def parse(request):
     decoder = comms.CommsDecoder()
     task_runner.SUPERVISOR_COMMS = decoder
     bundle, before = Path(request["bundle_path"]), set(sys.modules)
+    # Maths libraries reserve room for a thread per core when they are imported; parsing needs none of them.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
     bag = BundleDagBag(
         dag_folder=request["file"], bundle_path=bundle, bundle_name=request["bundle_name"], load_op_links=False
@@ -285,7 +288,7 @@ def parse(request):
             errors[dag.relative_fileloc or dag.fileloc] = traceback.format_exc(limit=-2)
     for key, text in errors.items():
         if "MemoryError" in text:
-            errors[key] = f"{text}\nThe file took more memory than [dag_processor] max_dag_file_memory_mb allows."
+            errors[key] = f"{text}\nThe file took more memory than [updraft] dag_file_memory_mb allows."
     imports = set()
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
