@@ -5,6 +5,8 @@
 
 mod control;
 mod logs;
+mod params;
+mod python_repr;
 mod rest;
 pub mod service;
 mod trigger;
@@ -20,6 +22,7 @@ use logs::LogFiles;
 use std::sync::Arc;
 use store::{Cipher, Graphs, Store};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use watch::Watchers;
 
 /// The Airflow version whose REST API is served.
@@ -49,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) watchers: Watchers,
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     pub(crate) health: Health,
+    /// Cancelled when the server wants to end: answers that go on for long end with it.
+    pub(crate) closing: CancellationToken,
 }
 
 impl std::ops::Deref for App {
@@ -80,6 +85,7 @@ impl ApiServer {
             watchers: Watchers::default(),
             metrics: Box::new(metrics),
             health: Health::default(),
+            closing: CancellationToken::new(),
         };
         Self {
             app: App {
@@ -99,9 +105,12 @@ impl ApiServer {
             stream.set_nodelay(true).ok();
         });
         let router = rest::router(self.app.clone());
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.draining().clone().cancelled_owned())
-            .await?;
+        let closing = self.app.closing.clone();
+        let end = async move {
+            stop.draining().cancelled().await;
+            closing.cancel();
+        };
+        axum::serve(listener, router).with_graceful_shutdown(end).await?;
         Ok(())
     }
 

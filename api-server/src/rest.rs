@@ -1,7 +1,12 @@
 //! Airflow's REST API v2 and `/auth`.
 
 mod access;
+mod batch;
 mod body;
+mod bulk;
+mod bulk_runs;
+mod clear;
+mod cursor;
 mod dags;
 mod error;
 mod logs_page;
@@ -11,7 +16,9 @@ mod query;
 mod runs;
 mod secrets;
 mod tasks;
+mod tries;
 mod variables;
+mod wait;
 mod xcoms;
 
 use crate::App;
@@ -47,57 +54,73 @@ pub(crate) fn router(app: App) -> Router {
         .route("/dagTags", get(meta::dag_tags))
         .route("/importErrors", get(meta::import_errors))
         .route("/importErrors/{id}", get(meta::import_error))
-        .route("/dags/{dag_id}/dagRuns", get(runs::list).post(runs::trigger))
+        .route(
+            "/dags/{dag_id}/dagRuns",
+            get(runs::list).post(runs::trigger).patch(bulk_runs::dag_runs),
+        )
+        .route("/dags/{dag_id}/dagRuns/list", post(batch::dag_runs))
+        .route("/dags/{dag_id}/dagRuns/{run_id}/clear", post(clear::clear_run))
+        .route("/dags/{dag_id}/dagRuns/{run_id}/wait", get(wait::wait))
         .route(
             "/dags/{dag_id}/dagRuns/{run_id}",
             get(runs::show).delete(runs::delete).patch(runs::patch),
         )
-        .route("/dags/{dag_id}/clearTaskInstances", post(tasks::clear));
+        .route("/dags/{dag_id}/clearTaskInstances", post(clear::clear_tasks));
     const TI: &str = "/dags/{dag_id}/dagRuns/{run_id}/taskInstances";
     let task = Router::new()
-        .route(TI, get(tasks::list))
+        .route(TI, get(tasks::list).patch(bulk_runs::task_instances))
+        .route(&format!("{TI}/list"), post(batch::task_instances))
         .route(&format!("{TI}/{{task_id}}"), get(tasks::show).patch(tasks::patch))
         .route(&format!("{TI}/{{task_id}}/listMapped"), get(tasks::list_mapped))
-        .route(&format!("{TI}/{{task_id}}/tries"), get(tasks::tries))
-        .route(
-            &format!("{TI}/{{task_id}}/tries/{{try_number}}"),
-            get(tasks::one_try),
-        )
+        .route(&format!("{TI}/{{task_id}}/tries"), get(tries::all))
+        .route(&format!("{TI}/{{task_id}}/tries/{{try_number}}"), get(tries::one))
         .route(
             &format!("{TI}/{{task_id}}/logs/{{try_number}}"),
             get(logs_page::show),
         )
-        .route(&format!("{TI}/{{task_id}}/xcomEntries"), get(xcoms::list))
+        .route(
+            &format!("{TI}/{{task_id}}/xcomEntries"),
+            get(xcoms::list).post(xcoms::create),
+        )
         .route(
             &format!("{TI}/{{task_id}}/xcomEntries/{{*key}}"),
-            get(xcoms::show),
+            get(xcoms::show).patch(xcoms::patch).delete(xcoms::delete),
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}"),
-            get(tasks::show_mapped),
+            get(tasks::show_mapped).patch(tasks::patch_mapped),
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}/tries"),
-            get(tasks::mapped_tries),
+            get(tries::all_of_mapped),
         );
     let admin = Router::new()
-        .route("/variables", get(variables::list).post(variables::create))
+        .route(
+            "/variables",
+            get(variables::list)
+                .post(variables::create)
+                .patch(variables::bulk),
+        )
         .route(
             "/variables/{*key}",
             get(variables::show)
                 .patch(variables::patch)
                 .delete(variables::delete),
         )
-        .route("/pools", get(pools::list).post(pools::create))
+        .route("/pools", get(pools::list).post(pools::create).patch(pools::bulk))
         .route(
             "/pools/{*name}",
             get(pools::show).patch(pools::patch).delete(pools::delete),
         )
-        .route("/connections", get(secrets::list).post(secrets::create))
+        .route(
+            "/connections",
+            get(secrets::list).post(secrets::create).patch(secrets::bulk),
+        )
         .route(
             "/connections/{conn_id}",
             get(secrets::show).patch(secrets::patch).delete(secrets::delete),
         )
+        .route("/dagWarnings", get(meta::dag_warnings))
         .route("/version", get(meta::version))
         .route("/monitor/health", get(meta::health));
     Router::new()

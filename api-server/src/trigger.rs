@@ -125,6 +125,10 @@ pub async fn trigger_run(
                 .map_err(|error| TriggerError::Invalid(error.to_string()))?,
         ),
     };
+    let nothing = serde_json::Map::new();
+    let conf = request.conf.as_object().unwrap_or(&nothing);
+    let body = graph.document.get("dag").unwrap_or(&serde_json::Value::Null);
+    crate::params::check(body, conf).map_err(TriggerError::Invalid)?;
     let span = tracing::info_span!("dag_run.create", dag.id = %dag_id, run.id = %run_id);
     let run = NewRun {
         dag: &graph.dag,

@@ -109,7 +109,7 @@ async fn list_runs(store: &Store, dag_id: &DagId, state: Option<&str>, format: F
         conditions,
         order: vec![newest_first("run_after"), newest_first("id")],
         limit: RUNS_SHOWN,
-        offset: 0,
+        ..Listing::default()
     };
     let when = |at: Option<Timestamp>| at.map(rest_format);
     let (runs, _) = db.runs(&listing).await?;

@@ -5,6 +5,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+/// An answer as it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The header of that name.
+    pub content_type: Option<String>,
+    /// The body as text.
+    pub body: String,
+}
+
 /// The API of one server, logged in or not.
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -59,22 +70,46 @@ impl Api {
         ))
     }
 
+    /// The same server, with nobody logged in.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self::new(self.port)
+    }
+
     /// One request with any body.
     ///
     /// # Errors
     /// When the server does not answer.
     pub fn raw(&self, method: &str, path: &str, body: &str, kind: &str) -> anyhow::Result<(u16, String)> {
+        let mut headers = vec![("Content-Type".to_owned(), kind.to_owned())];
+        if let Some(token) = &self.token {
+            headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
+        }
+        let answer = self.exchange(method, path, &headers, body)?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// One request with exactly these headers.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> anyhow::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let token = self
-            .token
-            .as_ref()
-            .map(|token| format!("Authorization: Bearer {token}\r\n"))
-            .unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        for (key, value) in headers {
+            head.push_str(&format!("{key}: {value}\r\n"));
+        }
+        if !body.is_empty() || method != "GET" {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
         stream.write_all(body.as_bytes())?;
         let mut bytes = Vec::new();
@@ -89,7 +124,16 @@ impl Api {
             .and_then(|code| code.parse().ok())
             .unwrap_or(0);
         let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        Ok((status, if chunked { unchunk(body) } else { body.to_owned() }))
+        let content_type = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case("content-type"))
+            .map(|(_, value)| value.trim().to_owned());
+        Ok(Answer {
+            status,
+            content_type,
+            body: if chunked { unchunk(body) } else { body.to_owned() },
+        })
     }
 
     /// GET that must succeed.

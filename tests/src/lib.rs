@@ -7,7 +7,7 @@ mod parts;
 mod services;
 mod wait;
 
-pub use api::Api;
+pub use api::{Answer, Api};
 pub use cluster::{Cluster, ROLES};
 pub use installation::{Installation, Process};
 pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, required, seeds};

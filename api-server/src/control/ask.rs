@@ -535,7 +535,7 @@ impl Asked<'_> {
                 conditions,
                 order,
                 limit: 100_000,
-                offset: 0,
+                ..Listing::default()
             })
             .await?
             .0)

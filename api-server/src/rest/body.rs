@@ -1,6 +1,7 @@
 //! Bodies of requests, checked strictly, with pydantic's words for what is wrong.
 
 use super::error::{ApiError, ApiResult, problem, problem_with};
+use crate::python_repr::python_repr;
 use axum::http::{HeaderMap, StatusCode, header};
 
 use model::Timestamp;
@@ -12,6 +13,8 @@ use serde_json::{Map, Value, json};
 pub(crate) struct Body {
     fields: Map<String, Value>,
     whole: Value,
+    /// Where it stands; `["body"]` for the body of a request.
+    place: Vec<Value>,
     problems: Vec<Value>,
 }
 
@@ -29,39 +32,42 @@ impl Body {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return Err(ApiError::bad_request("There was an error parsing the body"));
         };
-        let not_an_object = |input: Value| {
-            let message = "Input should be a valid dictionary or object to extract fields from";
-            ApiError::invalid(vec![problem(
-                "model_attributes_type",
-                &[json!("body")],
-                message,
-                input,
-            )])
-        };
         let kind = headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("application/json");
         if !kind.to_ascii_lowercase().contains("json") {
-            return Err(not_an_object(json!(text)));
+            return Err(not_an_object(&[json!("body")], json!(text)));
         }
         let whole: Value = match serde_json::from_str(text) {
             Ok(value) => value,
             Err(error) => return Err(bad_json(text, &error)),
         };
+        Self::of(whole, vec![json!("body")])
+    }
+
+    /// An object that stands somewhere in the body of a request.
+    pub(crate) fn of(whole: Value, place: Vec<Value>) -> ApiResult<Self> {
         match whole.clone() {
             Value::Object(fields) => Ok(Self {
                 fields,
                 whole,
+                place,
                 problems: Vec::new(),
             }),
-            other => Err(not_an_object(other)),
+            other => Err(not_an_object(&place, other)),
         }
     }
 
+    fn at(&self, key: &str) -> Vec<Value> {
+        let mut location = self.place.clone();
+        location.push(json!(key));
+        location
+    }
+
     fn wrong(&mut self, key: &str, kind: &str, message: &str, input: Value) {
-        self.problems
-            .push(problem(kind, &[json!("body"), json!(key)], message, input));
+        let location = self.at(key);
+        self.problems.push(problem(kind, &location, message, input));
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -99,7 +105,7 @@ impl Body {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) if text.chars().count() > most => {
                 let message = format!("String should have at most {most} characters");
-                let location = [json!("body"), json!(key)];
+                let location = self.at(key);
                 self.problems.push(problem_with(
                     "string_too_long",
                     &location,
@@ -174,7 +180,7 @@ impl Body {
         };
         if let Some(least) = least.filter(|least| number < *least) {
             let message = format!("Input should be greater than or equal to {least}");
-            let location = [json!("body"), json!(key)];
+            let location = self.at(key);
             self.problems.push(problem_with(
                 "greater_than_equal",
                 &location,
@@ -195,6 +201,59 @@ impl Body {
             Some(other) => {
                 self.wrong(key, "dict_type", "Input should be a valid dictionary", other);
                 json!({})
+            }
+        }
+    }
+
+    /// A number that may be absent or null.
+    pub(crate) fn float(&mut self, key: &str) -> Option<f64> {
+        match self.fields.shift_remove(key) {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let number = value
+                    .as_f64()
+                    .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()));
+                if number.is_none() {
+                    self.wrong(key, "float_type", "Input should be a valid number", value);
+                }
+                number
+            }
+        }
+    }
+
+    /// A list of texts that may be absent or null; nulls in it are `None`.
+    pub(crate) fn texts(&mut self, key: &str) -> Option<Vec<Option<String>>> {
+        match self.fields.shift_remove(key) {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(items)) => {
+                let mut texts = Vec::with_capacity(items.len());
+                for item in items {
+                    match item {
+                        Value::Null => texts.push(None),
+                        Value::String(text) => texts.push(Some(text)),
+                        other => self.wrong(key, "string_type", "Input should be a valid string", other),
+                    }
+                }
+                Some(texts)
+            }
+            Some(other) => {
+                self.wrong(key, "list_type", "Input should be a valid list", other);
+                None
+            }
+        }
+    }
+
+    /// A list that must be there.
+    pub(crate) fn list(&mut self, key: &str) -> Vec<Value> {
+        match self.fields.shift_remove(key) {
+            Some(Value::Array(items)) => items,
+            None => {
+                self.missing(key);
+                Vec::new()
+            }
+            Some(other) => {
+                self.wrong(key, "list_type", "Input should be a valid list", other);
+                Vec::new()
             }
         }
     }
@@ -234,7 +293,7 @@ impl Body {
                 }
                 Err(why) => {
                     let message = format!("Input should be a valid datetime or date, {why}");
-                    let location = [json!("body"), json!(key)];
+                    let location = self.at(key);
                     self.problems.push(problem_with(
                         "datetime_from_date_parsing",
                         &location,
@@ -258,16 +317,29 @@ impl Body {
         let message = format!("Value error, {text}");
         self.problems.push(problem_with(
             "value_error",
-            &[json!("body")],
+            &self.place,
             &message,
             whole,
             json!({"error": {}}),
         ));
     }
 
+    /// One field has a value that will not do.
+    pub(crate) fn refuse_value(&mut self, key: &str, text: &str, input: &str) {
+        let location = self.at(key);
+        let message = format!("Value error, {text}");
+        self.problems.push(problem_with(
+            "value_error",
+            &location,
+            &message,
+            json!(input),
+            json!({"error": {}}),
+        ));
+    }
+
     /// One field has a value that is none of those allowed.
     pub(crate) fn refuse_word(&mut self, key: &str, allowed: &str, input: &str) {
-        let location = [json!("body"), json!(key)];
+        let location = self.at(key);
         let message = format!("Input should be {allowed}");
         self.problems.push(problem_with(
             "enum",
@@ -319,46 +391,9 @@ impl Body {
     }
 }
 
-/// Python's `repr()` of a JSON value, and the name of its class.
-pub(crate) fn python_repr(value: &Value) -> (String, &'static str) {
-    let inner = |value: &Value| python_repr(value).0;
-    match value {
-        Value::Null => ("None".to_owned(), "NoneType"),
-        Value::Bool(true) => ("True".to_owned(), "bool"),
-        Value::Bool(false) => ("False".to_owned(), "bool"),
-        Value::Number(n) => (n.to_string(), if n.is_f64() { "float" } else { "int" }),
-        Value::String(text) => {
-            let quote = if text.contains('\'') && !text.contains('"') {
-                '"'
-            } else {
-                '\''
-            };
-            let mut out = String::from(quote);
-            for c in text.chars() {
-                match c {
-                    '\\' => out.push_str("\\\\"),
-                    '\n' => out.push_str("\\n"),
-                    '\r' => out.push_str("\\r"),
-                    '\t' => out.push_str("\\t"),
-                    c if c == quote => out.extend(['\\', c]),
-                    c => out.push(c),
-                }
-            }
-            out.push(quote);
-            (out, "str")
-        }
-        Value::Array(items) => (
-            format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(", ")),
-            "list",
-        ),
-        Value::Object(fields) => {
-            let pair = |(key, value): (&String, &Value)| format!("{}: {}", inner(&json!(key)), inner(value));
-            (
-                format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", ")),
-                "dict",
-            )
-        }
-    }
+fn not_an_object(place: &[Value], input: Value) -> ApiError {
+    let message = "Input should be a valid dictionary or object to extract fields from";
+    ApiError::invalid(vec![problem("model_attributes_type", place, message, input)])
 }
 
 fn bad_json(text: &str, error: &serde_json::Error) -> ApiError {

@@ -40,6 +40,13 @@ impl ApiError {
         Self::detail(StatusCode::FORBIDDEN, "Forbidden")
     }
 
+    /// Status and text, for answers that list errors.
+    pub(crate) fn in_words(&self) -> (u16, String) {
+        let detail = &self.body["detail"];
+        let text = detail.as_str().map_or_else(|| detail.to_string(), str::to_owned);
+        (self.status.as_u16(), text)
+    }
+
     /// 422 with a list of what is wrong.
     pub(crate) fn invalid(problems: Vec<Value>) -> Self {
         Self {

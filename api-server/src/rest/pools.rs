@@ -2,6 +2,7 @@
 
 use super::access::Caller;
 use super::body::Body;
+use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
 use crate::App;
@@ -12,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
 use model::PoolName;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use store::repo::{PoolRecord, PoolSlots};
 
 const DEFAULT: &str = "default_pool";
@@ -75,6 +77,48 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(name): Pat
     find(&app, &name).await.map(|(_, shown)| Json(shown))
 }
 
+/// A pool as a request gives it.
+pub(crate) struct PoolEntity {
+    name: PoolName,
+    slots: i64,
+    description: Option<String>,
+    include_deferred: bool,
+}
+
+impl PoolEntity {
+    fn read(mut body: Body) -> ApiResult<Self> {
+        let name = if body.has("pool") {
+            body.required_text("pool")
+        } else {
+            body.required_text("name")
+        };
+        let slots = body.integer("slots", Some(-1), true).unwrap_or_default();
+        let description = body.text("description", 5000);
+        let include_deferred = body.boolean("include_deferred", Some(false));
+        body.text("team_name", 50);
+        body.finish()?;
+        Ok(Self {
+            name: PoolName::new(name),
+            slots,
+            description,
+            include_deferred,
+        })
+    }
+
+    async fn create(&self, app: &App) -> ApiResult<()> {
+        store::transact!(app.store, "create pool", |tx| {
+            tx.create_pool(
+                &self.name,
+                self.slots,
+                self.description.as_deref(),
+                self.include_deferred,
+            )
+            .await
+        })?;
+        Ok(())
+    }
+}
+
 pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -82,23 +126,74 @@ pub(crate) async fn create(
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let name = if body.has("pool") {
-        body.required_text("pool")
-    } else {
-        body.required_text("name")
-    };
-    let slots = body.integer("slots", Some(-1), true).unwrap_or_default();
-    let description = body.text("description", 5000);
-    let include_deferred = body.boolean("include_deferred", Some(false));
-    body.text("team_name", 50);
-    body.finish()?;
-    let name = PoolName::new(name);
-    store::transact!(app.store, "create pool", |tx| {
-        tx.create_pool(&name, slots, description.as_deref(), include_deferred)
-            .await
-    })?;
-    Ok((StatusCode::CREATED, Json(find(&app, &name).await?.1)))
+    let entity = PoolEntity::read(Body::read(&headers, &bytes)?)?;
+    entity.create(&app).await?;
+    Ok((StatusCode::CREATED, Json(find(&app, &entity.name).await?.1)))
+}
+
+/// Pools in bulk.
+struct Pools;
+
+impl Collection for Pools {
+    const NAMES: &'static str = "pools with these pool names";
+    type Entity = PoolEntity;
+
+    fn read(body: Body) -> ApiResult<PoolEntity> {
+        PoolEntity::read(body)
+    }
+
+    fn key(entity: &PoolEntity) -> &str {
+        entity.name.as_str()
+    }
+
+    async fn existing(app: &App) -> ApiResult<HashSet<String>> {
+        let pools = app.store.reader().await?.pools().await?;
+        Ok(pools.into_iter().map(|pool| pool.name.to_string()).collect())
+    }
+
+    async fn put(app: &App, entity: PoolEntity, mask: &[&str]) -> ApiResult<()> {
+        let Ok((old, _)) = find(app, &entity.name).await else {
+            return entity.create(app).await;
+        };
+        let masked = |key: &str| mask.is_empty() || mask.contains(&key);
+        let new = PoolRecord {
+            slots: if masked("slots") { entity.slots } else { old.slots },
+            description: if masked("description") {
+                entity.description
+            } else {
+                old.description.clone()
+            },
+            include_deferred: if masked("include_deferred") {
+                entity.include_deferred
+            } else {
+                old.include_deferred
+            },
+            ..old
+        };
+        store::transact!(app.store, "update pool", |tx| tx
+            .update_pool(&entity.name, &new)
+            .await)?;
+        Ok(())
+    }
+
+    async fn remove(app: &App, key: &str) -> ApiResult<()> {
+        if key == DEFAULT {
+            return Err(ApiError::bad_request("Default Pool can't be deleted"));
+        }
+        let name = PoolName::new(key);
+        store::transact!(app.store, "delete pool", |tx| tx.delete_pool(&name).await)?;
+        Ok(())
+    }
+}
+
+pub(crate) async fn bulk(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    super::bulk::run::<Pools>(&app, &headers, &bytes).await
 }
 
 pub(crate) async fn patch(

@@ -88,6 +88,55 @@ pub(crate) fn read_instant(text: &str) -> Result<(Timestamp, bool), &'static str
     })
 }
 
+/// How long something took, in microseconds, as the database says it.
+pub(crate) const DURATION: &str = "end_date - start_date";
+
+/// Seconds as the database keeps durations.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a bound beyond 2^63 microseconds is as good as 2^63"
+)]
+pub(crate) fn micros(seconds: f64) -> Stored {
+    Stored::Integer((seconds * 1e6) as i64)
+}
+
+/// A bound of a range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bound {
+    AtLeast,
+    Above,
+    AtMost,
+    Below,
+}
+
+/// Bounds by the end of a parameter's name.
+pub(crate) const BOUNDS: [(&str, Bound); 4] = [
+    ("gte", Bound::AtLeast),
+    ("gt", Bound::Above),
+    ("lte", Bound::AtMost),
+    ("lt", Bound::Below),
+];
+
+impl Bound {
+    /// The condition. A start or an end that has not come yet counts as now, so it is above any lower bound.
+    pub(crate) fn of(self, key: &str, column: &'static str, value: Stored) -> Condition {
+        let open_ended = matches!(key, "start_date" | "end_date");
+        let lower = |condition| {
+            if open_ended {
+                Condition::NullOr(column, Box::new(condition))
+            } else {
+                condition
+            }
+        };
+        match self {
+            Self::AtLeast => lower(Condition::AtLeast(column, value)),
+            Self::Above => lower(Condition::Above(column, value)),
+            Self::AtMost => Condition::AtMost(column, value),
+            Self::Below => Condition::Below(column, value),
+        }
+    }
+}
+
 /// The query of a request.
 #[derive(Debug)]
 pub(crate) struct Query {
@@ -224,53 +273,43 @@ impl Query {
         default: &'static str,
         last: &'static str,
     ) -> ApiResult<Vec<Order>> {
-        let names = self.all("order_by");
-        if names.len() > MOST_ORDERS {
-            let shown: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
-            return Err(ApiError::bad_request(format!(
-                "Ordering with more than 10 parameters is not allowed. Provided: [{}]",
-                shown.join(", ")
-            )));
+        order_of(&self.all("order_by"), known, default, last)
+    }
+
+    /// A number.
+    fn float(&mut self, key: &str) -> Option<f64> {
+        let text = self.text(key)?.to_owned();
+        let number = text.trim().parse().ok();
+        if number.is_none() {
+            let message = "Input should be a valid number, unable to parse string as a number";
+            let location = [json!("query"), json!(key)];
+            self.problems
+                .push(problem("float_parsing", &location, message, json!(text)));
         }
-        let mut order = Vec::new();
-        for name in &names {
-            let bare = name.trim_start_matches('-');
-            let column = known(bare).ok_or_else(|| {
-                ApiError::bad_request(format!(
-                    "Ordering with '{bare}' is disallowed or the attribute does not exist on the model"
-                ))
-            })?;
-            order.push(Order {
-                column,
-                descending: name.starts_with('-'),
-            });
-        }
-        if order.is_empty() {
-            order.push(Order {
-                column: default,
-                descending: false,
-            });
-        }
-        let descending = order[0].descending;
-        order.push(Order {
-            column: last,
-            descending,
-        });
-        Ok(order)
+        number
     }
 
     /// Adds `KEY_gte`, `_gt`, `_lte`, `_lt` of an instant.
     pub(crate) fn range(&mut self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
-        type Make = fn(&'static str, Stored) -> Condition;
-        let forms: [(&str, Make); 4] = [
-            ("gte", Condition::AtLeast),
-            ("gt", Condition::Above),
-            ("lte", Condition::AtMost),
-            ("lt", Condition::Below),
-        ];
-        for (suffix, make) in forms {
+        for (suffix, bound) in BOUNDS {
             if let Some(at) = self.instant(&format!("{key}_{suffix}")) {
-                conditions.push(make(column, at.into()));
+                conditions.push(bound.of(key, column, at.into()));
+            }
+        }
+    }
+
+    /// Adds the same for the run that a task instance belongs to.
+    pub(crate) fn range_of_run(&mut self, column: &'static str, conditions: &mut Vec<Condition>) {
+        let mut of_run = Vec::new();
+        self.range(column, column, &mut of_run);
+        conditions.extend(of_run.into_iter().map(|inner| Condition::OfRun(Box::new(inner))));
+    }
+
+    /// Adds `duration_gte` and so on, in seconds.
+    pub(crate) fn duration(&mut self, conditions: &mut Vec<Condition>) {
+        for (suffix, bound) in BOUNDS {
+            if let Some(seconds) = self.float(&format!("duration_{suffix}")) {
+                conditions.push(bound.of("duration", DURATION, micros(seconds)));
             }
         }
     }
@@ -311,6 +350,47 @@ impl Query {
     }
 }
 
+/// An order by these names, each mapped by `known`, `-` in front for descending; the unique `last` breaks ties.
+pub(crate) fn order_of(
+    names: &[&str],
+    known: &dyn Fn(&str) -> Option<&'static str>,
+    default: &'static str,
+    last: &'static str,
+) -> ApiResult<Vec<Order>> {
+    if names.len() > MOST_ORDERS {
+        let shown: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        return Err(ApiError::bad_request(format!(
+            "Ordering with more than 10 parameters is not allowed. Provided: [{}]",
+            shown.join(", ")
+        )));
+    }
+    let mut order = Vec::new();
+    for name in names {
+        let bare = name.trim_start_matches('-');
+        let column = known(bare).ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "Ordering with '{bare}' is disallowed or the attribute does not exist on the model"
+            ))
+        })?;
+        order.push(Order {
+            column,
+            descending: name.starts_with('-'),
+        });
+    }
+    if order.is_empty() {
+        order.push(Order {
+            column: default,
+            descending: false,
+        });
+    }
+    let descending = order[0].descending;
+    order.push(Order {
+        column: last,
+        descending,
+    });
+    Ok(order)
+}
+
 /// A part of an in-memory list, as `limit` and `offset` want it.
 pub(crate) fn cut<T>(items: Vec<T>, (limit, offset): (u64, u64)) -> Vec<T> {
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -326,6 +406,7 @@ pub(crate) fn listing(conditions: Vec<Condition>, order: Vec<Order>, (limit, off
     Listing {
         conditions,
         order,
+        after: None,
         limit,
         offset,
     }

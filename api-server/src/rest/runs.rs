@@ -2,9 +2,10 @@
 
 use super::access::Caller;
 use super::body::Body;
+use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
-use super::query::{Query, listing};
+use super::query::{DURATION, Query};
 use crate::App;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use axum::Json;
@@ -22,7 +23,7 @@ use model::{DagId, DagVersionId, RunId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use store::StoreError;
-use store::repo::{Condition, DagRecord, RunRecord};
+use store::repo::{Condition, DagRecord, Order, Paged, RunRecord};
 
 /// DAGs and versions that a page of runs or task instances refers to.
 #[derive(Default)]
@@ -118,7 +119,8 @@ pub(crate) async fn find(app: &App, dag_id: &DagId, run_id: &RunId) -> ApiResult
     found.ok_or_else(|| missing(dag_id, run_id))
 }
 
-fn column(name: &str) -> Option<&'static str> {
+/// The column that a name in `order_by` stands for.
+pub(crate) fn column(name: &str) -> Option<&'static str> {
     Some(match name {
         "id" => "id",
         "state" => "state",
@@ -130,25 +132,24 @@ fn column(name: &str) -> Option<&'static str> {
         "end_date" => "end_date",
         "updated_at" => "updated_at",
         "conf" => "conf",
-        "duration" => "end_date - start_date",
+        "duration" => DURATION,
         _ => return None,
     })
 }
 
-pub(crate) async fn list(
-    State(app): State<App>,
-    caller: Caller,
-    Path(dag_id): Path<DagId>,
-    mut query: Query,
-) -> ApiResult {
-    caller.must_be(Role::Viewer)?;
-    let page = query.page(&app)?;
-    for state in query.all("state") {
-        if state.parse::<DagRunState>().is_err() {
+/// Checks words for states.
+pub(crate) fn check_states<'a>(words: impl IntoIterator<Item = &'a str>) -> ApiResult<()> {
+    for word in words {
+        if word.parse::<DagRunState>().is_err() {
             let text = "Invalid value for state. Valid values are queued, running, success, failed";
             return Err(ApiError::invalid_text(text));
         }
     }
+    Ok(())
+}
+
+fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
+    check_states(query.all("state"))?;
     for kind in query.all("run_type") {
         if kind.parse::<DagRunType>().is_err() {
             let words: Vec<&str> = DagRunType::ALL.iter().map(|kind| kind.as_str()).collect();
@@ -160,42 +161,65 @@ pub(crate) async fn list(
         }
     }
     let mut conditions = Vec::new();
-    for key in [
+    for column in [
         "run_after",
         "logical_date",
         "start_date",
         "end_date",
         "updated_at",
     ] {
-        if let Some(column) = column(key) {
-            query.range(key, column, &mut conditions);
-        }
+        query.range(column, column, &mut conditions);
     }
+    query.duration(&mut conditions);
     query.checked()?;
     query.one_of("state", "state", &mut conditions);
     query.one_of("run_type", "run_type", &mut conditions);
     query.pattern("run_id", "run_id", &mut conditions);
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("triggering_user_name", "triggering_user", &mut conditions);
+    if let Some(text) = query.text("conf_contains").filter(|text| !text.is_empty()) {
+        conditions.push(Condition::Contains("conf", vec![text.to_owned()]));
+    }
+    Ok(conditions)
+}
+
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path(dag_id): Path<DagId>,
+    mut query: Query,
+) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let mut conditions = filters(&mut query)?;
     let order = query.order(&column, "id", "id")?;
+    let paging = Paging::read(&mut query, &app, &order)?;
     if dag_id.as_str() != "~" {
         super::dags::find(&app, &dag_id).await?;
         conditions.push(Condition::Is("dag_id", (&dag_id).into()));
     }
-    let (runs, total) = app
-        .store
-        .reader()
-        .await?
-        .runs(&listing(conditions, order, page))
+    collection(&app, conditions, &order, &paging).await
+}
+
+/// `DAGRunCollectionResponse`
+pub(crate) async fn collection(
+    app: &App,
+    conditions: Vec<Condition>,
+    order: &[Order],
+    paging: &Paging,
+) -> ApiResult {
+    let listing = paging.listing(conditions, order);
+    let (mut runs, total) = app.store.reader().await?.runs(&listing).await?;
+    let table = (Paged::DagRuns, order);
+    let mut page = paging
+        .finish(app, table, (&mut runs, total), |run| run.key.into())
         .await?;
     let mut references = References::default();
     let mut out = Vec::with_capacity(runs.len());
     for run in &runs {
-        out.push(response(&app, run, &mut references).await?);
+        out.push(response(app, run, &mut references).await?);
     }
-    Ok(Json(json!({
-        "dag_runs": out, "total_entries": total, "total_entries_limit": null, "next_cursor": null, "previous_cursor": null,
-    })))
+    page["dag_runs"] = out.into();
+    Ok(Json(page))
 }
 
 pub(crate) async fn show(
@@ -264,13 +288,9 @@ pub(crate) async fn trigger(
     Ok(Json(response(&app, &run, &mut References::default()).await?))
 }
 
-pub(crate) async fn delete(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id)): Path<(DagId, RunId)>,
-) -> ApiResult<StatusCode> {
-    caller.must_be(Role::User)?;
-    let run = find(&app, &dag_id, &run_id).await?;
+/// Deletes a run that is not running.
+pub(crate) async fn remove(app: &App, run: &RunRecord) -> ApiResult<()> {
+    let (dag_id, run_id) = (&run.dag_id, &run.run_id);
     if run.state == DagRunState::Running {
         return Err(ApiError::conflict(format!(
             "The DagRun with dag_id: `{dag_id}` and run_id: `{run_id}` cannot be deleted in running state"
@@ -278,9 +298,95 @@ pub(crate) async fn delete(
     }
     let deleted = store::transact!(app.store, "delete run", |tx| tx.delete_run(run.key).await)?;
     if deleted {
-        Ok(StatusCode::NO_CONTENT)
+        Ok(())
     } else {
-        Err(missing(&dag_id, &run_id))
+        Err(missing(dag_id, run_id))
+    }
+}
+
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id)): Path<(DagId, RunId)>,
+) -> ApiResult<StatusCode> {
+    caller.must_be(Role::User)?;
+    remove(&app, &find(&app, &dag_id, &run_id).await?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What may be changed about a run.
+#[derive(Debug, Default)]
+pub(crate) struct RunChange {
+    pub(crate) state: Option<DagRunState>,
+    /// `Some(None)` removes it.
+    pub(crate) note: Option<Option<String>>,
+}
+
+impl RunChange {
+    /// Takes `state` and `note` out of a body.
+    pub(crate) fn read(body: &mut Body) -> Self {
+        let has_note = body.has("note");
+        let word = body.text("state", 50);
+        let note = body.text("note", 1000).filter(|note| !note.is_empty());
+        let state = match word.as_deref() {
+            None => None,
+            Some("queued") => Some(DagRunState::Queued),
+            Some("success") => Some(DagRunState::Success),
+            Some("failed") => Some(DagRunState::Failed),
+            Some(other) => {
+                body.refuse_word("state", "'queued', 'success' or 'failed'", other);
+                None
+            }
+        };
+        Self {
+            state,
+            note: has_note.then_some(note),
+        }
+    }
+
+    /// Leaves only what an update mask names.
+    pub(crate) fn masked(self, mask: &[&str]) -> Self {
+        let named = |key: &str| mask.is_empty() || mask.contains(&key);
+        Self {
+            state: self.state.filter(|_| named("state")),
+            note: self.note.filter(|_| named("note")),
+        }
+    }
+
+    /// Makes the change; tasks of a run that is ended by hand end with it.
+    pub(crate) async fn apply(&self, app: &App, run: &RunRecord) -> ApiResult<()> {
+        let now = Utc::now();
+        store::transact!(app.store, "patch run", |tx| {
+            if let Some(note) = &self.note {
+                tx.set_run_note(run.key, note.as_deref(), now).await?;
+            }
+            let Some(state) = self.state else { return Ok(()) };
+            tx.mark_run(run.key, state, now).await?;
+            if state.is_finished() {
+                for ti in tx.task_instances_of(run.key).await? {
+                    if !ti.state.is_finished() {
+                        tx.mark_task_instance(&ti, ended_by_hand(ti.state, state), now)
+                            .await?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
+        Ok(())
+    }
+}
+
+/// What becomes of an unfinished task whose run is marked as ended.
+fn ended_by_hand(task: StateName, run: DagRunState) -> StateName {
+    let started = matches!(
+        task,
+        StateName::Running | StateName::Deferred | StateName::UpForReschedule
+    );
+    match (started, run) {
+        (true, DagRunState::Success) => StateName::Success,
+        (true, _) => StateName::Failed,
+        (false, _) => StateName::Skipped,
     }
 }
 
@@ -294,52 +400,10 @@ pub(crate) async fn patch(
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let has_note = body.has("note");
-    let state = body.text("state", 50);
-    let note = body.text("note", 1000).filter(|note| !note.is_empty());
-    let state = match state.as_deref() {
-        None => None,
-        Some("queued") => Some(DagRunState::Queued),
-        Some("success") => Some(DagRunState::Success),
-        Some("failed") => Some(DagRunState::Failed),
-        Some(other) => {
-            body.refuse_word("state", "'queued', 'success' or 'failed'", other);
-            None
-        }
-    };
+    let change = RunChange::read(&mut body);
     body.finish()?;
     let run = find(&app, &dag_id, &run_id).await?;
-    let mask = query.all("update_mask");
-    let masked = |key: &str| mask.is_empty() || mask.contains(&key);
-    let now = Utc::now();
-    let state = state.filter(|_| masked("state"));
-    let set_note = has_note && masked("note");
-    store::transact!(app.store, "patch run", |tx| {
-        if set_note {
-            tx.set_run_note(run.key, note.as_deref(), now).await?;
-        }
-        if let Some(state) = state {
-            tx.mark_run(run.key, state, now).await?;
-            if state.is_finished() {
-                for ti in tx.task_instances_of(run.key).await? {
-                    let runs = matches!(
-                        ti.state,
-                        StateName::Running | StateName::Deferred | StateName::UpForReschedule
-                    );
-                    let to = match (runs, state) {
-                        (true, DagRunState::Success) => StateName::Success,
-                        (true, _) => StateName::Failed,
-                        (false, _) => StateName::Skipped,
-                    };
-                    if !ti.state.is_finished() {
-                        tx.mark_task_instance(&ti, to, now).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    })?;
-    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    change.masked(&query.all("update_mask")).apply(&app, &run).await?;
     let run = find(&app, &dag_id, &run_id).await?;
     Ok(Json(response(&app, &run, &mut References::default()).await?))
 }

@@ -2,6 +2,7 @@
 
 use super::access::Caller;
 use super::body::Body;
+use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
 use super::variables::{python_dumps, redact};
@@ -12,6 +13,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use store::repo::ConnectionRecord;
 
 const HIDDEN: &str = "***";
@@ -76,8 +78,7 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<
     Ok(Json(response(&app, &find(&app, &id).await?)))
 }
 
-fn read(headers: &HeaderMap, bytes: &Bytes) -> ApiResult<ConnectionRecord> {
-    let mut body = Body::read(headers, bytes)?;
+fn read(mut body: Body) -> ApiResult<ConnectionRecord> {
     let record = ConnectionRecord {
         conn_id: body.required_text("connection_id"),
         conn_type: body.required_text("conn_type"),
@@ -118,7 +119,7 @@ pub(crate) async fn create(
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
-    let record = read(&headers, &bytes)?;
+    let record = read(Body::read(&headers, &bytes)?)?;
     if app
         .store
         .reader()
@@ -142,24 +143,25 @@ pub(crate) async fn patch(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Query,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::Op)?;
-    let mut record = read(&headers, &bytes)?;
+    let record = read(Body::read(&headers, &bytes)?)?;
     if record.conn_id != id {
         return Err(ApiError::bad_request(
             "The connection_id in the request body does not match the URL parameter",
         ));
     }
     let old = find(&app, &id).await?;
-    // What was shown hidden and sent back stays what it is.
-    if record.password.as_deref() == Some(HIDDEN) {
-        record.password = old.password;
-    }
-    store::transact!(app.store, "patch connection", |tx| tx
-        .set_connection(&record, &app.cipher)
-        .await)?;
+    let mask = query.all("update_mask");
+    let record = if mask.is_empty() {
+        record
+    } else {
+        masked(record, &old, &mask)
+    };
+    keep(&app, record, Some(old)).await?;
     Ok(Json(response(&app, &find(&app, &id).await?)))
 }
 
@@ -177,4 +179,93 @@ pub(crate) async fn delete(
     } else {
         Err(missing(&id))
     }
+}
+
+/// Stores it; what was shown hidden and sent back stays what it is.
+async fn keep(app: &App, mut record: ConnectionRecord, old: Option<ConnectionRecord>) -> ApiResult<()> {
+    if let Some(old) = old.filter(|_| record.password.as_deref() == Some(HIDDEN)) {
+        record.password = old.password;
+    }
+    store::transact!(app.store, "set connection", |tx| tx
+        .set_connection(&record, &app.cipher)
+        .await)?;
+    Ok(())
+}
+
+/// Connections in bulk.
+struct Connections;
+
+impl Collection for Connections {
+    const NAMES: &'static str = "connections with these connection_ids";
+    type Entity = ConnectionRecord;
+
+    fn read(body: Body) -> ApiResult<ConnectionRecord> {
+        read(body)
+    }
+
+    fn key(entity: &ConnectionRecord) -> &str {
+        &entity.conn_id
+    }
+
+    async fn existing(app: &App) -> ApiResult<HashSet<String>> {
+        let connections = app.store.reader().await?.connections(&app.cipher).await?;
+        Ok(connections
+            .into_iter()
+            .map(|connection| connection.conn_id)
+            .collect())
+    }
+
+    async fn put(app: &App, entity: ConnectionRecord, mask: &[&str]) -> ApiResult<()> {
+        let old = app
+            .store
+            .reader()
+            .await?
+            .connection(&entity.conn_id, &app.cipher)
+            .await?;
+        let entity = match &old {
+            Some(old) if !mask.is_empty() => masked(entity, old, mask),
+            _ => entity,
+        };
+        keep(app, entity, old).await
+    }
+
+    async fn remove(app: &App, key: &str) -> ApiResult<()> {
+        store::transact!(app.store, "delete connection", |tx| tx
+            .delete_connection(key)
+            .await)?;
+        Ok(())
+    }
+}
+
+/// The old connection with the fields that the mask names from the new one.
+fn masked(new: ConnectionRecord, old: &ConnectionRecord, mask: &[&str]) -> ConnectionRecord {
+    let named = |key: &str| mask.contains(&key);
+    let pick = |key: &str, new: Option<String>, old: &Option<String>| {
+        if named(key) { new } else { old.clone() }
+    };
+    ConnectionRecord {
+        conn_id: new.conn_id,
+        conn_type: if named("conn_type") {
+            new.conn_type
+        } else {
+            old.conn_type.clone()
+        },
+        description: pick("description", new.description, &old.description),
+        host: pick("host", new.host, &old.host),
+        login: pick("login", new.login, &old.login),
+        schema: pick("schema", new.schema, &old.schema),
+        port: if named("port") { new.port } else { old.port },
+        password: pick("password", new.password, &old.password),
+        extra: pick("extra", new.extra, &old.extra),
+    }
+}
+
+pub(crate) async fn bulk(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    super::bulk::run::<Connections>(&app, &headers, &bytes).await
 }

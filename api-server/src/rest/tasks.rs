@@ -2,9 +2,10 @@
 
 use super::access::Caller;
 use super::body::Body;
+use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
-use super::query::{Query, listing, path_number};
+use super::query::{DURATION, Query, listing, path_number};
 use super::runs::References;
 use crate::App;
 use axum::Json;
@@ -19,10 +20,15 @@ use model::{DagId, DagRunKey, MapIndex, RunId, TaskId, TaskInstanceId, Timestamp
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use store::StoreError;
-use store::repo::{Condition, HistoryRecord, TaskInstanceRecord};
+use store::repo::{Condition, Order, Paged, TaskInstanceRecord};
 
-/// Milliseconds, as the real server keeps durations.
-fn seconds(duration: Option<f64>) -> Value {
+/// A number that a client gave as map index; too large a one names no instance.
+pub(crate) fn map_index(number: i64) -> MapIndex {
+    MapIndex(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+/// Seconds, to the microsecond.
+pub(crate) fn seconds(duration: Option<f64>) -> Value {
     duration.map_or(Value::Null, |duration| json!((duration * 1e6).round() / 1e6))
 }
 
@@ -113,23 +119,31 @@ impl Page {
     }
 }
 
-async fn envelope(app: &App, tis: &[TaskInstanceRecord], total: i64) -> ApiResult {
+/// Task instances in the REST form.
+pub(crate) async fn responses(app: &App, tis: &[TaskInstanceRecord]) -> Result<Vec<Value>, StoreError> {
     let mut page = Page::of(app, tis).await?;
     let mut out = Vec::with_capacity(tis.len());
     for ti in tis {
         out.push(page.response(app, ti).await?);
     }
+    Ok(out)
+}
+
+/// `TaskInstanceCollectionResponse` of all of these.
+pub(crate) async fn envelope(app: &App, tis: &[TaskInstanceRecord]) -> ApiResult {
+    let out = responses(app, tis).await?;
     Ok(Json(json!({
-        "task_instances": out, "total_entries": total, "total_entries_limit": null, "next_cursor": null,
+        "task_instances": out, "total_entries": tis.len(), "total_entries_limit": null, "next_cursor": null,
         "previous_cursor": null,
     })))
 }
 
-fn column(name: &str) -> Option<&'static str> {
+/// The column that a name in `order_by` stands for.
+pub(crate) fn column(name: &str) -> Option<&'static str> {
     Some(match name {
         "id" => "id",
         "state" => "state",
-        "duration" => "end_date - start_date",
+        "duration" => DURATION,
         "start_date" => "start_date",
         "end_date" => "end_date",
         "map_index" => "map_index",
@@ -141,42 +155,37 @@ fn column(name: &str) -> Option<&'static str> {
     })
 }
 
-fn check_states(query: &Query) -> ApiResult<Vec<&str>> {
-    let mut words = Vec::new();
-    for word in query.all("state") {
+/// States by their words, `no_status` among them.
+pub(crate) fn check_states<'a>(words: impl IntoIterator<Item = &'a str>) -> ApiResult<Vec<&'a str>> {
+    let mut states = Vec::new();
+    for word in words {
         let word = if word == "no_status" { "none" } else { word };
         if word.parse::<StateName>().is_err() {
             let text = "Invalid value for state. Valid values are removed, scheduled, queued, running, success, restarting, \
                         failed, up_for_retry, up_for_reschedule, upstream_failed, skipped, deferred, awaiting_input";
             return Err(ApiError::invalid_text(text));
         }
-        words.push(word);
+        states.push(word);
     }
-    Ok(words)
+    Ok(states)
 }
 
-pub(crate) async fn list(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id)): Path<(DagId, RunId)>,
-    mut query: Query,
-) -> ApiResult {
-    caller.must_be(Role::Viewer)?;
-    let page = query.page(&app)?;
-    let states = check_states(&query)?;
+fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
     let mut conditions = Vec::new();
+    let states = check_states(query.all("state"))?;
     if !states.is_empty() {
         conditions.push(Condition::In(
             "state",
             states.into_iter().map(Into::into).collect(),
         ));
     }
-    for key in ["start_date", "end_date"] {
-        if let Some(column) = column(key) {
-            query.range(key, column, &mut conditions);
-        }
+    for column in ["start_date", "end_date", "updated_at"] {
+        query.range(column, column, &mut conditions);
     }
-    query.range("updated_at", "updated_at", &mut conditions);
+    for column in ["run_after", "logical_date"] {
+        query.range_of_run(column, &mut conditions);
+    }
+    query.duration(&mut conditions);
     query.checked()?;
     query.one_of("pool", "pool", &mut conditions);
     query.one_of("queue", "queue", &mut conditions);
@@ -184,9 +193,9 @@ pub(crate) async fn list(
     query.pattern("task_display_name", "task_id", &mut conditions);
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("run_id", "run_id", &mut conditions);
-    for (key, column) in [("map_index", "map_index"), ("try_number", "try_number")] {
+    for column in ["map_index", "try_number"] {
         let numbers: Vec<i64> = query
-            .all(key)
+            .all(column)
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect();
@@ -200,7 +209,19 @@ pub(crate) async fn list(
     if let Some(task_id) = query.text("task_id").filter(|text| !text.is_empty()) {
         conditions.push(Condition::Is("task_id", task_id.into()));
     }
+    Ok(conditions)
+}
+
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id)): Path<(DagId, RunId)>,
+    mut query: Query,
+) -> ApiResult {
+    caller.must_be(Role::Viewer)?;
+    let mut conditions = filters(&mut query)?;
     let order = query.order(&column, "map_index", "id")?;
+    let paging = Paging::read(&mut query, &app, &order)?;
     match (dag_id.as_str(), run_id.as_str()) {
         ("~", "~") => {}
         ("~", _) => {
@@ -222,19 +243,34 @@ pub(crate) async fn list(
             conditions.push(Condition::Is("run_key", run.ok_or_else(missing)?.key.into()));
         }
     }
-    let (tis, total) = app
-        .store
-        .reader()
-        .await?
-        .task_instances(&listing(conditions, order, page))
+    collection(&app, conditions, &order, &paging).await
+}
+
+/// `TaskInstanceCollectionResponse` of a page.
+pub(crate) async fn collection(
+    app: &App,
+    conditions: Vec<Condition>,
+    order: &[Order],
+    paging: &Paging,
+) -> ApiResult {
+    let listing = paging.listing(conditions, order);
+    let (mut tis, total) = app.store.reader().await?.task_instances(&listing).await?;
+    let table = (Paged::TaskInstances, order);
+    let mut page = paging
+        .finish(app, table, (&mut tis, total), |ti| ti.id.into())
         .await?;
-    envelope(&app, &tis, total).await
+    page["task_instances"] = responses(app, &tis).await?.into();
+    Ok(Json(page))
 }
 
 /// Names a task instance in a path.
 pub(crate) type TaskPath = (DagId, RunId, TaskId);
 
-async fn all_of_task(app: &App, (dag_id, run_id, task_id): &TaskPath) -> ApiResult<Vec<TaskInstanceRecord>> {
+/// All instances of a task in a run, in the order of their map indexes.
+pub(crate) async fn all_of_task(
+    app: &App,
+    (dag_id, run_id, task_id): &TaskPath,
+) -> ApiResult<Vec<TaskInstanceRecord>> {
     let mut db = app.store.reader().await?;
     let Some(run) = db.run(dag_id, run_id).await? else {
         return Ok(Vec::new());
@@ -275,7 +311,7 @@ pub(crate) async fn show_mapped(
 ) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let number = path_number("map_index", &index, i64::MIN)?;
-    let map_index = MapIndex(i32::try_from(number).unwrap_or(i32::MAX));
+    let map_index = map_index(number);
     let ti = app
         .store
         .reader()
@@ -316,279 +352,139 @@ pub(crate) async fn list_mapped(
         .into_iter()
         .filter(|ti| ti.map_index.0 >= 0)
         .collect();
-    let total = i64::try_from(tis.len()).unwrap_or(i64::MAX);
-    envelope(&app, &tis, total).await
+    envelope(&app, &tis).await
 }
 
-/// `TaskInstanceHistoryResponse` of a try.
-async fn try_response(
-    app: &App,
-    ti: &TaskInstanceRecord,
-    past: Option<&HistoryRecord>,
-) -> Result<Value, StoreError> {
-    let mut references = References::default();
-    let current = HistoryRecord {
-        try_number: ti.try_number.0,
-        state: ti.state.as_str().to_owned(),
-        start_date: ti.start_date,
-        end_date: ti.end_date,
-        queued_at: ti.queued_at,
-        scheduled_at: ti.scheduled_at,
-        hostname: ti.hostname.clone(),
-        unixname: ti.unixname.clone(),
-        pid: ti.pid,
-        max_tries: ti.max_tries,
-        exit_cause: None,
-    };
-    let one = past.unwrap_or(&current);
-    let duration = one
-        .start_date
-        .zip(one.end_date)
-        .map(|(start, end)| (end - start).as_seconds_f64());
-    Ok(json!({
-        "task_id": ti.task_id,
-        "dag_id": ti.dag_id,
-        "dag_run_id": ti.run_id,
-        "map_index": ti.map_index,
-        "start_date": when(one.start_date),
-        "end_date": when(one.end_date),
-        "duration": seconds(duration),
-        "state": Some(&one.state).filter(|state| *state != "none"),
-        "try_number": one.try_number,
-        "max_tries": one.max_tries,
-        "task_display_name": ti.task_id,
-        "dag_display_name": references.display_name(app, &ti.dag_id).await?,
-        "hostname": one.hostname.as_deref().unwrap_or(""),
-        "unixname": one.unixname,
-        "pool": ti.pool,
-        "pool_slots": ti.pool_slots,
-        "queue": ti.queue,
-        "priority_weight": ti.priority_weight,
-        "operator": ti.operator,
-        "operator_name": ti.operator_name,
-        "queued_when": when(one.queued_at),
-        "scheduled_when": when(one.scheduled_at),
-        "pid": one.pid,
-        "executor": null,
-        "executor_config": "{}",
-        "dag_version": references.version(app, &ti.dag_id, ti.version_id).await?,
-    }))
+/// What may be changed about a task instance by hand.
+#[derive(Debug, Default)]
+pub(crate) struct TaskChange {
+    pub(crate) state: Option<StateName>,
+    /// An empty one removes the note.
+    pub(crate) note: Option<String>,
 }
 
-async fn tries_of(
-    app: &App,
-    path: &TaskPath,
-    map_index: MapIndex,
-) -> ApiResult<(TaskInstanceRecord, Vec<HistoryRecord>)> {
+impl TaskChange {
+    /// Takes `new_state` and `note` out of a body.
+    pub(crate) fn read(body: &mut Body) -> Self {
+        let word = body.text("new_state", 50);
+        let note = body.text("note", 1000);
+        for key in [
+            "include_upstream",
+            "include_downstream",
+            "include_future",
+            "include_past",
+        ] {
+            body.boolean(key, Some(false));
+        }
+        let state = match word.as_deref() {
+            None => None,
+            Some("success") => Some(StateName::Success),
+            Some("failed") => Some(StateName::Failed),
+            Some("skipped") => Some(StateName::Skipped),
+            Some(other) => {
+                let text = format!("'{other}' is not one of ['success', 'failed', 'skipped']");
+                body.refuse_value("new_state", &text, other);
+                None
+            }
+        };
+        Self { state, note }
+    }
+
+    /// Leaves only what an update mask names.
+    pub(crate) fn masked(self, mask: &[&str]) -> Self {
+        let named = |key: &str| mask.is_empty() || mask.contains(&key);
+        Self {
+            state: self.state.filter(|_| named("new_state")),
+            note: self.note.filter(|_| named("note")),
+        }
+    }
+
+    /// Makes the change to all of these, instances of one task.
+    pub(crate) async fn apply(&self, app: &App, tis: &[TaskInstanceRecord]) -> ApiResult<()> {
+        if let (Some(to), Some(first)) = (self.state, tis.first())
+            && tis.iter().all(|ti| ti.state == to)
+        {
+            return Err(ApiError::conflict(format!(
+                "Task id {} is already in {to} state",
+                first.task_id
+            )));
+        }
+        let now = Utc::now();
+        store::transact!(app.store, "patch task instances", |tx| {
+            for ti in tis {
+                if let Some(note) = &self.note {
+                    let note = Some(note.as_str()).filter(|note| !note.is_empty());
+                    tx.set_task_note(ti.id, note, now).await?;
+                }
+                if let Some(to) = self.state.filter(|to| *to != ti.state) {
+                    tx.mark_task_instance(ti, to, now).await?;
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(ti) = tis.first() {
+            app.broker.hint(Hint::Run(ti.run_key)).await;
+        }
+        Ok(())
+    }
+}
+
+async fn change(app: &App, path: &TaskPath, index: Option<MapIndex>, change: TaskChange) -> ApiResult {
+    let here = |ti: &TaskInstanceRecord| index.is_none_or(|index| ti.map_index == index);
+    let tis: Vec<TaskInstanceRecord> = all_of_task(app, path).await?.into_iter().filter(here).collect();
     let (dag_id, run_id, task_id) = path;
-    let mut db = app.store.reader().await?;
-    let ti = db.task_instance(dag_id, run_id, task_id, map_index).await?;
-    let missing = || {
-        ApiError::not_found(format!(
-            "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}`, task_id: `{task_id}` and map_index: `{map_index}` was not found"
-        ))
-    };
-    let ti = ti.ok_or_else(missing)?;
-    let history = db.history(ti.id).await?;
-    Ok((ti, history))
-}
-
-async fn tries_page(app: &App, path: &TaskPath, map_index: MapIndex) -> ApiResult {
-    let (ti, history) = tries_of(app, path, map_index).await?;
-    let mut out = Vec::new();
-    for past in &history {
-        out.push(try_response(app, &ti, Some(past)).await?);
+    if tis.is_empty() {
+        let dag = super::dags::find(app, dag_id).await?;
+        let graph = super::dags::graph(app, &dag).await?;
+        return Err(ApiError::not_found(match (graph.dag.task(task_id), index) {
+            (None, _) => format!("Task '{task_id}' not found in Dag '{dag_id}'"),
+            (Some(_), None) => format!(
+                "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}` and task_id: `{task_id}` was not found"
+            ),
+            (Some(_), Some(index)) => format!(
+                "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}`, task_id: `{task_id}` and map_index: `{index}` was not found"
+            ),
+        }));
     }
-    if history.iter().all(|past| past.try_number != ti.try_number.0) {
-        out.push(try_response(app, &ti, None).await?);
-    }
-    Ok(Json(json!({"task_instances": out, "total_entries": out.len()})))
+    change.apply(app, &tis).await?;
+    let tis: Vec<TaskInstanceRecord> = all_of_task(app, path).await?.into_iter().filter(here).collect();
+    envelope(app, &tis).await
 }
 
-pub(crate) async fn tries(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<TaskPath>,
-    mut query: Query,
-) -> ApiResult {
-    caller.must_be(Role::Viewer)?;
-    let index = query.number("map_index", -1, -1)?;
-    tries_page(&app, &path, MapIndex(i32::try_from(index).unwrap_or(i32::MAX))).await
-}
-
-pub(crate) async fn mapped_tries(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id, task_id, index)): Path<(DagId, RunId, TaskId, String)>,
-) -> ApiResult {
-    caller.must_be(Role::Viewer)?;
-    let index = path_number("map_index", &index, i64::MIN)?;
-    tries_page(
-        &app,
-        &(dag_id, run_id, task_id),
-        MapIndex(i32::try_from(index).unwrap_or(i32::MAX)),
-    )
-    .await
-}
-
-pub(crate) async fn one_try(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id, task_id, number)): Path<(DagId, RunId, TaskId, String)>,
-    mut query: Query,
-) -> ApiResult {
-    caller.must_be(Role::Viewer)?;
-    let number = path_number("task_try_number", &number, i64::MIN)?;
-    let index = query.number("map_index", -1, -1)?;
-    let map_index = MapIndex(i32::try_from(index).unwrap_or(i32::MAX));
-    let missing = || {
-        ApiError::not_found(format!(
-            "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}`, task_id: `{task_id}`, try_number: `{number}` and map_index: `{index}` was not found"
-        ))
-    };
-    let path = (dag_id.clone(), run_id.clone(), task_id.clone());
-    let (ti, history) = tries_of(&app, &path, map_index).await.map_err(|_| missing())?;
-    if let Some(past) = history.iter().find(|past| i64::from(past.try_number) == number) {
-        return Ok(Json(try_response(&app, &ti, Some(past)).await?));
-    }
-    if i64::from(ti.try_number.0) == number {
-        return Ok(Json(try_response(&app, &ti, None).await?));
-    }
-    Err(missing())
-}
-
-/// Sets the outcome of a task instance.
+/// Sets outcome and note of all instances of a task in a run.
 pub(crate) async fn patch(
     State(app): State<App>,
     caller: Caller,
     Path(path): Path<TaskPath>,
+    mut query: Query,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let word = body.text("new_state", 50);
-    for key in [
-        "include_upstream",
-        "include_downstream",
-        "include_future",
-        "include_past",
-    ] {
-        body.boolean(key, Some(false));
-    }
-    body.text("note", 1000);
-    let to = match word.as_deref() {
-        None => None,
-        Some("success") => Some(StateName::Success),
-        Some("failed") => Some(StateName::Failed),
-        Some("skipped") => Some(StateName::Skipped),
-        Some(other) => {
-            body.refuse(&format!(
-                "'{other}' is not one of ['success', 'failed', 'skipped']"
-            ));
-            None
-        }
-    };
+    let wanted = TaskChange::read(&mut body);
     body.finish()?;
-    let tis = all_of_task(&app, &path).await?;
-    if tis.is_empty() {
-        return Err(ApiError::not_found(format!(
-            "Task '{}' not found in Dag '{}'",
-            path.2, path.0
-        )));
-    }
-    if let Some(to) = to {
-        if tis.iter().all(|ti| ti.state == to) {
-            return Err(ApiError::conflict(format!(
-                "Task id {} is already in {to} state",
-                path.2
-            )));
-        }
-        let now = Utc::now();
-        for ti in tis.iter().filter(|ti| ti.state != to) {
-            store::transact!(app.store, "mark task", |tx| tx
-                .mark_task_instance(ti, to, now)
-                .await)?;
-            app.broker.hint(Hint::Run(ti.run_key)).await;
-        }
-    }
-    let tis = all_of_task(&app, &path).await?;
-    let total = i64::try_from(tis.len()).unwrap_or(i64::MAX);
-    envelope(&app, &tis, total).await
+    let index = match query.text("map_index") {
+        None => None,
+        Some(_) => Some(map_index(query.number("map_index", -1, -1)?)),
+    };
+    change(&app, &path, index, wanted.masked(&query.all("update_mask"))).await
 }
 
-/// Clears task instances of one run, so that they run again.
-pub(crate) async fn clear(
+/// Sets outcome and note of one instance of a mapped task.
+pub(crate) async fn patch_mapped(
     State(app): State<App>,
     caller: Caller,
-    Path(dag_id): Path<DagId>,
+    Path((dag_id, run_id, task_id, index)): Path<(DagId, RunId, TaskId, String)>,
+    query: Query,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let dry_run = body.boolean("dry_run", Some(true));
-    let only_failed = body.boolean("only_failed", Some(true));
-    let only_running = body.boolean("only_running", Some(false));
-    let reset_runs = body.boolean("reset_dag_runs", Some(true));
-    let task_ids = body
-        .has("task_ids")
-        .then(|| body.any("task_ids"))
-        .filter(|ids| !ids.is_null());
-    let run_id = body.text("dag_run_id", 250);
-    let downstream = body.boolean("include_downstream", Some(false));
+    let wanted = TaskChange::read(&mut body);
     body.finish()?;
-    let run_id = RunId::new(run_id.ok_or_else(|| ApiError::bad_request("dag_run_id is required"))?);
-    let dag = super::dags::find(&app, &dag_id).await?;
-    let graph = super::dags::graph(&app, &dag).await?;
-    let run = app.store.reader().await?.run(&dag_id, &run_id).await?;
-    let run =
-        run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
-    let wanted = task_ids.map(|ids| chosen_tasks(&graph.dag, &ids, downstream));
-    let tis = app.store.reader().await?.task_instances_of(run.key).await?;
-    let fits = |ti: &&TaskInstanceRecord| {
-        let failed = matches!(ti.state, StateName::Failed | StateName::UpstreamFailed);
-        let chosen = wanted.as_ref().is_none_or(|wanted| wanted.contains(&ti.task_id));
-        chosen && (!only_failed || failed) && (!only_running || ti.state == StateName::Running)
-    };
-    let tis: Vec<TaskInstanceRecord> = tis.iter().filter(fits).cloned().collect();
-    if !dry_run && !tis.is_empty() {
-        let now = Utc::now();
-        store::transact!(app.store, "clear tasks", |tx| {
-            for ti in &tis {
-                let retries = graph.dag.task(&ti.task_id).map_or(0, |task| task.retries);
-                tx.clear_task_instance(ti, retries, now).await?;
-            }
-            if reset_runs && run.state.is_finished() {
-                tx.mark_run(run.key, model::dag_run::DagRunState::Queued, now)
-                    .await?;
-            }
-            Ok(())
-        })?;
-        app.broker.hint(Hint::Run(run.key)).await;
-        app.broker.hint(Hint::Dag(dag_id.clone())).await;
-    }
-    let mut page = Page::of(&app, &tis).await?;
-    let mut out = Vec::with_capacity(tis.len());
-    for ti in &tis {
-        out.push(page.response(&app, ti).await?);
-    }
-    Ok(Json(json!({"task_instances": out, "total_entries": out.len()})))
-}
-
-/// The tasks named in a request, as names or `[name, map index]`, with everything after them if asked for.
-fn chosen_tasks(dag: &model::dag::Dag, ids: &Value, downstream: bool) -> Vec<TaskId> {
-    let name = |id: &Value| id.as_str().or_else(|| id.get(0)?.as_str()).map(TaskId::new);
-    let mut chosen: Vec<TaskId> = ids.as_array().into_iter().flatten().filter_map(name).collect();
-    let mut next = 0;
-    while let (true, Some(task)) = (downstream, chosen.get(next).and_then(|id| dag.task(id))) {
-        next += 1;
-        for after in &task.downstream {
-            let id = &dag.tasks[*after].task_id;
-            if !chosen.contains(id) {
-                chosen.push(id.clone());
-            }
-        }
-    }
-    chosen
+    let index = map_index(path_number("map_index", &index, i64::MIN)?);
+    let path = (dag_id, run_id, task_id);
+    change(&app, &path, Some(index), wanted.masked(&query.all("update_mask"))).await
 }

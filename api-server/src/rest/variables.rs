@@ -2,6 +2,7 @@
 
 use super::access::Caller;
 use super::body::Body;
+use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
 use crate::App;
@@ -11,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use store::repo::VariableRecord;
 
 /// Words in a name that make its value a secret.
@@ -164,6 +166,54 @@ fn stored(value: &Value) -> String {
     }
 }
 
+/// A variable as a request gives it.
+pub(crate) struct VariableEntity {
+    key: String,
+    value: Value,
+    /// Absent leaves the old one.
+    description: Option<Option<String>>,
+}
+
+impl VariableEntity {
+    fn read(mut body: Body) -> ApiResult<Self> {
+        let key = body.required_text("key");
+        let value = body.any("value");
+        let has_description = body.has("description");
+        let description = body.text("description", 5000);
+        body.text("team_name", 50);
+        body.finish()?;
+        Ok(Self {
+            key,
+            value,
+            description: has_description.then_some(description),
+        })
+    }
+
+    /// Stores the fields that the mask names over `old`; all of them without a mask.
+    async fn store(self, app: &App, mask: &[&str], old: Option<VariableRecord>) -> ApiResult<()> {
+        if mask.contains(&"key") {
+            let text =
+                "Update not allowed: the following fields are immutable and cannot be modified: {'key'}";
+            return Err(ApiError::bad_request(text));
+        }
+        let masked = |name: &str| mask.is_empty() || mask.contains(&name);
+        let (old_value, old_description) = old.map_or((None, None), |old| (Some(old.value), old.description));
+        let text = old_value
+            .filter(|_| !masked("value"))
+            .unwrap_or_else(|| stored(&self.value));
+        let description = self
+            .description
+            .filter(|_| masked("description"))
+            .unwrap_or(old_description);
+        let key = self.key;
+        store::transact!(app.store, "set variable", |tx| {
+            tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
+                .await
+        })?;
+        Ok(())
+    }
+}
+
 pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -171,29 +221,14 @@ pub(crate) async fn create(
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let key = body.required_text("key");
-    let value = body.any("value");
-    let description = body.text("description", 5000);
-    body.text("team_name", 50);
-    body.finish()?;
-    if app
-        .store
-        .reader()
-        .await?
-        .variable(&key, &app.cipher)
-        .await?
-        .is_some()
-    {
+    let entity = VariableEntity::read(Body::read(&headers, &bytes)?)?;
+    let key = entity.key.clone();
+    if find(&app, &key).await.is_ok() {
         return Err(ApiError::conflict(format!(
             "The Variable with key: `{key}` already exists"
         )));
     }
-    let text = stored(&value);
-    store::transact!(app.store, "create variable", |tx| {
-        tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
-            .await
-    })?;
+    entity.store(&app, &[], None).await?;
     Ok((
         StatusCode::CREATED,
         Json(response(&app, &find(&app, &key).await?)),
@@ -209,40 +244,61 @@ pub(crate) async fn patch(
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::Op)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let named = body.required_text("key");
-    let value = body.any("value");
-    let has_description = body.has("description");
-    let description = body.text("description", 5000);
-    body.text("team_name", 50);
-    body.finish()?;
-    if named != key {
+    let entity = VariableEntity::read(Body::read(&headers, &bytes)?)?;
+    if entity.key != key {
         return Err(ApiError::bad_request(
             "Invalid body, key from request body doesn't match uri parameter",
         ));
     }
     let old = find(&app, &key).await?;
-    let mask = query.all("update_mask");
-    if mask.contains(&"key") {
-        let text = "Update not allowed: the following fields are immutable and cannot be modified: {'key'}";
-        return Err(ApiError::bad_request(text));
-    }
-    let masked = |name: &str| mask.is_empty() || mask.contains(&name);
-    let text = if masked("value") {
-        stored(&value)
-    } else {
-        old.value
-    };
-    let description = if has_description && masked("description") {
-        description
-    } else {
-        old.description
-    };
-    store::transact!(app.store, "patch variable", |tx| {
-        tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
-            .await
-    })?;
+    entity.store(&app, &query.all("update_mask"), Some(old)).await?;
     Ok(Json(response(&app, &find(&app, &key).await?)))
+}
+
+/// Variables in bulk.
+struct Variables;
+
+impl Collection for Variables {
+    const NAMES: &'static str = "variables with these keys";
+    type Entity = VariableEntity;
+
+    fn read(body: Body) -> ApiResult<VariableEntity> {
+        VariableEntity::read(body)
+    }
+
+    fn key(entity: &VariableEntity) -> &str {
+        &entity.key
+    }
+
+    async fn existing(app: &App) -> ApiResult<HashSet<String>> {
+        let variables = app.store.reader().await?.variables(&app.cipher).await?;
+        Ok(variables.into_iter().map(|variable| variable.key).collect())
+    }
+
+    async fn put(app: &App, entity: VariableEntity, mask: &[&str]) -> ApiResult<()> {
+        let old = app
+            .store
+            .reader()
+            .await?
+            .variable(&entity.key, &app.cipher)
+            .await?;
+        entity.store(app, mask, old).await
+    }
+
+    async fn remove(app: &App, key: &str) -> ApiResult<()> {
+        store::transact!(app.store, "delete variable", |tx| tx.delete_variable(key).await)?;
+        Ok(())
+    }
+}
+
+pub(crate) async fn bulk(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::Op)?;
+    super::bulk::run::<Variables>(&app, &headers, &bytes).await
 }
 
 pub(crate) async fn delete(

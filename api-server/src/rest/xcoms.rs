@@ -1,20 +1,24 @@
 //! XComs.
 
 use super::access::Caller;
-use super::body::python_repr;
+use super::body::Body;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, listing};
 use super::runs::References;
-use super::tasks::TaskPath;
+use super::tasks::{TaskPath, map_index};
 use crate::App;
+use crate::python_repr::python_repr;
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use chrono::Utc;
 use identity::Role;
 use model::time::rest_format;
-use model::{DagId, MapIndex, RunId, TaskId};
+use model::{DagId, RunId, TaskId};
 use serde_json::{Map, Value, json};
-use store::repo::{Condition, XComRecord};
+use store::repo::{Condition, NewXCom, TaskInstanceRecord, XComRecord};
 
 async fn response(app: &App, xcom: &XComRecord) -> ApiResult<Map<String, Value>> {
     let dates = app.store.reader().await?.run_dates(&[xcom.run_key]).await?;
@@ -102,7 +106,7 @@ pub(crate) async fn show(
     let missing = || ApiError::not_found(format!("XCom entry with key: `{key}` not found"));
     let mut db = app.store.reader().await?;
     let run = db.run(&dag_id, &run_id).await?.ok_or_else(missing)?;
-    let map_index = MapIndex(i32::try_from(index).unwrap_or(i32::MAX));
+    let map_index = map_index(index);
     let xcom = db
         .xcom(run.key, &task_id, map_index, &key)
         .await?
@@ -118,4 +122,131 @@ pub(crate) async fn show(
     let mut out = response(&app, &xcom).await?;
     out.insert("value".to_owned(), value);
     Ok(Json(Value::Object(out)))
+}
+
+/// The value with all that is said about it.
+async fn whole(app: &App, xcom: &XComRecord) -> ApiResult<Json<Value>> {
+    let mut out = response(app, xcom).await?;
+    let value = serde_json::from_str(&xcom.value).unwrap_or_else(|_| xcom.value.clone().into());
+    out.insert("value".to_owned(), value);
+    Ok(Json(Value::Object(out)))
+}
+
+/// A value as a task would have left it.
+fn new_value(key: &str, value: &Value) -> NewXCom {
+    let length = match value {
+        Value::Array(items) => Some(items.len()),
+        Value::Object(fields) => Some(fields.len()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    };
+    NewXCom {
+        key: key.to_owned(),
+        value: value.to_string(),
+        mapped_length: length.and_then(|length| i64::try_from(length).ok()),
+    }
+}
+
+async fn leave(app: &App, ti: &TaskInstanceRecord, xcom: &NewXCom) -> ApiResult<Json<Value>> {
+    let now = Utc::now();
+    store::transact!(app.store, "set xcom", |tx| tx.set_xcom(ti, xcom, now).await)?;
+    let mut db = app.store.reader().await?;
+    let stored = db.xcom(ti.run_key, &ti.task_id, ti.map_index, &xcom.key).await?;
+    drop(db);
+    let stored = stored.ok_or_else(|| absent(&xcom.key))?;
+    whole(app, &stored).await
+}
+
+fn absent(key: &str) -> ApiError {
+    ApiError::not_found(format!(
+        "The XCom with key: `{key}` with mentioned task instance doesn't exist."
+    ))
+}
+
+/// `POST xcomEntries`
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id, task_id)): Path<TaskPath>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    caller.must_be(Role::User)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let key = body.required_text("key");
+    let value = body.any("value");
+    let index = map_index(body.integer("map_index", None, false).unwrap_or(-1));
+    body.finish()?;
+    let dag = super::dags::find(&app, &dag_id).await?;
+    let graph = super::dags::graph(&app, &dag).await?;
+    if graph.dag.task(&task_id).is_none() {
+        return Err(ApiError::not_found(format!(
+            "Task with ID: `{task_id}` not found in dag: `{dag_id}`"
+        )));
+    }
+    let mut db = app.store.reader().await?;
+    if db.run(&dag_id, &run_id).await?.is_none() {
+        return Err(ApiError::not_found(format!(
+            "Dag Run with ID: `{run_id}` not found for dag: `{dag_id}`"
+        )));
+    }
+    let ti = db.task_instance(&dag_id, &run_id, &task_id, index).await?;
+    let ti = ti.ok_or_else(|| {
+        ApiError::not_found(format!(
+            "Task instance with ID: `{task_id}` and map_index: `{index}` not found in run: `{run_id}`"
+        ))
+    })?;
+    if db.xcom(ti.run_key, &task_id, index, &key).await?.is_some() {
+        return Err(ApiError::conflict(format!(
+            "The XCom with key: `{key}` with mentioned task instance already exists."
+        )));
+    }
+    drop(db);
+    Ok((
+        StatusCode::CREATED,
+        leave(&app, &ti, &new_value(&key, &value)).await?,
+    ))
+}
+
+/// `PATCH xcomEntries/{key}`
+pub(crate) async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id, task_id, key)): Path<(DagId, RunId, TaskId, String)>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> ApiResult {
+    caller.must_be(Role::User)?;
+    let mut body = Body::read(&headers, &bytes)?;
+    let value = body.any("value");
+    let index = map_index(body.integer("map_index", None, false).unwrap_or(-1));
+    body.finish()?;
+    let mut db = app.store.reader().await?;
+    let ti = db.task_instance(&dag_id, &run_id, &task_id, index).await?;
+    let ti = ti.ok_or_else(|| absent(&key))?;
+    db.xcom(ti.run_key, &task_id, index, &key)
+        .await?
+        .ok_or_else(|| absent(&key))?;
+    drop(db);
+    leave(&app, &ti, &new_value(&key, &value)).await
+}
+
+/// `DELETE xcomEntries/{key}`
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id, task_id, key)): Path<(DagId, RunId, TaskId, String)>,
+    mut query: Query,
+) -> ApiResult<StatusCode> {
+    caller.must_be(Role::User)?;
+    let index = map_index(query.number("map_index", -1, -1)?);
+    let run = app.store.reader().await?.run(&dag_id, &run_id).await?;
+    let run = run.ok_or_else(|| absent(&key))?;
+    let deleted = store::transact!(app.store, "delete xcom", |tx| tx
+        .delete_xcom(run.key, &task_id, index, &key)
+        .await)?;
+    if deleted {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(absent(&key))
+    }
 }

@@ -19,7 +19,7 @@ pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};
 pub use dispatch::{Dispatch, DispatchLimits};
 pub use files::{FileRecord, ImportErrorRecord};
 pub use jobs::JobRecord;
-pub use list::{Condition, Listing, Order};
+pub use list::{Condition, Listing, Order, Paged};
 pub use planning::LockedRun;
 pub use runs::{NewRun, RunRecord};
 pub use tasks::{HistoryRecord, TaskInstanceRecord};

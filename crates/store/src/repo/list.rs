@@ -13,7 +13,7 @@ pub enum Condition {
     Is(&'static str, Value),
     /// One of these; an empty list matches nothing.
     In(&'static str, Vec<Value>),
-    /// `>=`; NULL counts as the given value.
+    /// `>=`.
     AtLeast(&'static str, Value),
     /// `>`.
     Above(&'static str, Value),
@@ -25,6 +25,10 @@ pub enum Condition {
     Contains(&'static str, Vec<String>),
     /// Starts with the text. Several alternatives.
     StartsWith(&'static str, Vec<String>),
+    /// The column is NULL, or the condition holds.
+    NullOr(&'static str, Box<Condition>),
+    /// The condition holds for the DagRun that the row belongs to.
+    OfRun(Box<Condition>),
 }
 
 /// A column to order by.
@@ -43,6 +47,8 @@ pub struct Listing {
     pub conditions: Vec<Condition>,
     /// Order; the last should be unique.
     pub order: Vec<Order>,
+    /// Begin after the row that has these values in the columns of `order`. Does not change the count.
+    pub after: Option<Vec<Value>>,
     /// Most entries to return.
     pub limit: u64,
     /// Entries to leave out at the start.
@@ -87,8 +93,63 @@ impl Condition {
                     params.push(Value::Text(text.clone()));
                 }
             }
+            Self::NullOr(column, inner) => {
+                sql.push_str(&format!("({column} IS NULL OR "));
+                inner.write(dialect, sql, params);
+                sql.push(')');
+            }
+            Self::OfRun(inner) => {
+                sql.push_str("run_key IN (SELECT id FROM dag_run WHERE ");
+                inner.write(dialect, sql, params);
+                sql.push(')');
+            }
         }
     }
+}
+
+/// "Comes after the row with these values": larger in the first column, or equal there and after it in the next.
+///
+/// Both databases sort NULL before everything.
+fn write_after(order: &[Order], values: &[Value], sql: &mut String, params: &mut Vec<Value>) {
+    let mut alternatives = Vec::new();
+    for (at, (last, bound)) in order.iter().zip(values).enumerate() {
+        let beyond = match (bound, last.descending) {
+            (Value::Null, false) => format!("{} IS NOT NULL", last.column),
+            // Nothing comes after NULL in this direction.
+            (Value::Null, true) => continue,
+            (_, false) => format!("{} > ?", last.column),
+            (_, true) => format!("({0} < ? OR {0} IS NULL)", last.column),
+        };
+        let mut parts = Vec::new();
+        for (same, value) in order.iter().zip(values).take(at) {
+            match value {
+                Value::Null => parts.push(format!("{} IS NULL", same.column)),
+                value => {
+                    parts.push(format!("{} = ?", same.column));
+                    params.push(value.clone());
+                }
+            }
+        }
+        parts.push(beyond);
+        if *bound != Value::Null {
+            params.push(bound.clone());
+        }
+        alternatives.push(format!("({})", parts.join(" AND ")));
+    }
+    sql.push_str(&if alternatives.is_empty() {
+        "1 = 0".to_owned()
+    } else {
+        format!("({})", alternatives.join(" OR "))
+    });
+}
+
+/// A table whose lists are paged by cursor.
+#[derive(Debug, Clone, Copy)]
+pub enum Paged {
+    /// `dag_run`
+    DagRuns,
+    /// `task_instance`
+    TaskInstances,
 }
 
 impl Tx {
@@ -112,6 +173,10 @@ impl Tx {
         if listing.limit == 0 {
             return Ok((Vec::new(), total));
         }
+        if let Some(values) = &listing.after {
+            filter.push_str(if filter.is_empty() { " WHERE " } else { " AND " });
+            write_after(&listing.order, values, &mut filter, &mut params);
+        }
         let order: Vec<String> = listing
             .order
             .iter()
@@ -132,5 +197,25 @@ impl Tx {
         params.push(Value::Integer(listing.offset.try_into().unwrap_or(i64::MAX)));
         let sql = format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?");
         Ok((self.query(&sql, &params).await?, total))
+    }
+
+    /// The values that place a row in an order, for [`Listing::after`].
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn place_of(
+        &mut self,
+        table: Paged,
+        order: &[Order],
+        id: Value,
+    ) -> Result<Option<Vec<Value>>, StoreError> {
+        let table = match table {
+            Paged::DagRuns => "dag_run",
+            Paged::TaskInstances => "task_instance",
+        };
+        let columns: Vec<&str> = order.iter().map(|order| order.column).collect();
+        let sql = format!("SELECT {} FROM {table} WHERE id = ?", columns.join(", "));
+        let row = self.query_one(&sql, &[id]).await?;
+        Ok(row.map(Row::into_values))
     }
 }

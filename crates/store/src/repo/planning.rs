@@ -349,19 +349,6 @@ impl Tx {
             .await
     }
 
-    /// Notes when a run was last decided upon.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn note_decision(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
-        self.execute(
-            "UPDATE dag_run SET last_decision_at = ? WHERE id = ?",
-            params![now, key],
-        )
-        .await
-        .map(|_| ())
-    }
-
     /// Keys of running runs of a DAG.
     ///
     /// # Errors

@@ -299,8 +299,9 @@ impl Tx {
     ) -> Result<Vec<DagRunKey>, StoreError> {
         let mut started = Vec::new();
         for key in keys {
-            let sql = "UPDATE dag_run SET state = 'running', start_date = ?, updated_at = ? WHERE id = ? AND state = 'queued'";
-            if self.execute(sql, params![now, now, *key]).await?.rows == 1 {
+            let sql = "UPDATE dag_run SET state = 'running', start_date = ?, last_decision_at = ?, updated_at = ? \
+                       WHERE id = ? AND state = 'queued'";
+            if self.execute(sql, params![now, now, now, *key]).await?.rows == 1 {
                 self.add_run_event(*key, now).await?;
                 started.push(*key);
             }
@@ -318,9 +319,12 @@ impl Tx {
         to: DagRunState,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let sql =
-            "UPDATE dag_run SET state = ?, end_date = ?, updated_at = ? WHERE id = ? AND state = 'running'";
-        Ok(self.execute(sql, params![to.as_str(), now, now, key]).await?.rows == 1)
+        let sql = "UPDATE dag_run SET state = ?, end_date = ?, last_decision_at = ?, updated_at = ? WHERE id = ? AND state = 'running'";
+        Ok(self
+            .execute(sql, params![to.as_str(), now, now, now, key])
+            .await?
+            .rows
+            == 1)
     }
 
     /// Sets the state as a person asks: success, failed, or queued again.

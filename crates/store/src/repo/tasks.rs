@@ -481,6 +481,37 @@ impl Tx {
             .collect()
     }
 
+    /// Sets the note; `None` removes it.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_task_note(
+        &mut self,
+        id: TaskInstanceId,
+        note: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET note = ?, updated_at = ? WHERE id = ?";
+        self.execute(sql, params![note, now, id]).await.map(|_| ())
+    }
+
+    /// Deletes a task instance with all that it left.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn delete_task_instance(&mut self, ti: &TaskInstanceRecord) -> Result<(), StoreError> {
+        for table in ["outbox", "rendered_fields", "task_instance_history"] {
+            self.execute(&format!("DELETE FROM {table} WHERE ti_id = ?"), params![ti.id])
+                .await?;
+        }
+        let sql = "DELETE FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ?";
+        self.execute(sql, params![ti.run_key, &ti.task_id, ti.map_index])
+            .await?;
+        self.execute("DELETE FROM task_instance WHERE id = ?", params![ti.id])
+            .await?;
+        Ok(())
+    }
+
     /// Stores the label of a mapped task instance.
     ///
     /// # Errors

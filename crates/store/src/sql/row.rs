@@ -22,6 +22,11 @@ impl Row {
         }
     }
 
+    /// All columns that are left.
+    pub fn into_values(self) -> Vec<Value> {
+        self.values.collect()
+    }
+
     /// The next column.
     ///
     /// # Errors
