@@ -10,6 +10,6 @@ mod wait;
 pub use api::{Answer, Api};
 pub use cluster::{Cluster, ROLES};
 pub use installation::{Installation, Process};
-pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, required, seeds};
+pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, recordings, required, seeds};
 pub use services::{KilledService, Service};
 pub use wait::{eventually, wait_until};

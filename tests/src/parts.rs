@@ -63,8 +63,26 @@ pub fn mariadb_database() -> Option<String> {
     Some(format!("{url}/{name}"))
 }
 
+/// A folder that may lie beside the project; says so where it does not.
+fn beside(name: &str) -> Option<PathBuf> {
+    use std::io::Write;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared")
+        .join(name);
+    if !path.is_dir() {
+        // Nobody to tell is no reason to fail.
+        writeln!(std::io::stderr(), "skipped: there is no {}", path.display()).ok();
+        return None;
+    }
+    Some(path)
+}
+
 /// The course files that must run unmodified, where they are at hand.
 pub fn seeds() -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/seeds/dags");
-    path.is_dir().then_some(path)
+    beside("seeds/dags")
+}
+
+/// Answers recorded from the real server, where they are at hand.
+pub fn recordings() -> Option<PathBuf> {
+    beside("golden")
 }

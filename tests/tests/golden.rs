@@ -4,7 +4,7 @@
 use harness::{Api, Installation, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -140,15 +140,6 @@ const AT_LAST: &[&str] = &[
     "dag_patch_unpause_200",
     "dags_patch_nopattern_200",
 ];
-
-fn folder() -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
-    if !path.is_dir() {
-        eprintln!("skipped: there are no recordings beside this project");
-        return None;
-    }
-    Some(path)
-}
 
 fn recordings(folder: &Path) -> HashMap<String, Value> {
     let mut all = HashMap::new();
@@ -348,7 +339,7 @@ fn ended(api: &Api, dag_id: &str, run_id: &str) {
 
 #[test]
 fn answers_are_those_of_the_real_server() {
-    let (Some(python), Some(folder)) = (harness::python(), folder()) else {
+    let (Some(python), Some(folder)) = (harness::python(), harness::recordings()) else {
         return;
     };
     let installation = installation(&folder, &python);

@@ -1,0 +1,222 @@
+//! What REST clients can do beyond single requests: page, list by body, change in bulk, wait.
+
+use harness::{Api, Installation, Process, eventually};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const RUNS: usize = 7;
+
+fn server() -> Option<(Installation, Process, Api)> {
+    let installation = Installation::new(&harness::python()?);
+    installation.dag(
+        "one.py",
+        "from airflow.sdk import DAG, Param, task\n\
+         with DAG('one', schedule=None, params={'n': Param(1, type='integer', maximum=10)}):\n\
+         \x20   @task\n    def give(params=None):\n        return [params['n'], params['n']]\n\
+         \x20   @task\n    def fail_first(ti=None):\n        assert ti.try_number > 1\n\
+         \x20   give()\n    fail_first()\n",
+    );
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    eventually("the DAG is there", PATIENCE, || {
+        match api.call("GET", "/api/v2/dags/one", None) {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    Some((installation, process, api))
+}
+
+fn call(api: &Api, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    api.call(method, path, Some(body)).expect("an answer")
+}
+
+fn ids(page: &Value) -> Vec<String> {
+    let runs = page["dag_runs"].as_array().into_iter().flatten();
+    runs.map(|run| run["dag_run_id"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn pages_meet_every_run_once_while_new_ones_come() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    call(&api, "PATCH", "/api/v2/dags/one", &json!({"is_paused": true}));
+    for n in 0..RUNS {
+        api.trigger(
+            "one",
+            &json!({"logical_date": null, "dag_run_id": format!("r{n}")}),
+        );
+    }
+    let path = |cursor: &str| {
+        format!("/api/v2/dags/~/dagRuns?order_by=-start_date&order_by=run_id&limit=3&cursor={cursor}")
+    };
+    let first = api.get(&path(""));
+    assert_eq!(first["previous_cursor"], Value::Null);
+    assert_eq!(first["total_entries"], json!(RUNS));
+    let mut seen = ids(&first);
+    let mut page = first;
+    while let Some(next) = page["next_cursor"].as_str().map(str::to_owned) {
+        // It comes before what was shown already, so it must not push anything onto the next page again.
+        api.trigger(
+            "one",
+            &json!({"logical_date": null, "dag_run_id": format!("a{}", seen.len())}),
+        );
+        page = api.get(&path(&next));
+        seen.extend(ids(&page));
+    }
+    let expected: Vec<String> = (0..RUNS).map(|n| format!("r{n}")).collect();
+    assert_eq!(seen, expected);
+    let back = api.get(&path(page["previous_cursor"].as_str().unwrap_or_default()));
+    assert_eq!(ids(&back), ["r3", "r4", "r5"]);
+    let bad = api.call("GET", &path("nonsense"), None).expect("an answer");
+    assert_eq!(bad.0, 400, "{}", bad.1);
+
+    let listed = call(
+        &api,
+        "POST",
+        "/api/v2/dags/~/dagRuns/list",
+        &json!({"dag_ids": ["one"], "states": ["queued"], "page_limit": 2, "order_by": "-run_after"}),
+    );
+    assert_eq!((listed.0, &listed.1["total_entries"]), (200, &json!(RUNS + 2)));
+    assert_eq!(ids(&listed.1), ["a6", "a3"]);
+}
+
+#[test]
+fn variables_and_pools_are_changed_in_bulk() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let act = |path: &str, actions: Value| call(&api, "PATCH", path, &json!({"actions": actions}));
+    let made = act(
+        "/api/v2/variables",
+        json!([
+            {"action": "create", "entities": [{"key": "a", "value": {"b": 1}}, {"key": "c", "value": "x", "description": "kept"}]},
+            {"action": "create", "entities": [{"key": "a", "value": "2"}, {"key": "d", "value": "3"}]},
+            {"action": "create", "entities": [{"key": "c", "value": "y"}], "action_on_existence": "overwrite"},
+            {"action": "update", "entities": [{"key": "nobody", "value": "2"}]},
+            {"action": "update", "entities": [{"key": "c", "value": "z", "description": "not this"}], "update_mask": ["value"]},
+            {"action": "delete", "entities": ["a", "nobody"], "action_on_non_existence": "skip"},
+        ]),
+    );
+    assert_eq!(made.0, 200);
+    assert_eq!(made.1["create"]["success"], json!(["a", "c", "c"]));
+    assert_eq!(
+        made.1["create"]["errors"],
+        json!([{"error": "The variables with these keys: {'a'} already exist.", "status_code": 409}])
+    );
+    assert_eq!(made.1["update"]["success"], json!(["c"]));
+    assert_eq!(made.1["update"]["errors"][0]["status_code"], json!(404));
+    assert_eq!(made.1["delete"], json!({"success": ["a"], "errors": []}));
+    let left = api.get("/api/v2/variables");
+    assert_eq!(left["total_entries"], json!(1));
+    assert_eq!(
+        (
+            &left["variables"][0]["value"],
+            &left["variables"][0]["description"]
+        ),
+        (&json!("z"), &json!("kept"))
+    );
+
+    let pools = act(
+        "/api/v2/pools",
+        json!([{"action": "create", "entities": [{"name": "p", "slots": 2}]},
+               {"action": "delete", "entities": ["default_pool"]}]),
+    );
+    assert_eq!(pools.1["create"]["success"], json!(["p"]));
+    assert_eq!(pools.1["delete"]["errors"][0]["status_code"], json!(400));
+    assert_eq!(api.get("/api/v2/pools/p")["slots"], json!(2));
+
+    let broken = act(
+        "/api/v2/variables",
+        json!([{"action": "create", "entities": [{"value": "no key"}]}]),
+    );
+    assert_eq!(broken.0, 422);
+    assert_eq!(
+        broken.1["detail"][0]["loc"],
+        json!(["body", "actions", 0, "create", "entities", 0, "key"])
+    );
+}
+
+#[test]
+fn a_client_waits_for_a_run_reads_its_result_and_clears_it() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let refused = call(
+        &api,
+        "POST",
+        "/api/v2/dags/one/dagRuns",
+        &json!({"logical_date": null, "conf": {"n": 11}}),
+    );
+    assert_eq!(refused.0, 400);
+    assert!(
+        refused.1["detail"]
+            .to_string()
+            .contains("Invalid input for param n: 11 is greater than"),
+        "{}",
+        refused.1
+    );
+
+    let run_id = api.trigger(
+        "one",
+        &json!({"logical_date": null, "dag_run_id": "w", "conf": {"n": 4}}),
+    );
+    let (status, lines) = api
+        .raw(
+            "GET",
+            "/api/v2/dags/one/dagRuns/w/wait?interval=0.1&result=give",
+            "",
+            "application/json",
+        )
+        .expect("an answer");
+    assert_eq!(status, 200);
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap_or_default()).expect("JSON");
+    assert_eq!(last, json!({"state": "failed", "results": {"give": [4, 4]}}));
+
+    let entries = "/api/v2/dags/one/dagRuns/w/taskInstances/give/xcomEntries";
+    let left = call(
+        &api,
+        "POST",
+        entries,
+        &json!({"key": "mine", "value": {"z": [1]}}),
+    );
+    assert_eq!((left.0, &left.1["value"]), (201, &json!({"z": [1]})));
+    assert_eq!(
+        call(&api, "POST", entries, &json!({"key": "mine", "value": 1})).0,
+        409
+    );
+    let changed = call(
+        &api,
+        "PATCH",
+        &format!("{entries}/mine"),
+        &json!({"value": "new"}),
+    );
+    assert_eq!((changed.0, &changed.1["value"]), (200, &json!("new")));
+
+    let clear = "/api/v2/dags/one/dagRuns/w/clear";
+    let dry = call(&api, "POST", clear, &json!({"only_failed": true}));
+    assert_eq!(dry.1["task_instances"][0]["task_id"], json!("fail_first"));
+    assert_eq!(api.run_state("one", &run_id).as_deref(), Some("failed"));
+    let cleared = call(
+        &api,
+        "POST",
+        clear,
+        &json!({"dry_run": false, "only_failed": true, "note": "again"}),
+    );
+    assert_eq!((cleared.0, &cleared.1["note"]), (200, &json!("again")));
+    eventually("the cleared run succeeds", PATIENCE, || {
+        match api.run_state("one", &run_id).as_deref() {
+            Some("success") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let tries: Vec<Value> = api
+        .tasks("one", &run_id)
+        .iter()
+        .map(|ti| ti["try_number"].clone())
+        .collect();
+    assert_eq!(tries, [json!(1), json!(2)], "only what had failed ran again");
+}
