@@ -9,6 +9,7 @@ mod error;
 mod ini;
 mod options;
 mod raw;
+mod reader;
 mod secret;
 mod typed;
 

@@ -1,6 +1,7 @@
 //! Repositories: methods of [`crate::Tx`], one file per noun.
 
 mod admin;
+mod by_hand;
 mod claims;
 mod dags;
 mod dispatch;

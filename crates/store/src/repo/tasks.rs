@@ -359,64 +359,6 @@ impl Tx {
             .map(|_| ())
     }
 
-    /// Sets the outcome as a person asks. A process that runs is stopped when its worker hears that it lost its claim.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn mark_task_instance(
-        &mut self,
-        ti: &TaskInstanceRecord,
-        to: StateName,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let sql = "UPDATE task_instance SET state = ?, start_date = COALESCE(start_date, ?), end_date = ?, not_before = NULL, \
-                   updated_at = ? WHERE id = ? AND state = ?";
-        let values = params![to.as_str(), now, now, now, ti.id, ti.state.as_str()];
-        if self.execute(sql, values).await?.rows != 1 {
-            return Err(self.moved_meanwhile("mark", ti.id));
-        }
-        self.add_run_event(ti.run_key, now).await
-    }
-
-    /// Clears a task instance so that it runs again; one that runs is stopped first.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn clear_task_instance(
-        &mut self,
-        ti: &TaskInstanceRecord,
-        retries: u32,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let next = ti
-            .full_state()?
-            .apply(model::task_instance::TaskEvent::Clear, ti.counters())
-            .map_err(|error| StoreError::Inconsistent(error.to_string()))?
-            .name();
-        self.keep_try(
-            ti,
-            if ti.state.is_finished() {
-                ti.state
-            } else {
-                StateName::Failed
-            },
-            now,
-        )
-        .await?;
-        let sql = "UPDATE task_instance SET state = ?, max_tries = ?, not_before = NULL, next_method = NULL, \
-                   next_kwargs = NULL, reschedules = 0, exit_cause = NULL, updated_at = ? WHERE id = ? AND state = ?";
-        let max_tries = if next == StateName::Restarting {
-            ti.max_tries
-        } else {
-            ti.try_number.0 + retries
-        };
-        let values = params![next.as_str(), max_tries, now, ti.id, ti.state.as_str()];
-        if self.execute(sql, values).await?.rows != 1 {
-            return Err(self.moved_meanwhile("clear", ti.id));
-        }
-        self.add_run_event(ti.run_key, now).await
-    }
-
     pub(super) fn moved_meanwhile(&self, name: &'static str, id: TaskInstanceId) -> StoreError {
         StoreError::Contention {
             name,
@@ -479,37 +421,6 @@ impl Tx {
             .into_iter()
             .map(read)
             .collect()
-    }
-
-    /// Sets the note; `None` removes it.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn set_task_note(
-        &mut self,
-        id: TaskInstanceId,
-        note: Option<&str>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let sql = "UPDATE task_instance SET note = ?, updated_at = ? WHERE id = ?";
-        self.execute(sql, params![note, now, id]).await.map(|_| ())
-    }
-
-    /// Deletes a task instance with all that it left.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn delete_task_instance(&mut self, ti: &TaskInstanceRecord) -> Result<(), StoreError> {
-        for table in ["outbox", "rendered_fields", "task_instance_history"] {
-            self.execute(&format!("DELETE FROM {table} WHERE ti_id = ?"), params![ti.id])
-                .await?;
-        }
-        let sql = "DELETE FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ?";
-        self.execute(sql, params![ti.run_key, &ti.task_id, ti.map_index])
-            .await?;
-        self.execute("DELETE FROM task_instance WHERE id = ?", params![ti.id])
-            .await?;
-        Ok(())
     }
 
     /// Stores the label of a mapped task instance.
