@@ -11,7 +11,9 @@ use proto::v1::run_service_server::RunServiceServer;
 use proto::v1::worker_service_server::WorkerServiceServer;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Status};
@@ -19,7 +21,12 @@ use tonic::{Code, Request, Status};
 /// How long open streams get after everything else has ended.
 const LAST: Duration = Duration::from_secs(3);
 
-pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    app: App,
+    listener: TcpListener,
+    stop: Stop,
+    end: CancellationToken,
+) -> anyhow::Result<()> {
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(Duration::from_secs(30)));
@@ -32,14 +39,21 @@ pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    // What older clients ask for.
+    let old_reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()?;
     let workers = WorkerServiceServer::new(worker::Workers { app: app.clone() })
         .max_decoding_message_size(proto::MESSAGE_LIMIT)
         .max_encoding_message_size(proto::MESSAGE_LIMIT);
+    let known = move |app: App| move |request: Request<()>| known_caller(&app, request);
+    let reflection = InterceptedService::new(reflection, known(app.clone()));
+    let old_reflection = InterceptedService::new(old_reflection, known(app.clone()));
     let runs = RunServiceServer::new(runs::Runs {
         app,
         stop: stop.clone(),
     });
-    let signal = stop.now().clone().cancelled_owned();
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .max_concurrent_streams(Some(4096))
@@ -47,12 +61,25 @@ pub(crate) async fn serve(app: App, listener: TcpListener, stop: Stop) -> anyhow
         .add_service(runs)
         .add_service(health)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming, signal);
+        .add_service(old_reflection)
+        .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
     tokio::select! {
         ended = serving => ended?,
-        () = async { stop.now().cancelled().await; tokio::time::sleep(LAST).await } => {}
+        () = async { end.cancelled().await; tokio::time::sleep(LAST).await } => {}
     }
     Ok(())
+}
+
+/// Lets users and workers pass: what the control plane offers is told to nobody else.
+fn known_caller(app: &App, request: Request<()>) -> Result<Request<()>, Status> {
+    if app.config.core.all_admins {
+        return Ok(request);
+    }
+    let token = token_of(&request)?;
+    if app.tokens.user(token).is_ok() || app.tokens.worker(token).is_ok() {
+        return Ok(request);
+    }
+    Err(Status::unauthenticated("the token is not valid"))
 }
 
 /// The bearer token of a call.

@@ -94,11 +94,11 @@ impl ApiServer {
         }
     }
 
-    /// Serves the REST API until told to stop.
+    /// Serves the REST API until `end`.
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve_rest(self, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
+    pub async fn serve_rest(self, listener: TcpListener, end: CancellationToken) -> anyhow::Result<()> {
         use axum::serve::ListenerExt;
         let listener = listener.tap_io(|stream| {
             // Small answers are not to wait for more; without it they are only slower.
@@ -107,19 +107,24 @@ impl ApiServer {
         let router = rest::router(self.app.clone());
         let closing = self.app.closing.clone();
         let end = async move {
-            stop.draining().cancelled().await;
+            end.cancelled().await;
             closing.cancel();
         };
         axum::serve(listener, router).with_graceful_shutdown(end).await?;
         Ok(())
     }
 
-    /// Serves the gRPC control plane until everything ends: workers that drain need it longer than people do.
+    /// Serves the gRPC control plane until `end`; answers that go on for long end with `stop`.
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve_control(self, listener: TcpListener, stop: Stop) -> anyhow::Result<()> {
-        control::serve(self.app, listener, stop).await
+    pub async fn serve_control(
+        self,
+        listener: TcpListener,
+        stop: Stop,
+        end: CancellationToken,
+    ) -> anyhow::Result<()> {
+        control::serve(self.app, listener, stop, end).await
     }
 
     /// Passes hints on to those who watch runs, until told to stop.

@@ -4,8 +4,8 @@ use model::{DagId, MapIndex, RunId, TaskId};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a log that one answer holds at most.
-pub(crate) const PAGE: u64 = 8 << 20;
+/// How far back the end of the last line is looked for.
+const TAIL: u64 = 256 << 10;
 
 /// Which log.
 #[derive(Debug, Clone)]
@@ -62,6 +62,18 @@ impl LogFiles {
         std::fs::metadata(self.path(name)).map_or(0, |facts| facts.len())
     }
 
+    /// Where the last whole line ends.
+    pub(crate) fn whole_lines(&self, name: &LogName) -> u64 {
+        let length = self.length(name);
+        let from = length.saturating_sub(TAIL);
+        match self.read(name, from, TAIL) {
+            // A line without an end in sight is taken as it is.
+            Ok((bytes, _)) if bytes.is_empty() => length,
+            Ok((_, end)) => end,
+            Err(_) => length,
+        }
+    }
+
     /// Appends `data`, which begins at `offset`. What is there already is not written again. Returns the new length.
     pub(crate) fn append(&self, name: &LogName, offset: u64, data: &[u8]) -> std::io::Result<u64> {
         let path = self.path(name);
@@ -81,19 +93,21 @@ impl LogFiles {
         Ok(length + (data.len() - known) as u64)
     }
 
-    /// Reads from `offset` on, whole lines, at most [`PAGE`] bytes. Returns them and where the next page begins.
-    pub(crate) fn read(&self, name: &LogName, offset: u64) -> std::io::Result<(Vec<u8>, u64)> {
+    /// Reads from `offset` on, whole lines, at most `most` bytes; a longer line comes in pieces. Returns them and where the
+    /// next page begins.
+    pub(crate) fn read(&self, name: &LogName, offset: u64, most: u64) -> std::io::Result<(Vec<u8>, u64)> {
         let mut file = match std::fs::File::open(self.path(name)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), offset)),
             other => other?,
         };
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
-        file.take(PAGE).read_to_end(&mut bytes)?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        file.take(most).read_to_end(&mut bytes)?;
+        let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if bytes.len() as u64 == most => bytes.len(),
+            None => 0,
+        };
         bytes.truncate(whole);
         Ok((bytes, offset + whole as u64))
     }
@@ -120,9 +134,17 @@ mod tests {
         assert_eq!(files.append(&name("t"), 0, b"one\ntw").unwrap(), 6);
         assert_eq!(files.append(&name("t"), 0, b"one\ntwo\n").unwrap(), 8);
         assert_eq!(files.append(&name("t"), 4, b"two\n").unwrap(), 8);
-        assert_eq!(files.read(&name("t"), 0).unwrap(), (b"one\ntwo\n".to_vec(), 8));
+        assert_eq!(
+            files.read(&name("t"), 0, 1 << 20).unwrap(),
+            (b"one\ntwo\n".to_vec(), 8)
+        );
         files.append(&name("t"), 8, b"half").unwrap();
-        assert_eq!(files.read(&name("t"), 8).unwrap(), (Vec::new(), 8));
+        assert_eq!(files.read(&name("t"), 8, 1 << 20).unwrap(), (Vec::new(), 8));
+        assert_eq!(
+            files.read(&name("t"), 4, 2).unwrap(),
+            (b"tw".to_vec(), 6),
+            "a line that does not fit comes in pieces"
+        );
     }
 
     #[test]

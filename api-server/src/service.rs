@@ -26,6 +26,10 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         .context("the metadata store cannot be used")?;
     let broker = open_broker(&config, "api-server")?;
     identity::Passwords::new(&config.core.passwords_file).ensure(&config.core.users)?;
+    tracing::info!(
+        "passwords of the users are in {}",
+        config.core.passwords_file.display()
+    );
     let metrics = telemetry.metrics();
     let server = ApiServer::new(
         &config,
@@ -37,8 +41,13 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     );
     let lifecycle = Lifecycle::default();
     let stop = lifecycle.stop().clone();
-    lifecycle.spawn("rest", server.clone().serve_rest(rest, stop.clone()));
-    lifecycle.spawn("control", server.clone().serve_control(control, stop.clone()));
+    // Workers and people find another API server, or this one again after its restart.
+    let end = stop.draining().clone();
+    lifecycle.spawn("rest", server.clone().serve_rest(rest, end.clone()));
+    lifecycle.spawn(
+        "control",
+        server.clone().serve_control(control, stop.clone(), end),
+    );
     lifecycle.spawn("hints", server.pass_hints_on(stop));
     tracing::info!(
         rest = config.api.port,

@@ -145,6 +145,9 @@ pub(crate) enum DagsCommand {
     Pause {
         /// The DAG
         dag_id: String,
+        /// As in Airflow; nothing is asked
+        #[arg(short, long)]
+        yes: bool,
         #[command(flatten)]
         output: OutputOptions,
     },
@@ -152,6 +155,9 @@ pub(crate) enum DagsCommand {
     Unpause {
         /// The DAG
         dag_id: String,
+        /// As in Airflow; nothing is asked
+        #[arg(short, long)]
+        yes: bool,
         #[command(flatten)]
         output: OutputOptions,
     },

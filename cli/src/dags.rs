@@ -26,8 +26,10 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
             output,
         } => list_runs(&store, &DagId::new(dag_id), state.as_deref(), output.output).await,
         DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
-        DagsCommand::Pause { dag_id, output } => pause(&store, &config, &dag_id, true, output.output).await,
-        DagsCommand::Unpause { dag_id, output } => {
+        DagsCommand::Pause { dag_id, output, .. } => {
+            pause(&store, &config, &dag_id, true, output.output).await
+        }
+        DagsCommand::Unpause { dag_id, output, .. } => {
             pause(&store, &config, &dag_id, false, output.output).await
         }
         DagsCommand::Trigger {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use store::Store;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use worker::watchdog::{ARGUMENT, Watchdog};
 use worker::{Worker, WorkerName};
@@ -37,10 +38,11 @@ pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Re
     let passwords = Passwords::new(&config.core.passwords_file).ensure(&config.core.users)?;
     let parts = Parts {
         tokens: Tokens::new(&config.api_auth.jwt_secret, &config.api_auth.jwt_audience),
-        broker: Arc::new(LocalBroker::default()),
+        broker: Arc::new(LocalBroker::for_one_worker()),
         name: WorkerName::take(&config)?,
         watchdog: Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?,
         lifecycle: Lifecycle::default(),
+        last: CancellationToken::new(),
         store: store.clone(),
         config,
     };
@@ -89,6 +91,8 @@ struct Parts {
     watchdog: Watchdog,
     name: WorkerName,
     lifecycle: Lifecycle,
+    /// Cancelled when the worker has ended: until then people can look, and it can report.
+    last: CancellationToken,
 }
 
 impl Parts {
@@ -101,9 +105,11 @@ impl Parts {
         });
         let stop = self.lifecycle.stop().clone();
         self.lifecycle
-            .spawn("rest", server.clone().serve_rest(rest, stop.clone()));
-        // Workers that drain still report; this one ends last, and does not hold the others up.
-        let serving = server.clone().serve_control(control, stop.clone());
+            .spawn("rest", server.clone().serve_rest(rest, self.last.clone()));
+        // A worker that drains still reports; this one ends last, and does not hold the others up.
+        let serving = server
+            .clone()
+            .serve_control(control, stop.clone(), self.last.clone());
         self.lifecycle.spawn_detached(async move {
             if let Err(error) = serving.await {
                 tracing::error!("the control plane broke: {error:#}");
@@ -141,13 +147,14 @@ impl Parts {
             Some(python.clone()),
             watchdog,
             name,
+            Health::default(),
         );
-        let draining = stop.clone();
+        let (draining, last) = (stop.clone(), self.last.clone());
         self.lifecycle.spawn("worker", async move {
-            worker.run(draining.clone()).await?;
+            let ended = worker.run(draining.clone()).await;
             // With the worker's last report, nothing needs the control plane any more.
-            draining.end();
-            Ok(())
+            last.cancel();
+            ended
         });
         self.parse(python, stop)
     }

@@ -225,8 +225,7 @@ impl Shared {
         };
         metrics::counter!(metric::FILES_PARSED, "outcome" => word).increment(1);
         for error in outcome.errors.values() {
-            let last = error.trim().lines().last().unwrap_or_default();
-            tracing::warn!(file = %file.relative, "import error: {last}");
+            tracing::warn!(file = %file.relative, "import error: {}", outcome::summary(error));
         }
         self.save(&file, outcome, seconds).await?;
         Ok(true)

@@ -217,3 +217,26 @@ async fn set_next_run(tx: &mut Tx, dag: &Dag, now: Timestamp) -> Result<(), Stor
         });
     tx.set_next_run(dag_id, next).await
 }
+
+/// The line of a traceback that names the exception: the first that is not indented after the last that is.
+pub(crate) fn summary(error: &str) -> &str {
+    let lines: Vec<&str> = error.trim().lines().collect();
+    let indented = lines
+        .iter()
+        .rposition(|line| line.starts_with(char::is_whitespace));
+    let named = indented.and_then(|at| lines.get(at + 1)).or(lines.last());
+    named.copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod summary_tests {
+    use super::summary;
+
+    #[test]
+    fn the_exception_is_named_whatever_follows_it() {
+        let traceback = "Traceback (most recent call last):\n  File \"a.py\", line 1\n    while True: pass\nTimeout: too long\nPlease look at\n* https://docs, PID: 1\n";
+        assert_eq!(summary(traceback), "Timeout: too long");
+        assert_eq!(summary("the process died"), "the process died");
+        assert_eq!(summary(""), "");
+    }
+}

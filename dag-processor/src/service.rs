@@ -42,6 +42,7 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         health,
     );
     lifecycle.spawn("dag-processor", processor.run(lifecycle.stop().clone()));
+    tracing::info!(dags = %config.core.dags_folder.display(), "DAG processor is ready");
     lifecycle.run_to_end(Duration::from_secs(20)).await?;
     python.stop().await;
     broker.close().await;

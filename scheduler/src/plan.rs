@@ -8,7 +8,7 @@ use model::dag_run::{DagRunEvent, DagRunState};
 use model::{DagId, DagRunKey, TaskId, Timestamp};
 use scheduling::{Decision, Plan, RunSnapshot, plan_run};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use store::repo::{Dispatch, LockedRun, RunRecord};
 use store::{StoreError, Tx};
 use telemetry::metric;
@@ -43,8 +43,13 @@ enum Planned {
         run: Box<RunRecord>,
         plan: Plan,
         dispatches: Vec<Dispatch>,
+        /// Runs that what happened in this one may let go on.
+        linked: Vec<DagRunKey>,
     },
 }
+
+/// When a run that another scheduler plans is looked at again: that plan may not have seen what we were told of.
+const BUSY: Duration = Duration::from_millis(100);
 
 impl Shared {
     async fn plan(&self, key: DagRunKey) -> Result<&'static str, StoreError> {
@@ -61,15 +66,24 @@ impl Shared {
                 return Err(error);
             }
         };
-        let (dag_id, run, plan, dispatches) = match planned {
-            Planned::Nothing(word) => return Ok(word),
+        let (dag_id, run, plan, dispatches, linked) = match planned {
+            Planned::Nothing(word) => {
+                if word == "busy" {
+                    self.dirty.add_later(key, BUSY);
+                }
+                return Ok(word);
+            }
             Planned::Done {
                 dag_id,
                 run,
                 plan,
                 dispatches,
-            } => (dag_id, run, plan, dispatches),
+                linked,
+            } => (dag_id, run, plan, dispatches, linked),
         };
+        for other in linked {
+            self.dirty.add(other);
+        }
         self.send(dispatches, &run).await;
         if let Some(at) = plan.wake_at {
             self.dirty.add_at(key, at, now);
@@ -135,6 +149,14 @@ impl Shared {
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
         }
+        // Without an event or a move nothing happened here, so runs that wake each other come to rest.
+        let linked = if dag.links_runs() && (covered.is_some() || !plan.moves.is_empty()) {
+            let mut running = tx.running_runs_of(&run.dag_id).await?;
+            running.retain(|other| *other != key);
+            running
+        } else {
+            Vec::new()
+        };
         let dispatches = tx.dispatch(self.limits(), now).await?;
         if let Some(covered) = covered {
             tx.clear_run_events(key, covered).await?;
@@ -144,6 +166,7 @@ impl Shared {
             run,
             plan,
             dispatches,
+            linked,
         })
     }
 

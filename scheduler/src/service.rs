@@ -30,6 +30,7 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     lifecycle.spawn("health", page);
     let scheduler = Scheduler::new(&config, store.clone(), broker.clone(), health);
     lifecycle.spawn("scheduler", scheduler.run(lifecycle.stop().clone()));
+    tracing::info!("scheduler is ready");
     lifecycle.run_to_end(Duration::from_secs(20)).await?;
     broker.close().await;
     store.close().await;

@@ -57,6 +57,14 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with more of a configuration.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_with(more: &[(&str, &str)]) -> Option<Self> {
         let (python, database, broker) = (
             parts::python()?,
             parts::mariadb_database()?,
@@ -75,6 +83,9 @@ impl Cluster {
         installation.set("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "6");
         installation.set("AIRFLOW__CELERY__WORKER_CONCURRENCY", "8");
         installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "True");
+        for (name, value) in more {
+            installation.set(name, value);
+        }
         let (ok, text) = installation.run("updraft", &["db", "migrate"]);
         assert!(ok, "{text}");
         let witness = installation.path().join("witness");

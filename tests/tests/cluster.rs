@@ -43,6 +43,19 @@ fn a_worker_that_never_comes_back_is_replaced_by_another() {
 }
 
 #[test]
+fn a_dead_workers_tasks_do_not_wait_for_its_lease() {
+    let lease = ("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "300");
+    let Some(mut cluster) = Cluster::start_with(&[lease]) else {
+        return;
+    };
+    let runs = cluster.trigger_runs("dead");
+    cluster.in_flight("dead");
+    cluster.kill("worker-1");
+    cluster.all_end_well(&runs);
+    cluster.check_witness("dead");
+}
+
+#[test]
 fn a_worker_drains_before_it_leaves() {
     let Some(mut cluster) = Cluster::start() else {
         return;

@@ -476,3 +476,84 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     lines.dedup();
     assert_eq!(lines.len(), count, "no try starts twice: {text}");
 }
+
+#[test]
+fn a_run_goes_on_as_soon_as_the_one_before_lets_it() {
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
+    installation.dag(
+        "chain.py",
+        "from datetime import datetime, timedelta, timezone\nfrom airflow.sdk import DAG\n\
+         from airflow.providers.standard.operators.bash import BashOperator\n\
+         from airflow.providers.standard.operators.empty import EmptyOperator\n\
+         start = (datetime.now(timezone.utc) - timedelta(days=6)).replace(hour=0, minute=0, second=0, microsecond=0)\n\
+         with DAG('chain', schedule='@daily', start_date=start, catchup=True):\n\
+         \x20   BashOperator(task_id='a', bash_command='sleep 0.2', depends_on_past=True, queue='elsewhere')\n\
+         \x20   BashOperator(task_id='b', bash_command='sleep 0.2', max_active_tis_per_dag=1)\n\
+         \x20   EmptyOperator(task_id='c')\n",
+    );
+    let begin = std::time::Instant::now();
+    let runs = eventually("six runs have succeeded", PATIENCE, || {
+        let (_, page) = api
+            .call("GET", "/api/v2/dags/chain/dagRuns?state=success", None)
+            .map_err(|error| error.to_string())?;
+        if page["total_entries"].as_i64().unwrap_or(0) >= 6 {
+            Ok(page)
+        } else {
+            Err(page["total_entries"].to_string())
+        }
+    });
+    // The sweep alone would need a minute for each.
+    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
+    let run_id = runs["dag_runs"][0]["dag_run_id"].as_str().expect("a run");
+    for ti in api.tasks("chain", run_id) {
+        if ti["task_id"] == json!("c") {
+            assert_eq!(
+                (&ti["duration"], &ti["start_date"]),
+                (&json!(0.0), &ti["end_date"])
+            );
+        }
+    }
+}
+
+#[test]
+fn a_long_log_comes_whole_as_lines_and_in_pages_as_json() {
+    let Some((installation, _process, api)) = standalone() else {
+        return;
+    };
+    installation.dag(
+        "long.py",
+        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\n\
+         with DAG('long', schedule=None):\n    BashOperator(task_id='t', bash_command='seq -f \"line %.0f of many, all of them the same\" 60000')\n",
+    );
+    wait_for_dag(&api, "long");
+    let (run_id, state) = run(&api, "long", json!({}));
+    assert_eq!(state, "success");
+    let run_id = run_id.replace('+', "%2B").replace(':', "%3A");
+    let path = format!("/api/v2/dags/long/dagRuns/{run_id}/taskInstances/t/logs/1");
+    let headers = [
+        ("Accept".to_owned(), "application/x-ndjson".to_owned()),
+        ("Authorization".to_owned(), format!("Bearer {}", api.token())),
+    ];
+    let whole = api.exchange("GET", &path, &headers, "").expect("an answer").body;
+    let count = |text: &str| text.matches(r#""event":"line "#).count();
+    assert_eq!(count(&whole), 60_000);
+    assert!(
+        whole
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok())
+    );
+    let (mut pages, mut lines, mut token) = (0, 0, String::new());
+    loop {
+        let page = api.get(&format!("{path}?token={token}"));
+        pages += 1;
+        lines += count(&page["content"].to_string());
+        match page["continuation_token"].as_str() {
+            Some(next) => next.clone_into(&mut token),
+            None => break,
+        }
+    }
+    assert_eq!(lines, 60_000);
+    assert!(pages > 1, "a page is bounded");
+}

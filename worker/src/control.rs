@@ -1,6 +1,7 @@
 //! Calls of the control plane, each with its token, its deadline and its retries.
 
 use crate::Shared;
+use crate::watchdog::Farewell;
 use identity::Tokens;
 use model::{TaskInstanceId, TryNumber, WorkerId};
 use proto::v1::worker_service_client::WorkerServiceClient;
@@ -22,6 +23,7 @@ const QUESTION: Duration = Duration::from_secs(30);
 pub(crate) struct ControlPlane {
     client: WorkerServiceClient<Channel>,
     tokens: Tokens,
+    address: String,
 }
 
 /// Whether trying the same call again may help.
@@ -44,11 +46,15 @@ pub(crate) fn is_away(status: &Status) -> bool {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(channel: Channel, tokens: Tokens) -> Self {
+    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str) -> Self {
         let client = WorkerServiceClient::new(channel)
             .max_decoding_message_size(proto::MESSAGE_LIMIT)
             .max_encoding_message_size(proto::MESSAGE_LIMIT);
-        Self { client, tokens }
+        Self {
+            client,
+            tokens,
+            address: address.to_owned(),
+        }
     }
 
     fn signed<T>(&self, message: T, token: &str, deadline: Duration) -> Result<Request<T>, Status> {
@@ -105,9 +111,19 @@ impl ControlPlane {
     }
 
     /// Says goodbye. If it is not heard, the lease runs out instead.
+    /// What the watchdog needs to tell of this worker's death; none if no token can be made.
+    pub(crate) fn farewell(&self, id: WorkerId) -> Option<Farewell> {
+        Some(Farewell {
+            control_plane: self.address.clone(),
+            worker: id.to_string(),
+            token: self.tokens.for_worker(id).ok()?,
+        })
+    }
+
     pub(crate) async fn leave(&self, id: WorkerId) {
         let message = LeaveRequest {
             worker_id: id.to_string(),
+            died: false,
         };
         if let Ok(request) = self.as_worker(message, id) {
             self.client.clone().leave(request).await.ok();

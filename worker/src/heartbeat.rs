@@ -23,7 +23,7 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
             Ok(reply) => {
                 let lease = Duration::from_secs(u64::from(reply.lease_seconds.max(1)));
                 shared.set_id(id);
-                shared.watchdog.renew(sent + lease.mul_f64(FENCE));
+                shared.keep_lease(id, sent + lease.mul_f64(FENCE));
                 return lease;
             }
             Err(status) => {
@@ -38,6 +38,14 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
                 wait = (wait * 2).min(Duration::from_secs(3));
             }
         }
+    }
+}
+
+impl Shared {
+    /// The control plane said that this worker lives: passes it on to all who ask.
+    fn keep_lease(&self, id: WorkerId, deadline: Instant) {
+        self.health.completed();
+        self.watchdog.renew(deadline, self.control.farewell(id).as_ref());
     }
 }
 
@@ -60,7 +68,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
             .await
         {
             Ok(reply) if reply.alive => {
-                shared.watchdog.renew(sent + lease.mul_f64(FENCE));
+                shared.keep_lease(shared.id(), sent + lease.mul_f64(FENCE));
                 for claim in reply.stop {
                     if let Ok(id) = claim.task_instance_id.parse() {
                         tracing::info!(task_instance = %id, "this task is not to run any more; stopping it");

@@ -16,7 +16,7 @@ mod run;
 pub mod service;
 pub mod watchdog;
 
-use bootstrap::Stop;
+use bootstrap::{Health, Stop};
 use broker::Broker;
 use claims::Running;
 use config::Config;
@@ -28,8 +28,12 @@ use python::ForkServer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
+
+/// How long the watchdog waits for the process to end once the worker has left.
+const AFTERWARDS: Duration = Duration::from_secs(60);
 
 /// A worker. Clones share everything.
 #[derive(Clone)]
@@ -52,6 +56,8 @@ pub(crate) struct Shared {
     /// Set when the worker must register anew.
     register: Notify,
     watchdog: Watchdog,
+    /// Good while heartbeats are acknowledged.
+    health: Health,
 }
 
 impl Worker {
@@ -64,11 +70,12 @@ impl Worker {
         python: Option<ForkServer>,
         watchdog: Watchdog,
         name: WorkerName,
+        health: Health,
     ) -> Self {
         let hostname = bootstrap::hostname();
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {
-            control: ControlPlane::new(channel, tokens),
+            control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
             config: config.clone(),
             name,
             hostname,
@@ -80,6 +87,7 @@ impl Worker {
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             watchdog,
+            health,
         };
         Self {
             shared: Arc::new(shared),
@@ -120,6 +128,8 @@ impl Worker {
         shared.drain(&stop).await;
         beating.abort();
         shared.control.leave(shared.id()).await;
+        // Nothing is left to be told of this worker's end.
+        shared.watchdog.renew(Instant::now() + AFTERWARDS, None);
         if let Some(python) = &shared.python {
             python.stop().await;
         }

@@ -31,7 +31,7 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let metrics = telemetry.metrics();
     let page = serve_health(
         config.updraft.metrics_port,
-        health,
+        health.clone(),
         config.scheduler.worker_lease,
         move || metrics.render(),
         lifecycle.stop().draining().clone(),
@@ -42,7 +42,16 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
     let grace = config.updraft.drain_grace + Duration::from_secs(20);
-    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, watchdog, name);
+    let worker = Worker::new(
+        &config,
+        channel,
+        tokens,
+        broker.clone(),
+        python,
+        watchdog,
+        name,
+        health,
+    );
     lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
     lifecycle.run_to_end(grace).await?;
     broker.close().await;

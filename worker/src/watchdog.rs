@@ -19,6 +19,18 @@ pub const NAME: &str = "UPDRAFT_WORKER_NAME";
 /// The sub-command (or first argument) that makes a process a watchdog.
 pub const ARGUMENT: &str = "--watchdog";
 
+/// What a watchdog says to the control plane after its worker's death. It goes through the pipe, never onto a command
+/// line.
+#[derive(Debug, Clone)]
+pub(crate) struct Farewell {
+    pub(crate) control_plane: String,
+    pub(crate) worker: String,
+    pub(crate) token: String,
+}
+
+/// How long the control plane is told of the death, if it does not answer.
+const FAREWELL: Duration = Duration::from_secs(30);
+
 /// A worker's end of its watchdog.
 #[derive(Clone)]
 pub struct Watchdog {
@@ -52,10 +64,19 @@ impl Watchdog {
     }
 
     /// Tells that the lease is good until `deadline`. A watchdog that was killed gets a successor.
-    pub(crate) fn renew(&self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    pub(crate) fn renew(&self, deadline: Instant, farewell: Option<&Farewell>) {
+        let mut line = deadline
+            .saturating_duration_since(Instant::now())
+            .as_millis()
+            .to_string();
+        if let Some(farewell) = farewell {
+            line.push_str(&format!(
+                " {} {} {}",
+                farewell.control_plane, farewell.worker, farewell.token
+            ));
+        }
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        if tell(&mut process, left) {
+        if tell(&mut process, &line) {
             return;
         }
         // It is dead or deaf; one that still lived would kill at the end of the lease it knows.
@@ -64,7 +85,7 @@ impl Watchdog {
         match spawn(&self.arguments, &self.life) {
             Ok(successor) => {
                 *process = successor;
-                tell(&mut process, left);
+                tell(&mut process, &line);
                 tracing::warn!("the watchdog was gone; there is another one");
             }
             Err(error) => tracing::error!(
@@ -92,6 +113,8 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg(life)
+        // It needs none of the worker's secrets, and its environment can be read by whoever may read ours.
+        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         // Signals meant for the worker's process group must not reach it.
@@ -99,9 +122,9 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
         .spawn()
 }
 
-fn tell(process: &mut Child, millis: u128) -> bool {
+fn tell(process: &mut Child, line: &str) -> bool {
     let pipe = process.stdin.as_mut();
-    pipe.is_some_and(|pipe| writeln!(pipe, "{millis}").is_ok())
+    pipe.is_some_and(|pipe| writeln!(pipe, "{line}").is_ok())
 }
 
 trait OwnGroup {
@@ -115,33 +138,91 @@ impl OwnGroup for Command {
     }
 }
 
-/// The watchdog itself: reads the milliseconds until the lease ends, a line for each renewal, and kills when the lease
-/// ends or the worker does.
+/// The watchdog itself: reads the milliseconds until the lease ends (and what to say at the worker's death), a line for each
+/// renewal, and kills when the lease ends or the worker does.
 pub fn main(life: &str) -> std::process::ExitCode {
     let (sender, renewals) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let Ok(line) = line else { break };
-            if sender.send(line.trim().parse::<u64>().unwrap_or(0)).is_err() {
+            if sender.send(line).is_err() {
                 break;
             }
         }
     });
     let mark = format!("{LIFE}={life}");
     let mut left = Duration::MAX;
+    let mut farewell = None;
     loop {
         // A month stands for "no lease yet": longer waits overflow.
         match renewals.recv_timeout(left.min(Duration::from_secs(30 * 86_400))) {
-            Ok(millis) => left = Duration::from_millis(millis),
+            Ok(line) => {
+                let mut words = line.split_whitespace();
+                left = Duration::from_millis(words.next().and_then(|word| word.parse().ok()).unwrap_or(0));
+                farewell = Farewell::read(words);
+            }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 kill_all(&mark, None);
                 left = Duration::MAX;
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 kill_all(&mark, None);
+                if let Some(farewell) = farewell {
+                    farewell.say();
+                }
                 return std::process::ExitCode::SUCCESS;
             }
         }
+    }
+}
+
+impl Farewell {
+    fn read<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        Some(Self {
+            control_plane: words.next()?.to_owned(),
+            worker: words.next()?.to_owned(),
+            token: words.next()?.to_owned(),
+        })
+    }
+
+    /// Tells the control plane that the worker is dead, so that its tasks need not wait for the lease to run out. If nobody
+    /// hears it, they do.
+    fn say(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(async { tokio::time::timeout(FAREWELL, self.until_heard()).await.ok() });
+        }
+    }
+
+    async fn until_heard(&self) {
+        while let Err(status) = self.leave().await {
+            // A worker that left in good order, or whose token has run out, has nothing to say.
+            if !crate::control::is_transient(&status) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn leave(&self) -> Result<(), tonic::Status> {
+        let away = |error: &dyn std::fmt::Display| tonic::Status::unavailable(error.to_string());
+        let endpoint = tonic::transport::Endpoint::from_shared(self.control_plane.clone())
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .connect()
+            .await
+            .map_err(|error| away(&error))?;
+        let mut request = tonic::Request::new(proto::v1::LeaveRequest {
+            worker_id: self.worker.clone(),
+            died: true,
+        });
+        let token = format!("Bearer {}", self.token).parse();
+        let token = token.map_err(|_| tonic::Status::unauthenticated("the token is not text"))?;
+        request.metadata_mut().insert("authorization", token);
+        request.set_timeout(Duration::from_secs(5));
+        let mut client = proto::v1::worker_service_client::WorkerServiceClient::new(channel);
+        client.leave(request).await.map(|_| ())
     }
 }
 

@@ -24,6 +24,8 @@ use tonic::{Request, Response, Status};
 
 /// How often a watched run is looked at when no hint comes.
 const LOOK: Duration = Duration::from_millis(500);
+/// Bytes of a log in one message.
+const CHUNK: u64 = 1 << 20;
 /// How often a log is looked at.
 const TAIL: Duration = Duration::from_millis(250);
 
@@ -176,7 +178,7 @@ impl Runs {
                     try_number,
                 };
                 let logs = self.app.logs.clone();
-                let page = tokio::task::spawn_blocking(move || logs.read(&name, offset)).await;
+                let page = tokio::task::spawn_blocking(move || logs.read(&name, offset, CHUNK)).await;
                 if let Ok(Ok((bytes, end))) = page
                     && !bytes.is_empty()
                 {

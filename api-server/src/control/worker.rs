@@ -205,7 +205,13 @@ impl WorkerService for Workers {
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         let id = self.worker(&request, &request.get_ref().worker_id)?;
-        self.lose(id, "worker_shutdown").await?;
+        let cause = if request.get_ref().died {
+            tracing::warn!(worker = %id, "a worker died; what it ran is tried again");
+            "worker_died"
+        } else {
+            "worker_shutdown"
+        };
+        self.lose(id, cause).await?;
         let retired = store::transact!(self.app.store, "retire worker", |tx| tx.retire_worker(id).await);
         retired.map_err(|error| store_status(&error))?;
         Ok(Response::new(LeaveReply {}))

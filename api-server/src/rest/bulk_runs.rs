@@ -14,7 +14,6 @@ use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
 use model::{DagId, MapIndex, RunId, TaskId};
 use serde_json::{Value, json};
-use store::repo::TaskInstanceRecord;
 
 /// Names a run in a request; the path of the request fills in the rest.
 struct RunEntity {
@@ -208,12 +207,19 @@ async fn change_tasks(app: &App, verb: &Verb, entity: TaskEntity, results: &mut 
             "When using wildcard in path, dag_id and dag_run_id must be specified in request body for task_id: {task_id}"
         )));
     }
-    let here = |ti: &TaskInstanceRecord| entity.map_index.is_none_or(|index| ti.map_index == index);
-    let tis: Vec<TaskInstanceRecord> = tasks::all_of_task(app, &entity.path)
-        .await?
-        .into_iter()
-        .filter(here)
-        .collect();
+    let tis = match verb {
+        Verb::Delete { .. } => store::transact!(app.store, "delete task instances", |tx| {
+            let tis = tasks::instances(tx, &entity.path, entity.map_index).await?;
+            for ti in &tis {
+                tx.delete_task_instance(ti).await?;
+            }
+            Ok(tis)
+        })?,
+        Verb::Update { .. } | Verb::Create(_) => {
+            let change = entity.change.masked(&mask);
+            change.apply(app, &entity.path, entity.map_index).await?
+        }
+    };
     if tis.is_empty() && !skip_missing {
         return Err(ApiError::not_found(match entity.map_index {
             None => {
@@ -230,18 +236,6 @@ async fn change_tasks(app: &App, verb: &Verb, entity: TaskEntity, results: &mut 
                 )
             }
         }));
-    }
-    let change = entity.change.masked(&mask);
-    match verb {
-        Verb::Delete { .. } => {
-            store::transact!(app.store, "delete task instances", |tx| {
-                for ti in &tis {
-                    tx.delete_task_instance(ti).await?;
-                }
-                Ok(())
-            })?;
-        }
-        Verb::Update { .. } | Verb::Create(_) => change.apply(app, &tis).await?,
     }
     for ti in &tis {
         results.succeeded(format!("{dag_id}.{run_id}.{task_id}[{}]", ti.map_index));

@@ -23,24 +23,44 @@ fn has_failed(ti: &TaskInstanceRecord) -> bool {
     matches!(ti.state, StateName::Failed | StateName::UpstreamFailed)
 }
 
-/// Clears these instances of a run; starts the run again if it had ended and `reset_run` says so.
-async fn clear(app: &App, run: &RunRecord, tis: &[TaskInstanceRecord], reset_run: bool) -> ApiResult<()> {
+/// Clears the instances of a run that fit; starts the run again if it had ended and `reset_run` says so. Returns what was
+/// cleared, as it was.
+async fn clear(
+    app: &App,
+    run: &RunRecord,
+    fits: impl Fn(&TaskInstanceRecord) -> bool,
+    reset_run: bool,
+) -> ApiResult<Vec<TaskInstanceRecord>> {
     let dag = super::dags::find(app, &run.dag_id).await?;
     let graph = super::dags::graph(app, &dag).await?;
     let now = Utc::now();
-    store::transact!(app.store, "clear tasks", |tx| {
-        for ti in tis {
+    let cleared = store::transact!(app.store, "clear tasks", |tx| {
+        let mut tis = tx.task_instances_of(run.key).await?;
+        tis.retain(&fits);
+        for ti in &tis {
             let retries = graph.dag.task(&ti.task_id).map_or(0, |task| task.retries);
             tx.clear_task_instance(ti, retries, now).await?;
         }
-        if reset_run && run.state.is_finished() {
+        let state = tx.run_by_key(run.key).await?.map(|run| run.state);
+        if reset_run && !tis.is_empty() && state.is_some_and(DagRunState::is_finished) {
             tx.mark_run(run.key, DagRunState::Queued, now).await?;
         }
-        Ok(())
+        Ok(tis)
     })?;
     app.broker.hint(Hint::Run(run.key)).await;
     app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
-    Ok(())
+    Ok(cleared)
+}
+
+/// The instances of a run that fit.
+async fn preview(
+    app: &App,
+    run: &RunRecord,
+    fits: impl Fn(&TaskInstanceRecord) -> bool,
+) -> ApiResult<Vec<TaskInstanceRecord>> {
+    let mut tis = app.store.reader().await?.task_instances_of(run.key).await?;
+    tis.retain(fits);
+    Ok(tis)
 }
 
 /// `POST clearTaskInstances`: of one run.
@@ -71,14 +91,15 @@ pub(crate) async fn clear_tasks(
     let run =
         run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
     let wanted = task_ids.map(|ids| chosen_tasks(&graph.dag, &ids, downstream));
-    let mut tis = app.store.reader().await?.task_instances_of(run.key).await?;
-    tis.retain(|ti| {
+    let fits = |ti: &TaskInstanceRecord| {
         let chosen = wanted.as_ref().is_none_or(|wanted| wanted.contains(&ti.task_id));
         chosen && (!only_failed || has_failed(ti)) && (!only_running || ti.state == StateName::Running)
-    });
-    if !dry_run && !tis.is_empty() {
-        clear(&app, &run, &tis, reset_runs).await?;
-    }
+    };
+    let tis = if dry_run {
+        preview(&app, &run, fits).await?
+    } else {
+        clear(&app, &run, fits, reset_runs).await?
+    };
     envelope(&app, &tis).await
 }
 
@@ -101,20 +122,18 @@ pub(crate) async fn clear_run(
     let note = body.text("note", 1000);
     body.finish()?;
     let run = runs::find(&app, &dag_id, &run_id).await?;
-    let all = app.store.reader().await?.task_instances_of(run.key).await?;
     if only_new {
-        return only_new_tasks(&app, &run, &all, dry_run).await;
+        let present = preview(&app, &run, |_| true).await?;
+        return only_new_tasks(&app, &run, &present, dry_run).await;
     }
-    let mut tis: Vec<TaskInstanceRecord> = all
-        .into_iter()
-        .filter(|ti| !only_failed || has_failed(ti))
-        .collect();
-    tis.sort_by_key(|ti| ti.id);
+    let fits = |ti: &TaskInstanceRecord| !only_failed || has_failed(ti);
     if dry_run {
+        let mut tis = preview(&app, &run, fits).await?;
+        tis.sort_by_key(|ti| ti.id);
         let shown = responses(&app, &tis).await?;
         return Ok(Json(json!({"task_instances": shown, "total_entries": tis.len()})));
     }
-    clear(&app, &run, &tis, true).await?;
+    clear(&app, &run, fits, true).await?;
     if note.is_some() {
         let change = RunChange {
             state: None,

@@ -100,6 +100,13 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Duplicate { .. } => Self::duplicate(),
+            StoreError::Contention { .. } => {
+                tracing::warn!("{error}");
+                Self::detail(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Others changed the same thing at the same time, again and again; try again.",
+                )
+            }
             error if error.is_transient() => {
                 tracing::warn!("{error}");
                 Self::detail(

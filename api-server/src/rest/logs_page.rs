@@ -3,21 +3,33 @@
 use super::access::Caller;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, path_number};
+use super::tasks::map_index;
 use crate::App;
 use crate::logs::LogName;
 use axum::Json;
+use axum::body::Body as Stream;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
+use futures_util::{StreamExt, stream};
 use identity::Role;
 use model::task_instance::StateName;
 use model::time::rest_format;
-use model::{DagId, MapIndex, RunId, TaskId};
+use model::{DagId, RunId, TaskId};
 use serde_json::{Map, Value, json};
-use store::repo::TaskInstanceRecord;
+use store::repo::{HistoryRecord, TaskInstanceRecord};
+
+/// Bytes of a log that one JSON answer holds at most.
+const PAGE: u64 = 2 << 20;
+/// Bytes of a log that are in memory at once while it is sent as lines.
+const PIECE: u64 = 256 << 10;
+
+fn write_token(offset: u64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("offset:{offset}"))
+}
 
 fn bad_token() -> ApiError {
     ApiError::bad_request("Bad Signature. Please use only the tokens provided by the API.")
@@ -95,6 +107,15 @@ fn never_ran(ti: &TaskInstanceRecord) -> Vec<Value> {
     ]
 }
 
+/// Which part of which log is wanted.
+struct Wanted {
+    name: LogName,
+    /// None for the beginning, which has a head.
+    from: Option<u64>,
+    /// Whether the log may still grow.
+    goes_on: bool,
+}
+
 pub(crate) async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -104,14 +125,13 @@ pub(crate) async fn show(
 ) -> ApiResult<Response> {
     caller.must_be(Role::Viewer)?;
     let number = path_number("try_number", &number, 0)?;
-    let index = query.number("map_index", -1, -1)?;
+    let map_index = map_index(query.number("map_index", -1, -1)?);
     let as_lines = wants_lines(&headers)?;
-    let offset = query
+    let from = query
         .text("token")
         .filter(|token| !token.is_empty())
         .map(read_token)
         .transpose()?;
-    let map_index = MapIndex(i32::try_from(index).unwrap_or(i32::MAX));
     let mut db = app.store.reader().await?;
     let missing = || ApiError::not_found("TaskInstance not found");
     let ti = db
@@ -119,73 +139,120 @@ pub(crate) async fn show(
         .await?
         .ok_or_else(missing)?;
     let is_current = i64::from(ti.try_number.0) == number;
-    if !is_current
-        && !db
-            .history(ti.id)
-            .await?
-            .iter()
-            .any(|past| i64::from(past.try_number) == number)
-    {
+    let is_past = |past: &HistoryRecord| i64::from(past.try_number) == number;
+    if !is_current && !db.history(ti.id).await?.iter().any(is_past) {
         return Err(missing());
     }
     drop(db);
-    let goes_on = is_current
-        && matches!(
-            ti.state,
-            StateName::Running | StateName::Deferred | StateName::Restarting
-        );
-    let mut content = Vec::new();
-    let mut end = 0;
-    let mut more = false;
     if ti.try_number.0 == 0 {
-        content = never_ran(&ti);
-    } else {
-        let name = LogName {
+        let content = never_ran(&ti);
+        return Ok(if as_lines {
+            lines_response(Stream::from(lines(&content)), None)
+        } else {
+            page_response(content, None)
+        });
+    }
+    let running = matches!(
+        ti.state,
+        StateName::Running | StateName::Deferred | StateName::Restarting
+    );
+    let wanted = Wanted {
+        name: LogName {
             dag_id,
             run_id,
             task_id,
             map_index,
             try_number: u32::try_from(number).unwrap_or(0),
-        };
-        if offset.is_none() {
-            let path = app.logs.path(&name).to_string_lossy().into_owned();
-            for event in ["::group::Log message source details", &path, "::endgroup::"] {
-                content.push(json!({"timestamp": null, "event": event}));
-            }
-        }
-        let logs = app.logs.clone();
-        let from = offset.unwrap_or(0);
-        let page = tokio::task::spawn_blocking(move || {
-            let (bytes, end) = logs.read(&name, from)?;
-            Ok::<_, std::io::Error>((bytes, end, logs.length(&name)))
-        });
-        let page = page
-            .await
-            .map_err(|error| std::io::Error::other(error.to_string()))
-            .and_then(|page| page);
-        let (bytes, read_to, length) = page.map_err(|error| {
-            tracing::error!("a log cannot be read: {error}");
-            ApiError::detail(StatusCode::INTERNAL_SERVER_ERROR, "The log cannot be read")
-        })?;
-        end = read_to;
-        more = read_to < length && !bytes.is_empty();
-        content.extend(String::from_utf8_lossy(&bytes).lines().map(record));
-    }
-    let token = (goes_on || more).then(|| URL_SAFE_NO_PAD.encode(format!("offset:{end}")));
+        },
+        from,
+        goes_on: is_current && running,
+    };
     if as_lines {
-        let mut body = String::new();
-        for record in &content {
-            body.push_str(&record.to_string());
-            body.push('\n');
-        }
-        let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response();
-        if let Some(token) = token.and_then(|token| token.parse().ok()) {
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("airflow-continuation-token"), token);
-        }
-        return Ok(response);
+        Ok(whole(&app, wanted))
+    } else {
+        page(&app, wanted).await
     }
+}
+
+/// The first lines of every log.
+fn head(app: &App, name: &LogName) -> Vec<Value> {
+    let path = app.logs.path(name).to_string_lossy().into_owned();
+    ["::group::Log message source details", &path, "::endgroup::"]
+        .map(|event| json!({"timestamp": null, "event": event}))
+        .to_vec()
+}
+
+fn lines(content: &[Value]) -> String {
+    content.iter().map(|record| format!("{record}\n")).collect()
+}
+
+fn records(bytes: &[u8]) -> Vec<Value> {
+    String::from_utf8_lossy(bytes).lines().map(record).collect()
+}
+
+async fn read(app: &App, name: &LogName, from: u64, most: u64) -> std::io::Result<(Vec<u8>, u64)> {
+    let (logs, name) = (app.logs.clone(), name.clone());
+    tokio::task::spawn_blocking(move || logs.read(&name, from, most))
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())))
+}
+
+/// All that there is now, sent piece by piece.
+fn whole(app: &App, wanted: Wanted) -> Response {
+    let end = app.logs.whole_lines(&wanted.name);
+    let token = wanted.goes_on.then(|| write_token(end));
+    let begin = match wanted.from {
+        None => lines(&head(app, &wanted.name)),
+        Some(_) => String::new(),
+    };
+    let from = wanted.from.unwrap_or(0);
+    let name = wanted.name;
+    let rest = stream::unfold((app.clone(), name, from), move |(app, name, from)| async move {
+        // Up to the end that the token names, even if the log has grown meanwhile.
+        let most = PIECE.min(end.saturating_sub(from));
+        if most == 0 {
+            return None;
+        }
+        match read(&app, &name, from, most).await {
+            Ok((bytes, _)) if bytes.is_empty() => None,
+            Ok((bytes, next)) => Some((Ok(lines(&records(&bytes))), (app, name, next))),
+            Err(error) => Some((Err(error), (app, name, end))),
+        }
+    });
+    let begin = stream::iter([Ok::<_, std::io::Error>(begin)]);
+    lines_response(Stream::from_stream(begin.chain(rest)), token)
+}
+
+/// One page, and a token if there is more or may be.
+async fn page(app: &App, wanted: Wanted) -> ApiResult<Response> {
+    let mut content = match wanted.from {
+        None => head(app, &wanted.name),
+        Some(_) => Vec::new(),
+    };
+    let read = read(app, &wanted.name, wanted.from.unwrap_or(0), PAGE).await;
+    let (bytes, end) = read.map_err(|error| {
+        tracing::error!("a log cannot be read: {error}");
+        ApiError::detail(StatusCode::INTERNAL_SERVER_ERROR, "The log cannot be read")
+    })?;
+    let more = end < app.logs.length(&wanted.name) && !bytes.is_empty();
+    content.extend(records(&bytes));
+    Ok(page_response(
+        content,
+        (wanted.goes_on || more).then(|| write_token(end)),
+    ))
+}
+
+fn lines_response(body: Stream, token: Option<String>) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response();
+    if let Some(token) = token.and_then(|token| token.parse().ok()) {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("airflow-continuation-token"), token);
+    }
+    response
+}
+
+fn page_response(mut content: Vec<Value>, token: Option<String>) -> Response {
     // Here the lines of the head have no timestamp at all.
     for record in &mut content {
         if let Some(fields) = record.as_object_mut()
@@ -199,5 +266,5 @@ pub(crate) async fn show(
             fields.shift_remove("timestamp");
         }
     }
-    Ok(Json(json!({"content": content, "continuation_token": token})).into_response())
+    Json(json!({"content": content, "continuation_token": token})).into_response()
 }

@@ -19,8 +19,8 @@ use model::task_instance::StateName;
 use model::{DagId, DagRunKey, MapIndex, RunId, TaskId, TaskInstanceId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use store::StoreError;
 use store::repo::{Condition, Order, Paged, TaskInstanceRecord};
+use store::{StoreError, Tx};
 
 /// A number that a client gave as map index; too large a one names no instance.
 pub(crate) fn map_index(number: i64) -> MapIndex {
@@ -266,20 +266,21 @@ pub(crate) async fn collection(
 /// Names a task instance in a path.
 pub(crate) type TaskPath = (DagId, RunId, TaskId);
 
-/// All instances of a task in a run, in the order of their map indexes.
-pub(crate) async fn all_of_task(
-    app: &App,
+/// The instances of a task in a run that `index` names, all of them without one, in the order of their map indexes.
+pub(crate) async fn instances(
+    db: &mut Tx,
     (dag_id, run_id, task_id): &TaskPath,
-) -> ApiResult<Vec<TaskInstanceRecord>> {
-    let mut db = app.store.reader().await?;
+    index: Option<MapIndex>,
+) -> Result<Vec<TaskInstanceRecord>, StoreError> {
     let Some(run) = db.run(dag_id, run_id).await? else {
         return Ok(Vec::new());
     };
-    let conditions = vec![
+    let mut conditions = vec![
         Condition::Is("run_key", run.key.into()),
         Condition::Is("task_id", task_id.into()),
     ];
-    let order = vec![store::repo::Order {
+    conditions.extend(index.map(|index| Condition::Is("map_index", index.into())));
+    let order = vec![Order {
         column: "map_index",
         descending: false,
     }];
@@ -287,6 +288,11 @@ pub(crate) async fn all_of_task(
         .task_instances(&listing(conditions, order, (10_000, 0)))
         .await?
         .0)
+}
+
+async fn all_of_task(app: &App, path: &TaskPath) -> ApiResult<Vec<TaskInstanceRecord>> {
+    let mut db = app.store.reader().await?;
+    Ok(instances(&mut db, path, None).await?)
 }
 
 pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>) -> ApiResult {
@@ -399,19 +405,17 @@ impl TaskChange {
         }
     }
 
-    /// Makes the change to all of these, instances of one task.
-    pub(crate) async fn apply(&self, app: &App, tis: &[TaskInstanceRecord]) -> ApiResult<()> {
-        if let (Some(to), Some(first)) = (self.state, tis.first())
-            && tis.iter().all(|ti| ti.state == to)
-        {
-            return Err(ApiError::conflict(format!(
-                "Task id {} is already in {to} state",
-                first.task_id
-            )));
-        }
+    /// Makes the change to the instances of a task; all of them, or the one of that index. Returns them as they were.
+    pub(crate) async fn apply(
+        &self,
+        app: &App,
+        path: &TaskPath,
+        index: Option<MapIndex>,
+    ) -> ApiResult<Vec<TaskInstanceRecord>> {
         let now = Utc::now();
-        store::transact!(app.store, "patch task instances", |tx| {
-            for ti in tis {
+        let tis = store::transact!(app.store, "patch task instances", |tx| {
+            let tis = instances(tx, path, index).await?;
+            for ti in &tis {
                 if let Some(note) = &self.note {
                     let note = Some(note.as_str()).filter(|note| !note.is_empty());
                     tx.set_task_note(ti.id, note, now).await?;
@@ -420,20 +424,25 @@ impl TaskChange {
                     tx.mark_task_instance(ti, to, now).await?;
                 }
             }
-            Ok(())
+            Ok(tis)
         })?;
-        if let Some(ti) = tis.first() {
-            app.broker.hint(Hint::Run(ti.run_key)).await;
+        let Some(first) = tis.first() else { return Ok(tis) };
+        if let Some(to) = self.state
+            && tis.iter().all(|ti| ti.state == to)
+        {
+            return Err(ApiError::conflict(format!(
+                "Task id {} is already in {to} state",
+                path.2
+            )));
         }
-        Ok(())
+        app.broker.hint(Hint::Run(first.run_key)).await;
+        Ok(tis)
     }
 }
 
 async fn change(app: &App, path: &TaskPath, index: Option<MapIndex>, change: TaskChange) -> ApiResult {
-    let here = |ti: &TaskInstanceRecord| index.is_none_or(|index| ti.map_index == index);
-    let tis: Vec<TaskInstanceRecord> = all_of_task(app, path).await?.into_iter().filter(here).collect();
     let (dag_id, run_id, task_id) = path;
-    if tis.is_empty() {
+    if change.apply(app, path, index).await?.is_empty() {
         let dag = super::dags::find(app, dag_id).await?;
         let graph = super::dags::graph(app, &dag).await?;
         return Err(ApiError::not_found(match (graph.dag.task(task_id), index) {
@@ -446,8 +455,9 @@ async fn change(app: &App, path: &TaskPath, index: Option<MapIndex>, change: Tas
             ),
         }));
     }
-    change.apply(app, &tis).await?;
-    let tis: Vec<TaskInstanceRecord> = all_of_task(app, path).await?.into_iter().filter(here).collect();
+    let mut db = app.store.reader().await?;
+    let tis = instances(&mut db, path, index).await?;
+    drop(db);
     envelope(app, &tis).await
 }
 

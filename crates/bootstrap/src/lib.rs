@@ -64,6 +64,11 @@ pub fn run_component<F>(component: &'static str, config: config::Config, run: F)
 where
     F: AsyncFnOnce(config::Config, &telemetry::Telemetry) -> anyhow::Result<()>,
 {
+    // As Airflow's supervisor: what runs as the same user, tasks above all, must not read this process's environment and
+    // memory. Against root nothing helps.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        return fail(&anyhow::Error::from(error).context("this process cannot be hidden from its tasks"));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name(component)

@@ -17,6 +17,7 @@ const HINTS: usize = 10_000;
 pub struct LocalBroker {
     queues: Arc<Mutex<HashMap<QueueName, Arc<Queue>>>>,
     hints: broadcast::Sender<Hint>,
+    one_queue: bool,
 }
 
 #[derive(Default)]
@@ -41,12 +42,25 @@ impl Default for LocalBroker {
         Self {
             queues: Arc::default(),
             hints: broadcast::channel(HINTS).0,
+            one_queue: false,
         }
     }
 }
 
 impl LocalBroker {
+    /// A broker whose messages all go to one queue, whatever queue they name: for the one worker of a process, which serves
+    /// every queue, as Airflow's LocalExecutor does.
+    pub fn for_one_worker() -> Self {
+        Self {
+            queues: Arc::default(),
+            hints: broadcast::channel(HINTS).0,
+            one_queue: true,
+        }
+    }
+
     fn queue(&self, name: &QueueName) -> Arc<Queue> {
+        let every = QueueName::new("*");
+        let name = if self.one_queue { &every } else { name };
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(queues.entry(name.clone()).or_default())
     }

@@ -213,6 +213,16 @@ impl Reader<'_> {
         })
     }
 
+    fn control_plane(&self) -> Result<String, ConfigError> {
+        let url = self.text("updraft", "control_plane");
+        if url.starts_with("http://") || url.starts_with("https://") {
+            return Ok(url);
+        }
+        Err(self
+            .0
+            .bad_value("updraft", "control_plane", "a URL with http:// or https://"))
+    }
+
     pub(super) fn updraft(&self) -> Result<Updraft, ConfigError> {
         let queues = match self.list("updraft", "queues") {
             empty if empty.is_empty() => vec![self.text("operators", "default_queue")],
@@ -222,7 +232,7 @@ impl Reader<'_> {
             python: self.optional("updraft", "python").map(PathBuf::from),
             grpc_host: self.text("updraft", "grpc_host"),
             grpc_port: self.number("updraft", "grpc_port", "a port from 0 to 65535")?,
-            control_plane: self.text("updraft", "control_plane"),
+            control_plane: self.control_plane()?,
             metrics_port: self.number("updraft", "metrics_port", "a port from 0 to 65535")?,
             worker_name: self.optional("updraft", "worker_name"),
             queues,

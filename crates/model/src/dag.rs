@@ -238,6 +238,11 @@ impl Dag {
         }
     }
 
+    /// Whether what happens in one run can let tasks of another run start.
+    pub fn links_runs(&self) -> bool {
+        self.has_limits_over_runs() || self.tasks.iter().any(|task| task.depends_on_past)
+    }
+
     /// Whether any task limits its instances over all runs.
     pub fn has_limits_over_runs(&self) -> bool {
         self.tasks

@@ -251,14 +251,12 @@ impl Tx {
                     try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END"
                 }
                 Decision::Complete => {
-                    "state = 'success', try_number = try_number + 1, end_date = ?, start_date = updated_at"
+                    "state = 'success', try_number = try_number + 1, end_date = ?, start_date = ?"
                 }
                 Decision::FailUpstream => {
-                    "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, updated_at)"
+                    "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, ?)"
                 }
-                Decision::Skip => {
-                    "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, updated_at)"
-                }
+                Decision::Skip => "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, ?)",
                 Decision::Remove => "state = 'removed', end_date = ?",
                 Decision::Expand(count) => {
                     self.expand(run, dag, planned.id, *count, ids, now).await?;
@@ -285,15 +283,12 @@ impl Tx {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for chunk in Self::chunks(&id_values(group)) {
-            // `updated_at` comes first: MariaDB assigns from left to right, and a start date may be taken from it.
             let sql = format!(
                 "UPDATE task_instance SET updated_at = ?, {change} WHERE state = ? AND id IN ({})",
                 placeholders(chunk.len())
             );
-            let mut values = vec![Value::from(now)];
-            if change.contains('?') {
-                values.push(now.into());
-            }
+            // Every instant in a change is now.
+            let mut values = vec![Value::from(now); 1 + change.matches('?').count()];
             values.push(from.as_str().into());
             values.extend_from_slice(chunk);
             if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
