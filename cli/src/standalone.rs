@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use worker::watchdog::{ARGUMENT, Watchdog};
-use worker::{Worker, WorkerName};
+use worker::{Life, Worker, WorkerName};
 
 pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.home)
@@ -138,17 +138,12 @@ impl Parts {
         let stop = self.lifecycle.stop().clone();
         let channel = self.channel()?;
         let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
-        let (watchdog, name) = (self.watchdog.clone(), self.name.clone());
-        let worker = Worker::new(
-            &self.config,
-            channel,
-            tokens,
-            broker,
-            Some(python.clone()),
-            watchdog,
-            name,
-            Health::default(),
-        );
+        let life = Life {
+            name: self.name.clone(),
+            watchdog: self.watchdog.clone(),
+            health: Health::default(),
+        };
+        let worker = Worker::new(&self.config, channel, tokens, broker, Some(python.clone()), life);
         let (draining, last) = (stop.clone(), self.last.clone());
         self.lifecycle.spawn("worker", async move {
             let ended = worker.run(draining.clone()).await;

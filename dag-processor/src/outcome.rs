@@ -224,7 +224,7 @@ pub(crate) fn summary(error: &str) -> &str {
     let indented = lines
         .iter()
         .rposition(|line| line.starts_with(char::is_whitespace));
-    let named = indented.and_then(|at| lines.get(at + 1)).or(lines.last());
+    let named = indented.and_then(|at| lines.get(at + 1)).or_else(|| lines.last());
     named.copied().unwrap_or_default()
 }
 

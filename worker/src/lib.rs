@@ -32,6 +32,16 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
 
+/// What others know a worker's life by.
+pub struct Life {
+    /// Its name.
+    pub name: WorkerName,
+    /// Who ends what it started, should it die.
+    pub watchdog: Watchdog,
+    /// Who asks whether it is well.
+    pub health: Health,
+}
+
 /// How long the watchdog waits for the process to end once the worker has left.
 const AFTERWARDS: Duration = Duration::from_secs(60);
 
@@ -68,10 +78,13 @@ impl Worker {
         tokens: Tokens,
         broker: Arc<dyn Broker>,
         python: Option<ForkServer>,
-        watchdog: Watchdog,
-        name: WorkerName,
-        health: Health,
+        life: Life,
     ) -> Self {
+        let Life {
+            name,
+            watchdog,
+            health,
+        } = life;
         let hostname = bootstrap::hostname();
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {

@@ -1,7 +1,7 @@
 //! A worker as a process of its own.
 
 use crate::watchdog::{ARGUMENT, Watchdog};
-use crate::{Worker, WorkerName};
+use crate::{Life, Worker, WorkerName};
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
 use config::Config;
@@ -42,16 +42,12 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
     let grace = config.updraft.drain_grace + Duration::from_secs(20);
-    let worker = Worker::new(
-        &config,
-        channel,
-        tokens,
-        broker.clone(),
-        python,
-        watchdog,
+    let life = Life {
         name,
+        watchdog,
         health,
-    );
+    };
+    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, life);
     lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
     lifecycle.run_to_end(grace).await?;
     broker.close().await;
