@@ -163,6 +163,14 @@ pub(crate) enum DagsCommand {
     },
     /// Lists files that cannot be imported; fails if there are any
     ListImportErrors(OutputOptions),
+    /// Lists what DAG files say in the words of Airflow 1.10 or 2, with the modern form
+    UpgradeCheck {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<std::path::PathBuf>,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,9 @@ use store::repo::{Condition, Listing, Order};
 use store::{Graphs, Store};
 
 pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<()> {
+    if let DagsCommand::UpgradeCheck { files, output } = &command {
+        return crate::upgrade_check::run(config, files, output.output).await;
+    }
     let store = open(&config).await?;
     let outcome = match command {
         DagsCommand::List(options) => list(&store, options.output).await,
@@ -26,6 +29,8 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
             output,
         } => list_runs(&store, &DagId::new(dag_id), state.as_deref(), output.output).await,
         DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
+        // Needs no store, so it has been done.
+        DagsCommand::UpgradeCheck { .. } => Ok(()),
         DagsCommand::Pause { dag_id, output, .. } => {
             pause(&store, &config, &dag_id, true, output.output).await
         }

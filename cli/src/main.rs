@@ -7,6 +7,7 @@ mod database;
 mod output;
 mod standalone;
 mod tasks;
+mod upgrade_check;
 mod variables;
 
 use arguments::{Arguments, CeleryCommand, Command, ConfigCommand};

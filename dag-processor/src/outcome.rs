@@ -52,6 +52,13 @@ impl FileOutcome {
     pub(crate) fn read(file: &DagFile, parsed: ParsedFile, seconds: f64, config: &Config) -> Self {
         let source = std::fs::read(&file.path).unwrap_or_default();
         let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
+        if !parsed.old_forms.is_empty() {
+            tracing::warn!(
+                file = %file.relative,
+                uses = parsed.old_forms.len(),
+                "the file uses what Airflow 3 no longer has, and is given its old meaning; `updraft dags upgrade-check` lists it"
+            );
+        }
         let mut outcome = Self {
             errors: parsed.import_errors,
             imports: parsed.imports,

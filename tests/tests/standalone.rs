@@ -168,8 +168,13 @@ with DAG("py", schedule=None, start_date=datetime(2025, 1, 1)):
         import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
 
+    @task
+    def leaves():
+        import os
+        os._exit(0)
+
     take(give())
-    fails(); skips(); too_slow(); dies()
+    fails(); skips(); too_slow(); dies(); leaves()
     BashOperator(task_id="after", bash_command="exit 7") << skips.override(task_id="other")()
 "#;
 
@@ -188,6 +193,7 @@ fn python_tasks_end_as_they_should() {
             "dies=failed",
             "fails=failed",
             "give=success",
+            "leaves=success",
             "other=skipped",
             "skips=skipped",
             "take=success",
@@ -207,6 +213,7 @@ fn python_tasks_end_as_they_should() {
     has("fails", 2, "callback fails 2");
     has("skips", 1, "Skipping task.");
     has("dies", 1, "SIGKILL");
+    has("leaves", 1, "exit code 0 before the task said how it ended");
     let xcom = api.get(&format!(
         "/api/v2/dags/py/dagRuns/{}/taskInstances/give/xcomEntries/return_value",
         run_id.replace('+', "%2B").replace(':', "%3A")

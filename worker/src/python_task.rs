@@ -112,6 +112,11 @@ impl Supervision<'_> {
             .await
             .ok();
         let was_killed = cause.is_some() || !matches!(exit, ChildExit::Code(_));
+        if self.end.is_none() && cause.is_none() && exit == ChildExit::Code(0) {
+            let text =
+                "Process exited with exit code 0 before the task said how it ended; that counts as success";
+            self.log.record("warning", "task", text).await;
+        }
         (self.verdict(cause, exit), was_killed)
     }
 

@@ -59,12 +59,19 @@ pub fn open_broker(config: &Config, component: &str) -> anyhow::Result<Arc<dyn B
     )?))
 }
 
-/// The cipher for variables and connections.
+/// The cipher for variables and connections. An installation on one machine that has no key configured makes itself one.
 ///
 /// # Errors
-/// When a key is not a Fernet key.
+/// When a key is not a Fernet key, or the key's file cannot be read or written.
 pub fn open_cipher(config: &Config) -> anyhow::Result<Cipher> {
-    Ok(Cipher::new(config.core.fernet_keys.expose())?)
+    let keys = &config.core.fernet_keys;
+    match config.database.url {
+        DatabaseUrl::Sqlite(_) if keys.is_empty() => {
+            let key = kept_secret(&config.home, "fernet_key.generated", Cipher::new_key)?;
+            Ok(Cipher::new(key.expose())?)
+        }
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::MariaDb(_) => Ok(Cipher::new(keys.expose())?),
+    }
 }
 
 /// Signs and checks tokens with the configured secret.
@@ -84,33 +91,45 @@ pub fn tokens(config: &Config) -> anyhow::Result<Tokens> {
     Ok(Tokens::new(secret, &config.api_auth.jwt_audience))
 }
 
-/// A secret kept in a file of `home` that only its owner can read; made at first use. For an installation on one machine.
+/// The secret for tokens of an installation on one machine.
 ///
 /// # Errors
-/// When the file cannot be read or written.
+/// When its file cannot be read or written.
 pub fn shared_secret(home: &Path) -> anyhow::Result<Secret> {
+    kept_secret(home, "jwt_secret.generated", || {
+        let half = || uuid::Uuid::new_v4().simple();
+        format!("{}{}", half(), half())
+    })
+}
+
+/// A secret kept in a file of `home` that only its owner can read; made at first use.
+fn kept_secret(home: &Path, name: &str, make: impl Fn() -> String) -> anyhow::Result<Secret> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let path = home.join("jwt_secret.generated");
-    if let Ok(text) = std::fs::read_to_string(&path)
-        && text.trim().len() >= 32
-    {
-        return Ok(Secret::new(text.trim()));
+    let path = home.join(name);
+    let read = || std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+    if path.exists() {
+        return Ok(Secret::new(read()?.trim()));
     }
-    let text = format!(
-        "{}{}",
-        uuid::Uuid::new_v4().simple(),
-        uuid::Uuid::new_v4().simple()
-    );
-    let mut file = std::fs::OpenOptions::new()
+    std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+    // Whole or not at all, and the first of two wins.
+    let draft = home.join(format!("{name}.{}", std::process::id()));
+    let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(text.as_bytes())?;
-    Ok(Secret::new(text))
+        .open(&draft)
+        .and_then(|mut file| file.write_all(make().as_bytes()));
+    written.with_context(|| format!("cannot write {}", draft.display()))?;
+    let linked = std::fs::hard_link(&draft, &path);
+    std::fs::remove_file(&draft).ok();
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot write {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(Secret::new(read()?.trim())),
+    }
 }
 
 /// The fork server for that interpreter, with the configured DAG folder and, if wanted, the examples. `env` goes to it and

@@ -21,9 +21,17 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-const PROGRAM: &str = include_str!("shim/fork_server.py");
-/// What stands on the command line: it runs the first packet it is sent, so that a list of processes stays readable.
-const LOADER: &str = "import os; exec(compile(os.read(0, 1 << 20), 'updraft-fork-server', 'exec'))";
+/// The shim's modules, in the order in which they are run.
+const PROGRAM: [(&str, &str); 2] = [
+    ("updraft_compat", include_str!("shim/compat.py")),
+    ("updraft_fork_server", include_str!("shim/fork_server.py")),
+];
+/// What stands on the command line: it runs the modules of the first packet it is sent, so that a list of processes stays
+/// readable.
+const LOADER: &str = "import json, os, sys, types
+for name, source in json.loads(os.read(0, 1 << 20)):
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(source, name, 'exec'), module.__dict__)";
 /// How long the fork server may take to import the SDK.
 const WARM_UP: Duration = Duration::from_secs(120);
 /// How long forking a child may take.
@@ -344,7 +352,8 @@ impl ForkServer {
         )
         .map_err(|error| system(&error))?;
         setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
-        send(control.as_raw_fd(), PROGRAM.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
+        let program = json!(PROGRAM).to_string();
+        send(control.as_raw_fd(), program.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
         let mut command = self.command();
         command
             .stdin(Stdio::from(its))

@@ -11,4 +11,4 @@ pub mod messages;
 mod parse;
 
 pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
-pub use parse::{ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file};
+pub use parse::{OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file};

@@ -4,7 +4,7 @@ use crate::fork_server::{Bundle, Child, ChildExit, ForkServer, PythonError, Work
 use crate::frames::{read_request, write_reply};
 use crate::messages::{Answer, Question};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +47,21 @@ pub struct ParsedFile {
     pub import_errors: BTreeMap<String, String>,
     /// Modules of the bundle that it imported, by path within the bundle.
     pub imports: Vec<String>,
+    /// What it says in the words of Airflow 1.10 or 2.
+    pub old_forms: Vec<OldForm>,
+}
+
+/// One use of what Airflow 3 no longer has.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct OldForm {
+    /// The file, in full.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+    /// What stands there.
+    pub old: String,
+    /// What to write instead.
+    pub modern: String,
 }
 
 /// A DAG as Python describes it.

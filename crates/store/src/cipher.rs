@@ -38,6 +38,11 @@ impl Cipher {
         })
     }
 
+    /// A key that nobody has yet.
+    pub fn new_key() -> String {
+        Fernet::generate_key()
+    }
+
     /// The value as stored, and whether it is encrypted.
     pub fn seal(&self, value: &str) -> (String, bool) {
         match &self.keys {

@@ -45,6 +45,10 @@ try:
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.serialization.serialized_objects import DagSerialization
     from pydantic import TypeAdapter as _TypeAdapter
+
+    import updraft_compat
+
+    updraft_compat.install()
 except BaseException as error:  # noqa: B036 - whatever it is, the parent must hear of it
     tell({"broken": "".join(traceback.format_exception_only(error)).strip()})
     sys.exit(1)
@@ -294,7 +298,10 @@ def parse(request):
         file = getattr(sys.modules[name], "__file__", None)
         if file and Path(file).is_relative_to(bundle) and str(file) != request["file"]:
             imports.add(str(Path(file).relative_to(bundle)))
-    result = {"type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports)}
+    result = {
+        "type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports),
+        "old_forms": updraft_compat.notes(),
+    }
     decoder.send(Message(result))
 
 
