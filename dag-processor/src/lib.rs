@@ -210,7 +210,7 @@ impl Shared {
         let seconds = begin.elapsed().as_secs_f64();
         metrics::histogram!(metric::PARSE_SECONDS).record(seconds);
         let outcome = match parsed {
-            Ok(parsed) => FileOutcome::read(&file, parsed, seconds, &self.config),
+            Ok(parsed) => FileOutcome::read(&file, parsed, seconds, &self.config, &self.cipher),
             Err(ParseFailure::Python(error)) => {
                 tracing::error!(file = %file.relative, "{error}");
                 return Ok(false);

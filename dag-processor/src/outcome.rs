@@ -12,7 +12,7 @@ use model::{DagId, DagVersionId, Timestamp};
 use python::{ParsedFile, PythonDag};
 use std::collections::BTreeMap;
 use store::repo::{FileRecord, ParsedDag};
-use store::{StoreError, Tx};
+use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
 const SOURCE: usize = 4 << 20;
@@ -49,7 +49,13 @@ impl FileOutcome {
     }
 
     /// Reads what Python found; a DAG that cannot be used becomes an error, the others go on.
-    pub(crate) fn read(file: &DagFile, parsed: ParsedFile, seconds: f64, config: &Config) -> Self {
+    pub(crate) fn read(
+        file: &DagFile,
+        parsed: ParsedFile,
+        seconds: f64,
+        config: &Config,
+        cipher: &Cipher,
+    ) -> Self {
         let source = std::fs::read(&file.path).unwrap_or_default();
         let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
         if !parsed.old_forms.is_empty() {
@@ -66,7 +72,7 @@ impl FileOutcome {
         };
         for found in parsed.dags {
             let dag_id = found.dag_id.clone();
-            match read_dag(file, found, &source, seconds, config) {
+            match read_dag(file, found, &source, seconds, config, cipher) {
                 Ok(read) => outcome.dags.push(read),
                 Err(why) => {
                     let text = outcome.errors.entry(file.relative.clone()).or_default();
@@ -84,6 +90,7 @@ fn read_dag(
     source: &str,
     seconds: f64,
     config: &Config,
+    cipher: &Cipher,
 ) -> Result<ReadDag, String> {
     let document = serde_json::from_str(&found.serialized).map_err(|error| error.to_string())?;
     let dag = Dag::from_serialized(&document).map_err(|error| error.to_string())?;
@@ -118,7 +125,7 @@ fn read_dag(
             .unwrap_or(config.core.dags_are_paused_at_creation),
         serialized: found.serialized,
         canonical: found.canonical,
-        native: found.native,
+        native: store::side_document::seal(found.native, cipher),
         source: source.to_owned(),
         parse_duration: seconds,
     };

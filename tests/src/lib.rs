@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod engine;
 mod installation;
 mod parts;
 mod services;
@@ -9,7 +10,10 @@ mod wait;
 
 pub use api::{Answer, Api};
 pub use cluster::{Cluster, ROLES};
+pub use engine::Engine;
 pub use installation::{Installation, Process};
-pub use parts::{mariadb_database, mariadb_url, python, rabbitmq_url, recordings, required, seeds};
+pub use parts::{
+    IMAGE, docker, mariadb_database, mariadb_url, python, rabbitmq_url, recordings, required, seeds,
+};
 pub use services::{KilledService, Service};
 pub use wait::{eventually, wait_until};

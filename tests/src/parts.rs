@@ -31,6 +31,14 @@ pub fn python() -> Option<String> {
     part("UPDRAFT_TEST_PYTHON")
 }
 
+/// Where a Docker engine with the image [`IMAGE`] is.
+pub fn docker() -> Option<String> {
+    part("UPDRAFT_TEST_DOCKER")
+}
+
+/// The image of busybox that the test engine has.
+pub const IMAGE: &str = "updraft-test/busybox:1";
+
 /// A fresh database, by URL.
 ///
 /// # Panics

@@ -13,7 +13,10 @@ const FENCE: f64 = 0.75;
 /// Registers a new life of this worker; tries until it succeeds. Returns the lease.
 pub(crate) async fn register(shared: &Shared) -> Duration {
     // What an earlier life of this worker left running must not run beside its next try.
-    shared.watchdog.sweep_earlier(&shared.name).await;
+    shared
+        .watchdog
+        .sweep_earlier(&shared.name, &shared.engines.all())
+        .await;
     let mut wait = Duration::from_millis(200);
     let mut told = false;
     loop {
@@ -45,7 +48,8 @@ impl Shared {
     /// The control plane said that this worker lives: passes it on to all who ask.
     fn keep_lease(&self, id: WorkerId, deadline: Instant) {
         self.health.completed();
-        self.watchdog.renew(deadline, self.control.farewell(id).as_ref());
+        self.watchdog
+            .renew(deadline, self.control.farewell(id), self.engines.all());
     }
 }
 

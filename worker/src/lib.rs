@@ -5,6 +5,7 @@
 //! the control plane. What runs is either a native task (Rust) or a child of the Python fork server.
 
 mod claims;
+mod containers;
 mod control;
 mod heartbeat;
 mod log;
@@ -20,6 +21,7 @@ use bootstrap::{Health, Stop};
 use broker::Broker;
 use claims::Running;
 use config::Config;
+use containers::Engines;
 use control::ControlPlane;
 use identity::Tokens;
 use model::{QueueName, WorkerId};
@@ -66,6 +68,7 @@ pub(crate) struct Shared {
     /// Set when the worker must register anew.
     register: Notify,
     watchdog: Watchdog,
+    engines: Engines,
     /// Good while heartbeats are acknowledged.
     health: Health,
 }
@@ -100,6 +103,7 @@ impl Worker {
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             watchdog,
+            engines: Engines::default(),
             health,
         };
         Self {
@@ -142,7 +146,9 @@ impl Worker {
         beating.abort();
         shared.control.leave(shared.id()).await;
         // Nothing is left to be told of this worker's end.
-        shared.watchdog.renew(Instant::now() + AFTERWARDS, None);
+        shared
+            .watchdog
+            .renew(Instant::now() + AFTERWARDS, None, shared.engines.all());
         if let Some(python) = &shared.python {
             python.stop().await;
         }

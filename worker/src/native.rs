@@ -6,12 +6,17 @@
 
 mod bash;
 mod datetime;
+mod docker;
+mod narrate;
+mod registry;
+mod scratch;
 mod template;
 
 use crate::Shared;
 use crate::log::TryLog;
 use crate::run::{End, Facts};
 use bash::BashTask;
+use docker::DockerTask;
 use proto::v1::Ending;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum NativeTask {
     Empty,
     Bash(BashTask),
+    Docker(Box<DockerTask>),
 }
 
 /// Renders a task.
@@ -30,6 +36,7 @@ pub(crate) fn prepare(facts: &Facts, document: &Value) -> Result<NativeTask, Str
     match document.get("operator").and_then(Value::as_str) {
         Some("empty") => Ok(NativeTask::Empty),
         Some("bash") => bash::prepare(facts, document).map(NativeTask::Bash),
+        Some("docker") => docker::prepare(facts, document).map(|task| NativeTask::Docker(Box::new(task))),
         other => Err(format!("operator {other:?} is not known here")),
     }
 }
@@ -45,5 +52,6 @@ pub(crate) async fn run(
     match task {
         NativeTask::Empty => End::of(Ending::Success),
         NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,
+        NativeTask::Docker(task) => docker::run(shared, facts, *task, log, stop).await,
     }
 }

@@ -1,6 +1,7 @@
 //! A try in a child of the fork server: answers its requests, keeps its output, decides how it ended.
 
 use crate::Shared;
+use crate::containers;
 use crate::control::is_away;
 use crate::log::{Lines, TryLog};
 use crate::run::{End, Facts};
@@ -62,6 +63,7 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
         tokio::task::spawn_blocking(move || crate::watchdog::kill_all(&mark, None))
             .await
             .ok();
+        containers::kill_try(&shared.engines, facts).await;
     }
     End {
         rendered_fields: supervision.rendered.map(|fields| fields.to_string()),

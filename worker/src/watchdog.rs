@@ -6,6 +6,8 @@
 //! process groups nor new sessions escape it.
 
 use crate::WorkerName;
+use crate::containers::{self, Engine};
+use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,11 +23,21 @@ pub const ARGUMENT: &str = "--watchdog";
 
 /// What a watchdog says to the control plane after its worker's death. It goes through the pipe, never onto a command
 /// line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Farewell {
     pub(crate) control_plane: String,
     pub(crate) worker: String,
     pub(crate) token: String,
+}
+
+/// What a worker tells its watchdog again and again, a line of JSON each time.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Renewal {
+    /// Milliseconds until the lease ends; absent when only the engines are told.
+    left: Option<u64>,
+    farewell: Option<Farewell>,
+    /// Where containers may be left.
+    engines: Vec<Engine>,
 }
 
 /// How long the control plane is told of the death, if it does not answer.
@@ -55,6 +67,11 @@ impl Watchdog {
         })
     }
 
+    /// The worker's life.
+    pub(crate) fn life(&self) -> &str {
+        &self.life
+    }
+
     /// The variables that everything started by the worker must have.
     pub fn environment(&self, name: &WorkerName) -> [(String, String); 2] {
         [
@@ -64,17 +81,28 @@ impl Watchdog {
     }
 
     /// Tells that the lease is good until `deadline`. A watchdog that was killed gets a successor.
-    pub(crate) fn renew(&self, deadline: Instant, farewell: Option<&Farewell>) {
-        let mut line = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis()
-            .to_string();
-        if let Some(farewell) = farewell {
-            line.push_str(&format!(
-                " {} {} {}",
-                farewell.control_plane, farewell.worker, farewell.token
-            ));
-        }
+    pub(crate) fn renew(&self, deadline: Instant, farewell: Option<Farewell>, engines: Vec<Engine>) {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let renewal = Renewal {
+            left: u64::try_from(left).ok(),
+            farewell,
+            engines,
+        };
+        self.say(&renewal);
+    }
+
+    /// Tells of engines that were not used before, so that it need not learn of them with the next renewal.
+    pub(crate) fn know(&self, engines: Vec<Engine>) {
+        self.say(&Renewal {
+            engines,
+            ..Renewal::default()
+        });
+    }
+
+    fn say(&self, renewal: &Renewal) {
+        let Ok(line) = serde_json::to_string(renewal) else {
+            return;
+        };
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         if tell(&mut process, &line) {
             return;
@@ -94,16 +122,19 @@ impl Watchdog {
         }
     }
 
-    /// Kills what earlier lives of the worker of that name left running on this machine.
-    pub(crate) async fn sweep_earlier(&self, name: &WorkerName) {
+    /// Kills what earlier lives of the worker of that name left running on this machine and on these engines.
+    pub(crate) async fn sweep_earlier(&self, name: &WorkerName, engines: &[Engine]) {
         let (mark, life) = (format!("{NAME}={}", name.mark()), format!("{LIFE}={}", self.life));
         let swept = tokio::task::spawn_blocking(move || kill_all(&mark, Some(&life)))
             .await
             .unwrap_or(0);
-        if swept > 0 {
+        let worker = (containers::WORKER, name.mark());
+        let killed = containers::kill_all(engines, worker, Some((containers::LIFE, &self.life))).await;
+        if swept + killed > 0 {
             tracing::warn!(
-                count = swept,
-                "killed processes that an earlier life of this worker left behind"
+                processes = swept,
+                containers = killed,
+                "killed what an earlier life of this worker left running"
             );
         }
     }
@@ -138,8 +169,7 @@ impl OwnGroup for Command {
     }
 }
 
-/// The watchdog itself: reads the milliseconds until the lease ends (and what to say at the worker's death), a line for each
-/// renewal, and kills when the lease ends or the worker does.
+/// The watchdog itself: reads a renewal from each line, and kills when the lease ends or the worker does.
 pub fn main(life: &str) -> std::process::ExitCode {
     let (sender, renewals) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -150,24 +180,28 @@ pub fn main(life: &str) -> std::process::ExitCode {
             }
         }
     });
-    let mark = format!("{LIFE}={life}");
-    let mut left = Duration::MAX;
-    let mut farewell = None;
+    // A month stands for "no lease": longer waits overflow.
+    let no_lease = || std::time::Instant::now() + Duration::from_secs(30 * 86_400);
+    let mut deadline = no_lease();
+    let mut last = Renewal::default();
     loop {
-        // A month stands for "no lease yet": longer waits overflow.
-        match renewals.recv_timeout(left.min(Duration::from_secs(30 * 86_400))) {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        match renewals.recv_timeout(left) {
             Ok(line) => {
-                let mut words = line.split_whitespace();
-                left = Duration::from_millis(words.next().and_then(|word| word.parse().ok()).unwrap_or(0));
-                farewell = Farewell::read(words);
+                let renewal: Renewal = serde_json::from_str(&line).unwrap_or_default();
+                if let Some(left) = renewal.left {
+                    deadline = std::time::Instant::now() + Duration::from_millis(left);
+                    last.farewell = renewal.farewell;
+                }
+                last.engines = renewal.engines;
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                kill_all(&mark, None);
-                left = Duration::MAX;
+                kill_wards(life, &last.engines);
+                deadline = no_lease();
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                kill_all(&mark, None);
-                if let Some(farewell) = farewell {
+                kill_wards(life, &last.engines);
+                if let Some(farewell) = last.farewell {
                     farewell.say();
                 }
                 return std::process::ExitCode::SUCCESS;
@@ -176,20 +210,28 @@ pub fn main(life: &str) -> std::process::ExitCode {
     }
 }
 
-impl Farewell {
-    fn read<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
-        Some(Self {
-            control_plane: words.next()?.to_owned(),
-            worker: words.next()?.to_owned(),
-            token: words.next()?.to_owned(),
-        })
+/// Kills the processes and the containers of a worker's life.
+fn kill_wards(life: &str, engines: &[Engine]) {
+    kill_all(&format!("{LIFE}={life}"), None);
+    if !engines.is_empty()
+        && let Some(runtime) = runtime()
+    {
+        runtime.block_on(containers::kill_all(engines, (containers::LIFE, life), None));
     }
+}
 
+fn runtime() -> Option<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()
+}
+
+impl Farewell {
     /// Tells the control plane that the worker is dead, so that its tasks need not wait for the lease to run out. If nobody
     /// hears it, they do.
     fn say(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime {
+        if let Some(runtime) = runtime() {
             runtime.block_on(async { tokio::time::timeout(FAREWELL, self.until_heard()).await.ok() });
         }
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what developing this project needs.
 
 mod arrows;
+mod engine;
 mod say;
 mod services;
 mod test;

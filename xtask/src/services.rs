@@ -1,5 +1,6 @@
-//! Private instances of MariaDB and RabbitMQ: own ports, own folders, for tests to kill.
+//! Private instances of MariaDB, RabbitMQ and Docker: own ports, own folders, for tests to kill.
 
+use crate::engine;
 use crate::say::say;
 use anyhow::{Context, ensure};
 use std::net::TcpStream;
@@ -30,6 +31,7 @@ impl Services {
                 "UPDRAFT_TEST_RABBITMQ".to_owned(),
                 format!("amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//"),
             ),
+            ("UPDRAFT_TEST_DOCKER".to_owned(), engine::address()),
             (
                 "UPDRAFT_TEST_SERVICES".to_owned(),
                 self.folder.to_string_lossy().into_owned(),
@@ -58,6 +60,9 @@ fn install() -> anyhow::Result<()> {
     let wanted = [
         ("mariadbd", "mariadb-server"),
         (RABBITMQ_SERVER, "rabbitmq-server"),
+        ("dockerd", "docker.io"),
+        // Of the variants of busybox, only the static one runs in an empty image.
+        ("/usr/share/doc/busybox-static/copyright", "busybox-static"),
     ];
     let packages: Vec<&str> = wanted
         .iter()
@@ -76,7 +81,7 @@ fn install() -> anyhow::Result<()> {
             .env("RUNLEVEL", "1")
             .stdout(Stdio::null())
             .status()
-            .context("tests need MariaDB and RabbitMQ; install mariadb-server and rabbitmq-server")?;
+            .context("tests need MariaDB, RabbitMQ and Docker; install mariadb-server, rabbitmq-server, docker.io and busybox-static")?;
         ensure!(
             status.success(),
             "apt-get {} failed; install {} yourself",
@@ -118,7 +123,7 @@ fn log_file(path: &Path) -> anyhow::Result<Stdio> {
     ))
 }
 
-/// Starts both, unless they run.
+/// Starts them, unless they run.
 pub(crate) fn start() -> anyhow::Result<Services> {
     install()?;
     let folder = build_folder()?.join("services");
@@ -129,6 +134,7 @@ pub(crate) fn start() -> anyhow::Result<Services> {
     if !listens(RABBITMQ_PORT) {
         start_rabbitmq(&folder)?;
     }
+    engine::start(&folder)?;
     Ok(Services { folder })
 }
 
@@ -201,7 +207,7 @@ fn start_rabbitmq(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Starts a process that outlives this one.
-fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
+pub(crate) fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
     command
         .stdin(Stdio::null())
         .stdout(log_file(log)?)
@@ -211,7 +217,7 @@ fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops both.
+/// Stops them.
 pub(crate) fn stop() -> anyhow::Result<()> {
     let folder = build_folder()?.join("services");
     for file in [folder.join("mariadb.pid"), folder.join("rabbitmq/pid")] {
@@ -225,5 +231,6 @@ pub(crate) fn stop() -> anyhow::Result<()> {
                 .ok();
         }
     }
+    engine::stop();
     Ok(())
 }

@@ -94,13 +94,20 @@ pub(super) fn start_task(
     let native = graph
         .native
         .get(ti.task_id.as_str())
-        .map(Value::to_string)
-        .unwrap_or_default();
+        .map(|task| store::side_document::open(task, &app.cipher));
+    // Without its secrets it runs in Python, which reads the file anew.
+    let native = native.and_then(|opened| match opened {
+        Ok(native) => Some(native),
+        Err(error) => {
+            tracing::warn!(dag = %ti.dag_id, task = %ti.task_id, "runs in Python: {error}");
+            None
+        }
+    });
     Ok(StartTask {
         epoch: ti.claim_epoch.0,
         token,
         startup: startup.message().to_string().into(),
-        native: native.into(),
+        native: native.unwrap_or_default().into(),
         execution_timeout: task
             .and_then(|task| task.execution_timeout)
             .map_or(0.0, |limit| limit.as_seconds_f64()),

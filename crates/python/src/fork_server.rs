@@ -22,8 +22,10 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 /// The shim's modules, in the order in which they are run.
-const PROGRAM: [(&str, &str); 2] = [
+const PROGRAM: [(&str, &str); 4] = [
     ("updraft_compat", include_str!("shim/compat.py")),
+    ("updraft_containers", include_str!("shim/containers.py")),
+    ("updraft_native", include_str!("shim/native.py")),
     ("updraft_fork_server", include_str!("shim/fork_server.py")),
 ];
 /// What stands on the command line: it runs the modules of the first packet it is sent, so that a list of processes stays

@@ -18,6 +18,7 @@ mod graphs;
 mod migrate;
 pub mod repo;
 mod schema;
+pub mod side_document;
 pub mod sql;
 mod unit_of_work;
 

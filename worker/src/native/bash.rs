@@ -1,17 +1,17 @@
 //! BashOperator, with the semantics and the log lines of `airflow.providers.standard.operators.bash` and its
 //! `SubprocessHook`.
 
+use super::narrate;
+use super::scratch::Scratch;
 use super::template::Renderer;
 use crate::Shared;
 use crate::log::{Lines, TryLog};
-use crate::run::{End, Facts, fields};
+use crate::run::{End, Facts};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
-use proto::v1::{Ending, XCom};
 use serde_json::{Map, Value, json};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 const HOOK: &str = "airflow.task.hooks.airflow.providers.standard.hooks.subprocess.SubprocessHook";
-/// Rendered fields that are longer are cut (`[core] max_templated_field_length`).
-const FIELD: usize = 4096;
 
 /// A BashOperator with its templates rendered.
 pub(crate) struct BashTask {
@@ -59,9 +57,14 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, Strin
         }
         None => None,
     };
+    let shown_env = env.as_ref().map(|env| {
+        env.iter()
+            .map(|(k, v)| (k.clone(), v.as_str().into()))
+            .collect::<Map<String, Value>>()
+    });
     let fields = json!({
-        "bash_command": shorten(&command),
-        "env": env.as_ref().map(|env| env.iter().map(|(k, v)| (k.clone(), redact(k, v).into())).collect::<Map<String, Value>>()),
+        "bash_command": narrate::shown(&command.as_str().into(), "bash_command"),
+        "env": shown_env.map(|env| narrate::shown(&env.into(), "env")),
         "cwd": cwd,
     });
     Ok(BashTask {
@@ -86,23 +89,6 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, Strin
     })
 }
 
-fn redact(key: &str, value: &str) -> String {
-    if crate::mask::is_sensitive(key) {
-        "***".to_owned()
-    } else {
-        value.to_owned()
-    }
-}
-
-fn shorten(text: &str) -> String {
-    if text.chars().count() <= FIELD {
-        return text.to_owned();
-    }
-    let head = "Truncated. You can change this behaviour in [core]max_templated_field_length. ";
-    let kept: String = text.chars().take(FIELD - head.len() - 3).collect();
-    format!("{head}{}...", kept.trim_end())
-}
-
 /// How the command ended.
 enum Ended {
     Exit(ExitStatus),
@@ -118,29 +104,16 @@ pub(super) async fn run(
     log: &TryLog,
     stop: &CancellationToken,
 ) -> End {
-    log.record("info", "task", "::group::Pre Execute").await;
-    log.record("info", "task", "::endgroup::").await;
-    let outcome = execute(shared, facts, &task, log, stop).await;
-    let end = match outcome {
+    narrate::begins(log).await;
+    let end = match execute(shared, facts, &task, log, stop).await {
         Ok((Ended::Exit(status), last)) => judge(facts, &task, status, last, log).await,
-        Ok((Ended::TimedOut, _)) => {
-            log.record("error", "task", "Process timed out").await;
-            End::failure(
-                facts,
-                "AirflowTaskTimeout: the task ran longer than its execution_timeout",
-            )
-        }
-        Ok((Ended::Stopped, _)) => End::failure(facts, "stopped: the task instance is not to run any more"),
-        Err(problem) => {
-            fail(log, "AirflowException", &problem).await;
-            End::failure(facts, "")
-        }
+        Ok((Ended::TimedOut, _)) => narrate::timed_out(facts, log).await,
+        Ok((Ended::Stopped, _)) => narrate::stopped(facts),
+        Err(problem) => narrate::failed(facts, log, "AirflowException", &problem, "").await,
     };
-    log.record("info", "task", "::endgroup::").await;
-    let exit_cause = end.exit_cause.clone().filter(|cause| !cause.is_empty());
+    narrate::ended(log).await;
     End {
         rendered_fields: Some(task.rendered),
-        exit_cause,
         ..end
     }
 }
@@ -152,48 +125,14 @@ async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: String,
     log.record("info", HOOK, &format!("Command exited with return code {code}"))
         .await;
     if task.skip_on.contains(&code) {
-        log.record("info", "task", "::group::Post Execute").await;
         let reason = format!("Bash command returned exit code {code}. Skipping.");
-        log.record_with(
-            "info",
-            "task",
-            "Skipping task.",
-            fields([("reason", reason.into())]),
-        )
-        .await;
-        return End::of(Ending::Skipped);
+        return narrate::skipped(log, &reason).await;
     }
     if code != 0 {
         let text = format!("Bash command failed. The command returned a non-zero exit code {code}.");
-        fail(log, "AirflowException", &text).await;
-        return End::failure(facts, "");
+        return narrate::failed(facts, log, "AirflowException", &text, "").await;
     }
-    log.record("info", "task", "::group::Post Execute").await;
-    let mut end = End::of(Ending::Success);
-    if task.push {
-        log.record("info", "task", "Pushing xcom").await;
-        end.xcoms.push(XCom {
-            key: "return_value".to_owned(),
-            value: Value::from(last).to_string(),
-            mapped_length: None,
-        });
-    }
-    end
-}
-
-async fn fail(log: &TryLog, kind: &str, text: &str) {
-    let detail = json!([{
-        "exc_type": kind, "exc_value": text, "exc_notes": [], "syntax_error": null, "is_cause": false, "frames": [],
-        "is_group": false, "exceptions": [],
-    }]);
-    log.record_with(
-        "error",
-        "task",
-        "Task failed with exception",
-        fields([("error_detail", detail)]),
-    )
-    .await;
-    log.record("info", "task", "::group::Post Execute").await;
+    narrate::succeeded(log, Some(last.into()), task.push).await
 }
 
 fn bash() -> &'static str {
@@ -205,28 +144,6 @@ fn bash() -> &'static str {
             .find(|file| file.is_file());
         found.map_or_else(|| "bash".to_owned(), |file| file.to_string_lossy().into_owned())
     })
-}
-
-/// A folder that goes with its task.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> std::io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("airflowtmp{}", uuid::Uuid::new_v4().simple()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Usually it is empty. What a task left behind may take longer to remove than we can block here.
-        if std::fs::remove_dir(&self.0).is_err() {
-            let path = std::mem::take(&mut self.0);
-            std::thread::spawn(move || std::fs::remove_dir_all(path));
-        }
-    }
 }
 
 async fn execute(
@@ -244,7 +161,7 @@ async fn execute(
             return Err(format!("The cwd {cwd} must be a directory"));
         }
         Some(_) => None,
-        None => Some(Scratch::new().map_err(|error| format!("cannot make a scratch folder: {error}"))?),
+        None => Some(Scratch::new(None).map_err(|error| format!("cannot make a scratch folder: {error}"))?),
     };
     log.record(
         "info",
@@ -263,7 +180,7 @@ async fn execute(
     command.args(["-c", &task.command]);
     match (&task.cwd, &scratch) {
         (Some(cwd), _) => command.current_dir(cwd),
-        (None, Some(scratch)) => command.current_dir(&scratch.0),
+        (None, Some(scratch)) => command.current_dir(&scratch.path()),
         (None, None) => &mut command,
     };
     environment(shared, facts, task, &mut command);
@@ -423,12 +340,5 @@ mod tests {
     fn strings_are_shown_as_python_shows_them() {
         assert_eq!(python_repr("echo 'a'\n"), r#""echo 'a'\n""#);
         assert_eq!(python_repr("a'b\"c\\"), r#"'a\'b"c\\'"#);
-    }
-
-    #[test]
-    fn long_fields_are_cut_as_airflow_cuts_them() {
-        let cut = shorten(&"x".repeat(5000));
-        assert!(cut.starts_with("Truncated. ") && cut.ends_with("...") && cut.len() <= FIELD);
-        assert_eq!(shorten("short"), "short");
     }
 }

@@ -52,6 +52,32 @@ impl Renderer {
     }
 }
 
+impl Renderer {
+    /// Renders every text in a value, but no key of an object, as Airflow's templater does.
+    ///
+    /// # Errors
+    /// When anything in it is not known here.
+    pub(super) fn render_all(&self, value: &serde_json::Value) -> Result<serde_json::Value, String> {
+        use serde_json::Value;
+        Ok(match value {
+            Value::String(text) => self.render(text)?.into(),
+            Value::Array(items) => Value::Array(
+                items
+                    .iter()
+                    .map(|item| self.render_all(item))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Value::Object(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|(key, item)| Ok((key.clone(), self.render_all(item)?)))
+                    .collect::<Result<_, String>>()?,
+            ),
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        })
+    }
+}
+
 /// Values print as in Python; those that could print otherwise are refused.
 fn format_value(out: &mut minijinja::Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {

@@ -251,10 +251,66 @@ def _wrap_dag():
     module._create_timetable = timetable
 
 
+def _docker_arguments(arguments):
+    """DockerOperator's arguments of old. Volumes stay what they were: a mount of today does not make its source folder."""
+    if isinstance(arguments.get("auto_remove"), bool):
+        value = "success" if arguments["auto_remove"] else "never"
+        note(f"auto_remove={arguments['auto_remove']}", f"auto_remove={value!r}")
+        arguments["auto_remove"] = value
+    if "volumes" in arguments:
+        note("volumes=", "mounts=[docker.types.Mount(target=..., source=..., type='bind')]")
+        return {"_updraft_binds": list(arguments.pop("volumes") or [])}
+    return {}
+
+
+def _pod_arguments(arguments):
+    """KubernetesPodOperator's arguments of old."""
+    if arguments.get("is_delete_operator_pod") is not None:
+        value = "delete_pod" if arguments.pop("is_delete_operator_pod") else "keep_pod"
+        note("is_delete_operator_pod=", f"on_finish_action={value!r}")
+        arguments.setdefault("on_finish_action", value)
+    _renamed(arguments, {"node_selectors": "node_selector"}, ())
+    if "resources" in arguments:
+        note("resources=", "container_resources=kubernetes.client.models.V1ResourceRequirements(...)")
+        arguments.setdefault("container_resources", _pod_resources(arguments.pop("resources")))
+    secrets = arguments.get("image_pull_secrets")
+    if isinstance(secrets, str):
+        from kubernetes.client import models
+
+        note("image_pull_secrets='...'", "image_pull_secrets=[kubernetes.client.models.V1LocalObjectReference(...)]")
+        names = [name.strip() for name in secrets.split(",") if name.strip()]
+        arguments["image_pull_secrets"] = [models.V1LocalObjectReference(name) for name in names]
+    return {}
+
+
+def _pod_resources(value):
+    """`{"request_cpu": ..., "limit_memory": ...}` as the client model."""
+    if not isinstance(value, dict):
+        return value.to_k8s_client_obj() if hasattr(value, "to_k8s_client_obj") else value
+    from kubernetes.client import models
+
+    names = {"cpu": "cpu", "memory": "memory", "ephemeral_storage": "ephemeral-storage", "gpu": "nvidia.com/gpu"}
+    out = {"requests": dict(value.get("requests") or {}), "limits": dict(value.get("limits") or {})}
+    for key, amount in value.items():
+        kind, _, what = key.partition("_")
+        if kind in ("request", "limit") and amount is not None:
+            out[f"{kind}s"][names.get(what, what)] = amount
+    return models.V1ResourceRequirements(**{kind: amounts or None for kind, amounts in out.items()})
+
+
+OPERATOR_ARGUMENTS = {"DockerOperator": _docker_arguments, "KubernetesPodOperator": _pod_arguments}
+
+
 def _wrap_operators():
     from airflow.sdk.bases.operator import BaseOperatorMeta
 
     interesting = {*TASK_ARGUMENTS, *TASK_NOTHING, "trigger_rule", "execution_date", "op_kwargs"}
+
+    def operator_arguments(cls, arguments):
+        for kind in cls.__mro__:
+            if kind.__name__ in OPERATOR_ARGUMENTS:
+                return OPERATOR_ARGUMENTS[kind.__name__](arguments)
+        return {}
 
     def call(cls, *args, **kwargs):
         if not interesting.isdisjoint(kwargs):
@@ -262,7 +318,11 @@ def _wrap_operators():
             _old_rule(kwargs)
             if "execution_date" in kwargs and cls.__name__ == "TriggerDagRunOperator":
                 _renamed(kwargs, {"execution_date": "logical_date"}, ())
-        return super(BaseOperatorMeta, cls).__call__(*args, **kwargs)
+        kept = operator_arguments(cls, kwargs)
+        task = super(BaseOperatorMeta, cls).__call__(*args, **kwargs)
+        for name, value in kept.items():
+            setattr(task, name, value)
+        return task
 
     BaseOperatorMeta.__call__ = call
 

@@ -47,8 +47,11 @@ try:
     from pydantic import TypeAdapter as _TypeAdapter
 
     import updraft_compat
+    import updraft_containers
+    from updraft_native import side_document
 
     updraft_compat.install()
+    updraft_containers.install()
 except BaseException as error:  # noqa: B036 - whatever it is, the parent must hear of it
     tell({"broken": "".join(traceback.format_exception_only(error)).strip()})
     sys.exit(1)
@@ -138,96 +141,6 @@ class Message:
 
     def model_dump(self, **_):
         return self.body
-
-
-def plain(value):
-    """The value if it is JSON as it stands (no tuples, no subclasses), else raises TypeError."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) is list:
-        return [plain(item) for item in value]
-    if type(value) is dict and all(type(key) is str for key in value):
-        return {key: plain(item) for key, item in value.items()}
-    raise TypeError(type(value))
-
-
-CALLBACKS = (
-    "on_execute_callback", "on_failure_callback", "on_success_callback", "on_retry_callback", "on_skipped_callback",
-)
-
-
-def runs_without_python(dag, task):
-    """Whether nothing of the user's own would run around the operator itself."""
-    if any(getattr(task, name, None) for name in CALLBACKS):
-        return False
-    if getattr(task, "_pre_execute_hook", None) or getattr(task, "_post_execute_hook", None):
-        return False
-    blocking = ("inlets", "outlets", "run_as_user", "email", "retry_policy", "executor_config", "resources", "executor")
-    if any(getattr(task, name, None) for name in blocking):
-        return False
-    if task.operator_extra_links or getattr(task, "multiple_outputs", False):
-        return False
-    if getattr(task, "render_template_as_native_obj", None) or dag.render_template_as_native_obj:
-        return False
-    if dag.user_defined_macros or dag.user_defined_filters or dag.jinja_environment_kwargs:
-        return False
-    import jinja2
-
-    if dag.template_undefined is not jinja2.StrictUndefined:
-        return False
-    from airflow.sdk.listener import get_listener_manager
-
-    return not get_listener_manager().has_listeners
-
-
-def native_bash(task):
-    import inspect
-
-    from airflow.providers.standard.operators.bash import BashOperator
-
-    if type(task) is not BashOperator:
-        return None
-    default = inspect.signature(BashOperator.__init__).parameters["output_processor"].default
-    if task.output_processor is not default:
-        return None
-    command, env, cwd = task.bash_command, task.env, task.cwd
-    if type(command) is not str or command.endswith((".sh", ".bash")):
-        return None
-    if env is not None and not (type(env) is dict and all(type(k) is str and type(v) is str for k, v in env.items())):
-        return None
-    if cwd is not None and type(cwd) is not str:
-        return None
-    if task.output_encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
-        return None
-    return {
-        "operator": "bash", "bash_command": command, "env": env, "append_env": bool(task.append_env), "cwd": cwd,
-        "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
-    }
-
-
-def native_empty(task):
-    from airflow.providers.standard.operators.empty import EmptyOperator
-
-    return {"operator": "empty"} if type(task) is EmptyOperator else None
-
-
-def side_document(dag):
-    """What Updraft needs to run tasks of this DAG itself; tasks that need Python are left out."""
-    tasks = {}
-    for task in dag.tasks:
-        try:
-            if task.is_mapped or task.get_closest_mapped_task_group() is not None:
-                continue
-            document = native_bash(task) or native_empty(task)
-            if document is None or not runs_without_python(dag, task):
-                continue
-            document["params"] = plain({**dag.params.dump(), **task.params.dump()})
-            document["do_xcom_push"] = bool(task.do_xcom_push)
-            document["owner"] = task.owner
-            tasks[task.task_id] = plain(document)
-        except Exception:  # noqa: BLE001 - what cannot be described runs in Python, which is always right
-            continue
-    return {"tasks": tasks}
 
 
 def describe(dag, data):
