@@ -4,6 +4,7 @@ mod api;
 mod cluster;
 mod engine;
 mod installation;
+mod kubernetes;
 mod parts;
 mod services;
 mod wait;
@@ -12,6 +13,7 @@ pub use api::{Answer, Api};
 pub use cluster::{Cluster, ROLES};
 pub use engine::Engine;
 pub use installation::{Installation, Process};
+pub use kubernetes::Kubernetes;
 pub use parts::{
     IMAGE, docker, mariadb_database, mariadb_url, python, rabbitmq_url, recordings, required, seeds,
 };

@@ -5,9 +5,11 @@
 //! anything that our renderer does not know exactly sends the whole task to Python.
 
 mod bash;
+mod connection;
 mod datetime;
 mod docker;
 mod narrate;
+mod pod;
 mod registry;
 mod scratch;
 mod template;
@@ -17,6 +19,7 @@ use crate::log::TryLog;
 use crate::run::{End, Facts};
 use bash::BashTask;
 use docker::DockerTask;
+use pod::PodTask;
 use proto::v1::Ending;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,7 @@ pub(crate) enum NativeTask {
     Empty,
     Bash(BashTask),
     Docker(Box<DockerTask>),
+    Pod(Box<PodTask>),
 }
 
 /// Renders a task.
@@ -37,6 +41,7 @@ pub(crate) fn prepare(facts: &Facts, document: &Value) -> Result<NativeTask, Str
         Some("empty") => Ok(NativeTask::Empty),
         Some("bash") => bash::prepare(facts, document).map(NativeTask::Bash),
         Some("docker") => docker::prepare(facts, document).map(|task| NativeTask::Docker(Box::new(task))),
+        Some("pod") => pod::prepare(facts, document).map(|task| NativeTask::Pod(Box::new(task))),
         other => Err(format!("operator {other:?} is not known here")),
     }
 }
@@ -52,6 +57,7 @@ pub(crate) async fn run(
     match task {
         NativeTask::Empty => End::of(Ending::Success),
         NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,
+        NativeTask::Pod(task) => pod::run(shared, facts, *task, log, stop).await,
         NativeTask::Docker(task) => docker::run(shared, facts, *task, log, stop).await,
     }
 }

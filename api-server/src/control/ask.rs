@@ -2,6 +2,7 @@
 
 mod runs;
 mod secrets;
+mod states;
 mod tasks;
 mod xcoms;
 
@@ -70,6 +71,10 @@ impl Asked<'_> {
             | Q::GetXComCount { .. }
             | Q::GetXComSequenceItem { .. }
             | Q::GetXComSequenceSlice { .. } => self.xcoms(question).await?,
+            Q::GetTaskStateStore { .. }
+            | Q::SetTaskStateStore { .. }
+            | Q::DeleteTaskStateStore { .. }
+            | Q::ClearTaskStateStore {} => self.states(question).await?,
             Q::SkipDownstreamTasks { tasks } => self.skip(&tasks).await?,
             Q::TriggerDagRun { .. } => self.trigger(question).await?,
             Q::GetDagRun { .. }

@@ -146,6 +146,19 @@ pub enum Question {
         #[serde(default)]
         step: Option<i64>,
     },
+    GetTaskStateStore {
+        key: String,
+    },
+    SetTaskStateStore {
+        key: String,
+        value: Value,
+        #[serde(default)]
+        expires_at: Option<String>,
+    },
+    DeleteTaskStateStore {
+        key: String,
+    },
+    ClearTaskStateStore {},
     SkipDownstreamTasks {
         tasks: Vec<Value>,
     },

@@ -10,6 +10,7 @@ mod jobs;
 mod list;
 mod planning;
 mod runs;
+mod task_states;
 mod tasks;
 mod workers;
 mod xcoms;

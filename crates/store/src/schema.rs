@@ -33,10 +33,26 @@ pub(crate) enum Step {
 /// The version that this program works with.
 pub(crate) const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    steps: INITIAL,
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        steps: INITIAL,
+    },
+    Migration {
+        version: 2,
+        name: "task states",
+        steps: TASK_STATES,
+    },
+];
+
+/// What tasks keep for their own next try.
+const TASK_STATES: &[Step] = &[Step::Table {
+    name: "task_state",
+    columns:
+        "run_key INT64 NOT NULL, task_id NAME NOT NULL, map_index INT64 NOT NULL, state_key NAME NOT NULL,
+            value TEXT NOT NULL, expires_at INT64,
+            PRIMARY KEY (run_key, task_id, map_index, state_key)",
 }];
 
 /// Translates the neutral type words of a table's columns.

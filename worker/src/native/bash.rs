@@ -180,7 +180,7 @@ async fn execute(
     command.args(["-c", &task.command]);
     match (&task.cwd, &scratch) {
         (Some(cwd), _) => command.current_dir(cwd),
-        (None, Some(scratch)) => command.current_dir(&scratch.path()),
+        (None, Some(scratch)) => command.current_dir(scratch.path()),
         (None, None) => &mut command,
     };
     environment(shared, facts, task, &mut command);

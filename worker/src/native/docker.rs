@@ -3,6 +3,7 @@
 mod container;
 mod outcome;
 
+use super::connection;
 use super::narrate;
 use super::registry;
 use super::template::Renderer;
@@ -82,7 +83,7 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<DockerTask, Str
     let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
     let conn_id = text("docker_conn_id").filter(|id| !id.is_empty());
     if let Some(id) = &conn_id
-        && is_elsewhere(id)
+        && connection::is_elsewhere(id)
     {
         return Err("its connection comes from outside of the metadata database".to_owned());
     }
@@ -126,18 +127,6 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<DockerTask, Str
         rendered: Value::from(shown).to_string(),
         document,
     })
-}
-
-/// Whether a connection is looked for in this worker's environment or in a secrets backend first.
-fn is_elsewhere(conn_id: &str) -> bool {
-    let variable = format!("AIRFLOW_CONN_{}", conn_id.to_uppercase());
-    [
-        variable.as_str(),
-        "AIRFLOW__SECRETS__BACKEND",
-        "AIRFLOW__WORKERS__SECRETS_BACKEND",
-    ]
-    .iter()
-    .any(|name| std::env::var_os(name).is_some())
 }
 
 fn engines(document: &Document) -> Result<Vec<Engine>, String> {

@@ -1,11 +1,12 @@
 //! Who we are to image registries: the connection of a task, or what `docker login` left on this machine.
 
+use super::connection;
 use crate::Shared;
 use crate::run::Facts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bollard::auth::DockerCredentials;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -45,16 +46,8 @@ fn hostname(address: &str) -> &str {
 /// # Errors
 /// When there is none, or it lacks what a login needs; the text says what.
 pub(super) async fn login(shared: &Shared, facts: &Facts, conn_id: &str) -> Result<Login, String> {
-    let request = json!({"type": "GetConnection", "conn_id": conn_id}).to_string();
-    let reply = shared
-        .control
-        .ask(&facts.start.token, request.into_bytes())
-        .await
-        .map_err(|status| format!("connection {conn_id} cannot be read: {}", status.message()))?;
-    let connection: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    if connection.get("type").and_then(Value::as_str) != Some("ConnectionResult") {
-        return Err(format!("The conn_id `{conn_id}` isn't defined"));
-    }
+    let connection = connection::read(shared, facts, conn_id).await?;
+    let connection = connection.ok_or_else(|| format!("The conn_id `{conn_id}` isn't defined"))?;
     let text = |key: &str| connection.get(key).and_then(Value::as_str).map(str::to_owned);
     let host = text("host").filter(|host| !host.is_empty());
     let host = host.ok_or("No Docker Registry URL provided.")?;
@@ -158,6 +151,7 @@ async fn from_helper(helper: &str, registry: &str) -> Option<DockerCredentials> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn images_name_their_registry_and_the_hub_has_many_names() {

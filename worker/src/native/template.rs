@@ -117,6 +117,40 @@ fn add_filters(environment: &mut Environment<'static>) {
     });
 }
 
+/// Names that Airflow 2 had around a run's logical date, as far as they follow from the run itself.
+fn old_names(
+    names: &mut BTreeMap<&str, Value>,
+    facts: &Facts,
+    date: Pendulum,
+    interval_end: Option<Pendulum>,
+) {
+    let at = date.0;
+    let day = chrono::Duration::days(1);
+    let mut dated = |name: &'static str, nodash: &'static str, at: DateTime<Tz>| {
+        names.insert(name, at.format("%Y-%m-%d").to_string().into());
+        names.insert(nodash, at.format("%Y%m%d").to_string().into());
+    };
+    if let (Some(after), Some(before)) = (at.checked_add_signed(day), at.checked_sub_signed(day)) {
+        dated("tomorrow_ds", "tomorrow_ds_nodash", after);
+        dated("yesterday_ds", "yesterday_ds_nodash", before);
+    }
+    let is_manual = facts.run("run_type") == Some("manual");
+    let follows = facts
+        .native
+        .as_ref()
+        .is_some_and(|document| document.get("intervals_follow") == Some(&true.into()));
+    let next = if is_manual {
+        Some(date)
+    } else {
+        interval_end.filter(|end| follows && end.0 > at)
+    };
+    if let Some(next) = next {
+        dated("next_ds", "next_ds_nodash", next.0);
+        names.insert("next_execution_date", Value::from_object(next));
+    }
+    names.insert("execution_date", Value::from_object(date));
+}
+
 /// The names that templates may use. Everything else is undefined, and so sends the task to Python.
 fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
     let mut names: BTreeMap<&str, Value> = BTreeMap::new();
@@ -135,6 +169,7 @@ fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
         names.insert("ts", date.iso('T').into());
         names.insert("ts_nodash", at.format("%Y%m%dT%H%M%S").to_string().into());
         names.insert("ts_nodash_with_tz", date.iso('T').replace(['-', ':'], "").into());
+        old_names(&mut names, facts, date, instant("data_interval_end"));
         for key in ["data_interval_start", "data_interval_end"] {
             if let Some(at) = instant(key) {
                 names.insert(key, Value::from_object(at));
@@ -261,6 +296,10 @@ mod tests {
                 "blue t 2",
             ),
             ("{{ true }} {{ none }}", "True None"),
+            (
+                "{{ execution_date | ds }} {{ next_ds }} {{ tomorrow_ds_nodash }} {{ yesterday_ds }}",
+                "2025-03-01 2025-03-01 20250302 2025-02-28",
+            ),
             ("plain\n", "plain"),
         ] {
             assert_eq!(render(template).as_deref(), Ok(expected), "{template}");

@@ -4,9 +4,12 @@ A task is described here only if nothing could tell its native run from one in P
 class, and nothing of the user's own runs around it. Everything else is left to Python, which is always right.
 """
 
+import copy
 import inspect
 import json
+import logging
 import sys
+
 
 def plain(value):
     """The value if it is JSON as it stands (no tuples, no subclasses), else raises TypeError."""
@@ -146,19 +149,139 @@ def native_docker(task):
     return json.loads(json.dumps(document))
 
 
+# Fields of Kubernetes objects that KubernetesPodOperator renders when they are in one of its own fields.
+POD_FIELDS = {
+    "V1EnvVar": ("value", "name"), "V1ResourceRequirements": ("limits", "requests"),
+    "V1Volume": ("name", "persistent_volume_claim", "config_map"), "V1VolumeMount": ("name", "sub_path"),
+    "V1PersistentVolumeClaimVolumeSource": ("claim_name",), "V1ConfigMapVolumeSource": ("name",),
+    "V1EnvFromSource": ("config_map_ref",), "V1ConfigMapEnvSource": ("name",),
+}
+# What only the worker can know, from the connection.
+NAMESPACE, SIDECAR_IMAGE = "updraft-namespace-", "updraft-sidecar-image-"
+
+
+class Templates:
+    """Puts marks in the place of templates, so that a pod can be built before they are rendered."""
+
+    def __init__(self):
+        self.by_mark = {}
+
+    def mark(self, value):
+        """The value with a mark for each text that rendering could change."""
+        if isinstance(value, str):
+            if "{" not in value and not value.endswith("\n"):
+                return value
+            mark = f"updraft-template-{len(self.by_mark)}-"
+            self.by_mark[mark] = value
+            return mark
+        if type(value) in (list, tuple):
+            return [self.mark(item) for item in value]
+        if type(value) is dict:
+            return {key: self.mark(item) for key, item in value.items()}
+        fields = POD_FIELDS.get(type(value).__name__) if type(value).__module__.startswith("kubernetes.") else None
+        if fields:
+            value = copy.deepcopy(value)
+            for name in fields:
+                setattr(value, name, self.mark(getattr(value, name)))
+        return value
+
+
+class Unconnected:
+    """Stands for the hook while a pod is built: nothing of the connection is known."""
+
+    def get_namespace(self):
+        return NAMESPACE
+
+    def get_xcom_sidecar_container_image(self):
+        return SIDECAR_IMAGE
+
+    def get_xcom_sidecar_container_resources(self):
+        return None
+
+    get_xcom_sidecar_container_security_context = get_xcom_sidecar_container_resources
+
+
+def has_pod_mutation_hook():
+    from airflow.settings import get_policy_plugin_manager
+
+    hooks = get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls()
+    return any(hook.function.__module__ != "airflow.policies" for hook in hooks)
+
+
+def names_of_containers(value, otherwise):
+    """Containers whose logs are wanted: their names, or True for all; raises TypeError for anything else."""
+    if value is None:
+        return otherwise
+    if value is True:
+        return True
+    return [value] if isinstance(value, str) else [str(name) for name in value]
+
+
+def native_pod(task):
+    kind = loaded("airflow.providers.cncf.kubernetes.operators.pod", "KubernetesPodOperator")
+    if kind is None or type(task) is not kind or has_pod_mutation_hook():
+        return None
+    # A template file is read when the task runs, and what is user code runs in Python.
+    if task.callbacks or task._progress_callback or task.log_formatter or task.trigger_kwargs or task.pod_template_file:
+        return None
+    from airflow.providers.cncf.kubernetes.backcompat.backwards_compat_converters import convert_env_vars
+    from airflow.serialization.helpers import serialize_template_field
+    from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
+    from kubernetes.client import ApiClient
+
+    templates, clone = Templates(), copy.copy(task)
+    clone.env_vars = convert_env_vars(task.env_vars)
+    fields = {}
+    for name in task.template_fields:
+        value = templates.mark(getattr(clone, name))
+        object.__setattr__(clone, name, value)
+        fields[name] = serialize_template_field(copy.deepcopy(value), name)
+    given = clone.name
+    if given is not None and not given.startswith("updraft-template-"):
+        object.__setattr__(clone, "name", clone._set_name(given))
+    object.__setattr__(clone, "random_name_suffix", False)
+    clone.__dict__["hook"] = Unconnected()
+    logging.disable(logging.CRITICAL)
+    try:
+        pod = clone.build_pod_request_obj(None, dry_run=True)
+    finally:
+        logging.disable(logging.NOTSET)
+    document = {
+        "operator": "pod", "fields": fields, "templates": templates.by_mark,
+        "pod": ApiClient().sanitize_for_serialization(pod), "labels": clone.labels, "name_suffix": task.random_name_suffix,
+        "conn_id": clone.kubernetes_conn_id, "in_cluster": task.in_cluster, "context": clone.cluster_context,
+        "config_file": clone.config_file, "reattach": bool(task.reattach_on_restart),
+        "schedule_timeout": task.schedule_timeout_seconds, "startup_timeout": task.startup_timeout_seconds,
+        "get_logs": bool(task.get_logs), "base": clone.base_container_name,
+        "logs_of": names_of_containers(task._container_logs, [clone.base_container_name]),
+        "init_logs_of": names_of_containers(task.init_container_logs, []),
+        "prefix": bool(task.container_name_log_prefix_enabled), "events_on_startup": bool(task.log_events_on_startup),
+        "events_on_failure": bool(task.log_events_on_failure), "spec_on_failure": bool(task.log_pod_spec_on_failure),
+        "on_finish": task.on_finish_action.value, "on_kill": task.on_kill_action.value,
+        "grace": task.termination_grace_period, "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
+        "sidecar_image": PodDefaults.SIDECAR_CONTAINER.image,
+        "sidecar_context": task.xcom_sidecar_container_security_context is not None,
+    }
+    return json.loads(json.dumps(document))
+
+
 def side_document(dag):
     """What Updraft needs to run tasks of this DAG itself; tasks that need Python are left out."""
     tasks = {}
+    # Where an interval ends, the next one begins: not so for every timetable.
+    intervals = ("CronDataIntervalTimetable", "DeltaDataIntervalTimetable")
+    follow = type(dag.timetable).__name__ in intervals and type(dag.timetable).__module__.startswith("airflow.")
     for task in dag.tasks:
         try:
             if task.is_mapped or task.get_closest_mapped_task_group() is not None:
                 continue
-            document = native_bash(task) or native_empty(task) or native_docker(task)
+            document = native_bash(task) or native_empty(task) or native_docker(task) or native_pod(task)
             if document is None or not runs_without_python(dag, task):
                 continue
             document["params"] = plain({**dag.params.dump(), **task.params.dump()})
             document["do_xcom_push"] = bool(task.do_xcom_push)
             document["owner"] = task.owner
+            document["intervals_follow"] = follow
             tasks[task.task_id] = plain(document)
         except Exception:  # noqa: BLE001 - what cannot be described runs in Python, which is always right
             continue

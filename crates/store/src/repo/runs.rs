@@ -372,6 +372,7 @@ impl Tx {
             "run_event",
             "xcom",
             "rendered_fields",
+            "task_state",
             "task_instance_history",
             "task_instance",
         ] {

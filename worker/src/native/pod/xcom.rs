@@ -1,0 +1,100 @@
+//! The XCom of a pod: a file that its sidecar keeps until it has been read.
+
+use super::cluster::{Pods, persistently};
+use super::{MANAGER, Problem, state};
+use crate::log::TryLog;
+use kube::Error;
+use kube::api::AttachParams;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+/// The sidecar that the operator adds.
+pub(super) const SIDECAR: &str = "airflow-xcom-sidecar";
+const EMPTY: &str = "__airflow_xcom_result_empty__";
+const READ: &str = "if [ -s /airflow/xcom/return.json ]; then cat /airflow/xcom/return.json; else echo __airflow_xcom_result_empty__; fi";
+const END: &str = "kill -2 $(pgrep -u $(id -u) -f 'sh') || for f in /proc/[0-9]*/comm; do [ -O $f ] && read c < $f && \
+                   [ \"$c\" = \"sh\" ] && pid=${f%/comm} && kill -2 ${pid##*/}; done";
+/// How long the sidecar may take to start, and how long a command in it.
+const START: Duration = Duration::from_secs(900);
+const COMMAND: Duration = Duration::from_secs(60);
+/// Bytes that an XCom may have here.
+const LARGEST: u64 = 16 << 20;
+
+/// Reads the XCom and lets the sidecar go.
+pub(super) async fn extract(pods: &Pods, pod: &str, log: &TryLog) -> Result<Option<Value>, Problem> {
+    await_sidecar(pods, pod, log).await?;
+    log.record("info", MANAGER, &format!("Running command... {READ}"))
+        .await;
+    let read = persistently(|| run(pods, pod, READ)).await;
+    if let Err(error) = persistently(|| run(pods, pod, END)).await {
+        let text = format!("Failed to kill xcom sidecar container in pod {pod}, leaving it running: {error}");
+        log.record("warning", MANAGER, &text).await;
+    }
+    let text = read?;
+    if text.trim_end() == EMPTY {
+        log.record("info", super::OPERATOR, "xcom result file is empty.")
+            .await;
+        return Ok(None);
+    }
+    let value = serde_json::from_str(&text);
+    value.map(Some).map_err(|error| {
+        Problem::of(
+            "JSONDecodeError",
+            format!("the XCom of pod {pod} is not JSON: {error}"),
+        )
+    })
+}
+
+async fn await_sidecar(pods: &Pods, pod: &str, log: &TryLog) -> Result<(), Problem> {
+    log.record("info", MANAGER, "Checking if xcom sidecar container is started.")
+        .await;
+    let deadline = Instant::now() + START;
+    loop {
+        let found = pods.get(pod).await?;
+        if state::is_running(&found, SIDECAR) {
+            log.record("info", MANAGER, "The xcom sidecar container has started.")
+                .await;
+            return Ok(());
+        }
+        if state::terminated(&found, SIDECAR).is_some() {
+            return Err(Problem::airflow(
+                "Xcom sidecar container is already terminated! Not possible to read xcom output of task.",
+            ));
+        }
+        if Instant::now() > deadline {
+            let minutes = START.as_secs() / 60;
+            return Err(Problem::airflow(format!(
+                "Xcom sidecar container did not start within {minutes} minutes."
+            )));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Runs a command in the sidecar: what it wrote.
+async fn run(pods: &Pods, pod: &str, command: &str) -> Result<String, Error> {
+    let params = AttachParams::default()
+        .container(SIDECAR)
+        .stdin(false)
+        .stdout(true)
+        .stderr(false);
+    let late = || Error::Service("the command in the sidecar does not end".into());
+    let work = async {
+        let mut process = pods.api.exec(pod, ["/bin/sh", "-c", command], &params).await?;
+        let mut text = Vec::new();
+        if let Some(stdout) = process.stdout() {
+            stdout
+                .take(LARGEST)
+                .read_to_end(&mut text)
+                .await
+                .map_err(|error| Error::Service(error.into()))?;
+        }
+        process.join().await.ok();
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    tokio::time::timeout(COMMAND, work)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
