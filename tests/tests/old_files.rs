@@ -173,9 +173,142 @@ fn the_upgrade_check_names_each_old_form_with_its_line_and_modern_form() {
 
     installation.dag(
         "gone.py",
-        "from airflow.operators.subdag_operator import SubDagOperator\n",
+        "from airflow.lineage.entities import File  # of a dag\n",
     );
     let gone = installation.path().join("dags/gone.py");
     let (ok, text) = installation.run("updraft", &["dags", "upgrade-check", &gone.to_string_lossy()]);
-    assert!(!ok && text.contains("subdag_operator"), "{text}");
+    assert!(!ok && text.contains("airflow.lineage"), "{text}");
+}
+
+const NESTED: &str = r#"
+from datetime import datetime
+from airflow import DAG
+from airflow.contrib.kubernetes.volume import Volume
+from airflow.contrib.kubernetes.volume_mount import VolumeMount
+from airflow.contrib.operators.kubernetes_pod_operator import KubernetesPodOperator
+from airflow.operators.bash_operator import BashOperator
+from airflow.operators.docker_operator import DockerOperator
+from airflow.operators.subdag_operator import SubDagOperator
+
+ARGS = {"owner": "me", "start_date": datetime(2019, 1, 1)}
+
+
+def section(parent, child):
+    inner = DAG(dag_id=f"{parent}.{child}", default_args=ARGS, schedule_interval="@once")
+    BashOperator(task_id="a", bash_command="echo a of {{ ds }}", dag=inner) >> BashOperator(task_id="b", bash_command="echo b", dag=inner)
+    return inner
+
+
+dag = DAG("nested", default_args=ARGS, schedule_interval="@once")
+start = BashOperator(task_id="start", bash_command="echo start", dag=dag)
+inner = SubDagOperator(task_id="section", subdag=section("nested", "section"), default_args=ARGS, dag=dag)
+end = BashOperator(task_id="end", bash_command="echo end", dag=dag)
+start >> inner >> end
+
+with DAG("containers", default_args=ARGS, schedule_interval=None):
+    DockerOperator(task_id="docker", image="i", volumes=["/a:/b:ro"], auto_remove=True)
+    KubernetesPodOperator(task_id="pod", name="p", namespace="n", image="i", is_delete_operator_pod=False, image_pull_secrets="x,y",
+                          volumes=[Volume("v", {"persistentVolumeClaim": {"claimName": "c"}})], volume_mounts=[VolumeMount("v", "/v")],
+                          node_selectors={"disk": "ssd"}, resources={"request_cpu": "1", "limit_memory": "1Gi"})
+"#;
+
+#[test]
+fn a_dag_within_a_dag_becomes_a_task_group_and_container_operators_keep_their_old_arguments() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag("nested.py", NESTED);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    let run = eventually("the run is done", PATIENCE, || {
+        let (_, body) = api
+            .call("GET", "/api/v2/dags/nested/dagRuns?state=success", None)
+            .map_err(|error| error.to_string())?;
+        match body["dag_runs"][0]["dag_run_id"].as_str() {
+            Some(run) => Ok(run.to_owned()),
+            None => Err(format!("{body} {}", api.get("/api/v2/importErrors"))),
+        }
+    });
+    let mut tasks: Vec<(String, String)> = api
+        .tasks("nested", &run)
+        .iter()
+        .map(|task| {
+            (
+                task["start_date"].to_string(),
+                task["task_id"].as_str().unwrap_or_default().to_owned(),
+            )
+        })
+        .collect();
+    tasks.sort();
+    let order: Vec<&str> = tasks.iter().map(|(_, task)| task.as_str()).collect();
+    assert_eq!(order, ["start", "section.a", "section.b", "end"]);
+    let dags = api.get("/api/v2/dags")["total_entries"].clone();
+    assert_eq!(dags, json!(2), "the inner DAG is none of its own");
+    let file = installation.path().join("dags/nested.py");
+    let (ok, text) = installation.run("updraft", &["dags", "upgrade-check", &file.to_string_lossy()]);
+    assert!(ok, "{text}");
+    for old in [
+        "volumes=",
+        "auto_remove=True",
+        "SubDagOperator",
+        "is_delete_operator_pod=",
+        "node_selectors=",
+        "resources=",
+        "VolumeMount",
+    ] {
+        assert!(text.contains(old), "{old} is not in {text}");
+    }
+}
+
+/// The idioms, and what Airflow 2.11 makes of them (`tests/old/record.py`).
+const IDIOMS: &str = include_str!("../old/idioms.py");
+const RECORDED: &str = include_str!("../old/recorded.json");
+
+#[test]
+fn old_files_have_the_runs_and_the_rendered_fields_of_airflow_2() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag("idioms.py", IDIOMS);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    let recorded: Value = serde_json::from_str(RECORDED).expect("the record");
+    for (dag_id, expected) in recorded.as_object().expect("DAGs by name") {
+        let expected = expected.as_array().expect("runs");
+        let runs = eventually(&format!("{dag_id} is done"), PATIENCE, || {
+            let path = format!("/api/v2/dags/{dag_id}/dagRuns?state=success&order_by=logical_date");
+            let (status, body) = api.call("GET", &path, None).map_err(|error| error.to_string())?;
+            match body["dag_runs"].as_array() {
+                Some(runs) if status == 200 && runs.len() == expected.len() => Ok(runs.clone()),
+                _ => Err(format!("{body} {}", api.get("/api/v2/importErrors"))),
+            }
+        });
+        for (run, expected) in runs.iter().zip(expected) {
+            same_run(&api, dag_id, run, expected);
+        }
+        let (_, all) = api
+            .call("GET", &format!("/api/v2/dags/{dag_id}/dagRuns"), None)
+            .expect("an answer");
+        assert_eq!(
+            all["total_entries"],
+            json!(expected.len()),
+            "{dag_id} has no run more: {all}"
+        );
+    }
+}
+
+fn same_run(api: &Api, dag_id: &str, run: &Value, expected: &Value) {
+    let instant = |value: &Value| {
+        let text = value.as_str().unwrap_or_default();
+        chrono::DateTime::parse_from_rfc3339(text).map_err(|error| format!("{text}: {error}"))
+    };
+    for date in ["logical_date", "data_interval_start", "data_interval_end"] {
+        assert_eq!(instant(&run[date]), instant(&expected[date]), "{dag_id} {date}");
+    }
+    let run_id = run["dag_run_id"].as_str().unwrap_or_default();
+    for task in api.tasks(dag_id, run_id) {
+        let task_id = task["task_id"].as_str().unwrap_or_default();
+        assert_eq!(
+            task["rendered_fields"], expected["fields"][task_id],
+            "{dag_id} {run_id} {task_id}"
+        );
+    }
 }

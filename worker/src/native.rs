@@ -54,10 +54,11 @@ pub(crate) async fn run(
     log: &TryLog,
     stop: &CancellationToken,
 ) -> End {
+    // The larger ones live on the heap: most tasks are small.
     match task {
         NativeTask::Empty => End::of(Ending::Success),
         NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,
-        NativeTask::Pod(task) => pod::run(shared, facts, *task, log, stop).await,
-        NativeTask::Docker(task) => docker::run(shared, facts, *task, log, stop).await,
+        NativeTask::Pod(task) => Box::pin(pod::run(shared, facts, *task, log, stop)).await,
+        NativeTask::Docker(task) => Box::pin(docker::run(shared, facts, *task, log, stop)).await,
     }
 }

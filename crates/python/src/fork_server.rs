@@ -22,7 +22,11 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 /// The shim's modules, in the order in which they are run.
-const PROGRAM: [(&str, &str); 4] = [
+const PROGRAM: [(&str, &str); 5] = [
+    (
+        "updraft_old_modules",
+        concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
+    ),
     ("updraft_compat", include_str!("shim/compat.py")),
     ("updraft_containers", include_str!("shim/containers.py")),
     ("updraft_native", include_str!("shim/native.py")),

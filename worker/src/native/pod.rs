@@ -77,20 +77,24 @@ enum Containers {
 
 /// What becomes of the pod at its end.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
 enum OnFinish {
-    KeepPod,
-    DeletePod,
-    DeleteSucceededPod,
-    DeleteActivePod,
+    #[serde(rename = "keep_pod")]
+    Keep,
+    #[serde(rename = "delete_pod")]
+    Delete,
+    #[serde(rename = "delete_succeeded_pod")]
+    DeleteSucceeded,
+    #[serde(rename = "delete_active_pod")]
+    DeleteActive,
 }
 
 /// What becomes of the pod when the task is killed.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
 enum OnKill {
-    KeepPod,
-    DeletePod,
+    #[serde(rename = "keep_pod")]
+    Keep,
+    #[serde(rename = "delete_pod")]
+    Delete,
 }
 
 /// A KubernetesPodOperator with its templates rendered.
@@ -245,7 +249,7 @@ pub(super) async fn run(
     };
     let work = async {
         let way = way(shared, facts, &task).await?;
-        run.to_the_end(&way).await
+        Box::pin(run.to_the_end(&way)).await
     };
     let mut end = tokio::select! {
         outcome = work => judge(facts, &task, log, outcome).await,

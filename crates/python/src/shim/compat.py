@@ -60,11 +60,75 @@ MODULES = {
         "KubernetesPodOperator": "airflow.providers.cncf.kubernetes.operators.pod"
     },
 }
+MODULES.update({
+    "airflow.datasets.metadata": {"Metadata": "airflow.sdk"},
+    "airflow.timetables.datasets": {"DatasetOrTimeSchedule": "updraft_compat"},
+    "airflow.utils.weekday": {"WeekDay": STANDARD + "utils.weekday"},
+    "airflow.utils.log.secrets_masker": {
+        "mask_secret": "airflow.sdk.log", "redact": "airflow.sdk._shared.secrets_masker",
+    },
+    "airflow.utils.module_loading": {
+        name: "airflow.sdk._shared.module_loading" for name in ("import_string", "qualname", "iter_namespace")
+    },
+    "airflow.utils.python_virtualenv": {
+        name: STANDARD + "utils.python_virtualenv" for name in ("prepare_virtualenv", "write_python_script")
+    },
+    "airflow.template.templater": {
+        name: "airflow.sdk.definitions._internal.templater" for name in ("LiteralValue", "Templater")
+    },
+    "airflow.decorators.bash": {"bash_task": STANDARD + "decorators.bash"},
+    "airflow.decorators.branch_python": {"branch_task": STANDARD + "decorators.branch_python"},
+    "airflow.decorators.condition": {
+        name: "airflow.sdk.definitions.decorators.condition" for name in ("run_if", "skip_if")
+    },
+    "airflow.decorators.external_python": {"external_python_task": STANDARD + "decorators.external_python"},
+    "airflow.decorators.python": {"python_task": STANDARD + "decorators.python"},
+    "airflow.decorators.python_virtualenv": {"virtualenv_task": STANDARD + "decorators.python_virtualenv"},
+    "airflow.decorators.sensor": {"sensor_task": STANDARD + "decorators.sensor"},
+    "airflow.decorators.setup_teardown": {
+        name: "airflow.sdk.definitions.decorators.setup_teardown" for name in ("setup_task", "teardown_task")
+    },
+    "airflow.decorators.short_circuit": {"short_circuit_task": STANDARD + "decorators.short_circuit"},
+    "airflow.decorators.task_group": {"task_group": "airflow.sdk"},
+})
+_KUBERNETES = {
+    "secret": {"Secret": "airflow.providers.cncf.kubernetes.secret"},
+    "volume": {"Volume": "updraft_compat"}, "volume_mount": {"VolumeMount": "updraft_compat"},
+    "pod": {"Port": "updraft_compat", "Resources": "updraft_compat"},
+    "pod_runtime_info_env": {"PodRuntimeInfoEnv": "updraft_compat"},
+}
+for _name, _names in _KUBERNETES.items():
+    for _package in ("airflow.kubernetes", "airflow.contrib.kubernetes", "airflow.providers.cncf.kubernetes.backcompat"):
+        MODULES[f"{_package}.{_name}"] = _names
+MODULES["airflow.operators.subdag"] = MODULES["airflow.operators.subdag_operator"] = {"SubDagOperator": "updraft_compat"}
+
+
+def read_modules(text):
+    """Adds what else moved: lines of old module, name, and where it is now (`@` stands for the providers)."""
+    for line in text.splitlines():
+        module, name, now = line.split()
+        now = f"airflow.providers.{now[1:]}" if now.startswith("@") else f"airflow.{now}"
+        where, _, renamed = now.rpartition(".")
+        MODULES.setdefault(f"airflow.{module}", {}).setdefault(name, (where, renamed or name))
+
+
 # Old names that modules of today lack.
 NAMES = {
     "airflow.utils.helpers": {"chain": "airflow.sdk", "cross_downstream": "airflow.sdk"},
-    "airflow.operators.bash": {},
-    "airflow.operators.empty": {},
+    "airflow.operators.python": {"is_venv_installed": "updraft_compat", "task": "airflow.sdk"},
+    "airflow.operators.trigger_dagrun": {"TriggerDagRunLink": STANDARD + "operators.trigger_dagrun"},
+    "airflow.models.baseoperator": {"BaseOperatorMeta": "airflow.sdk.bases.operator"},
+    "airflow.models.dag": {"DagContext": "airflow.sdk.definitions._internal.contextmanager"},
+    "airflow.utils.edgemodifier": {"EdgeModifier": "airflow.sdk.definitions.edges"},
+    "airflow.utils.operator_helpers": {"context_to_airflow_vars": "airflow.sdk.execution_time.context"},
+    "airflow.utils.task_group": {
+        "MappedTaskGroup": "airflow.sdk.definitions.taskgroup",
+        "TaskGroupContext": "airflow.sdk.definitions._internal.contextmanager",
+    },
+    "airflow.utils.timezone": {
+        name: "airflow.sdk._shared.timezones.timezone" for name in ("is_localized", "is_naive", "make_aware", "make_naive")
+    },
+    "airflow.utils.file": {"TemporaryDirectory": "tempfile"},
 }
 SCHEDULES = ("schedule_interval", "timetable")
 DAG_ARGUMENTS = {"concurrency": "max_active_tasks", "fail_stop": "fail_fast"}
@@ -111,6 +175,8 @@ def notes():
 def _target(module, entry, name):
     where, now = entry if isinstance(entry, tuple) else (entry, name)
     value = getattr(importlib.import_module(where), now)
+    if where == "updraft_compat":
+        return value
     note(f"{module}.{name}", f"from {where} import {now}")
     return value
 
@@ -156,10 +222,88 @@ def apply_defaults(func):
     return func
 
 
+def _model(kind, old, **fields):
+    """A Kubernetes model of a name that Airflow had a class of its own for; fields as Kubernetes spells them."""
+    from kubernetes.client import ApiClient
+
+    note(old, f"kubernetes.client.models.{kind}")
+    fields = {key: value for key, value in fields.items() if value is not None}
+    return ApiClient()._ApiClient__deserialize(fields, kind)
+
+
+def Volume(name, configs):
+    return _model("V1Volume", "Volume", name=name, **configs)
+
+
+def VolumeMount(name, mount_path, sub_path=None, read_only=False):
+    return _model("V1VolumeMount", "VolumeMount", name=name, mountPath=mount_path, subPath=sub_path, readOnly=read_only)
+
+
+def Port(name=None, container_port=None):
+    return _model("V1ContainerPort", "Port", name=name, containerPort=container_port)
+
+
+def Resources(**amounts):
+    note("Resources", "kubernetes.client.models.V1ResourceRequirements")
+    return _pod_resources(amounts)
+
+
+def PodRuntimeInfoEnv(name=None, field_path=None):
+    return _model("V1EnvVar", "PodRuntimeInfoEnv", name=name, valueFrom={"fieldRef": {"fieldPath": field_path}})
+
+
+def DatasetOrTimeSchedule(*, timetable, datasets):
+    from airflow.timetables.assets import AssetOrTimeSchedule
+
+    note("DatasetOrTimeSchedule", "AssetOrTimeSchedule(timetable=..., assets=...)")
+    return AssetOrTimeSchedule(timetable=timetable, assets=datasets)
+
+
+def is_venv_installed():
+    import shutil
+
+    return bool(shutil.which("virtualenv") or importlib.util.find_spec("virtualenv"))
+
+
+def parse_execution_date(text):
+    from airflow.sdk import timezone
+
+    note("airflow.utils.dates.parse_execution_date", "airflow.sdk.timezone.parse")
+    return timezone.parse(text)
+
+
+def SubDagOperator(*, task_id, subdag, dag=None, **_):
+    """The tasks of a DAG within a DAG become a task group of the outer one, as Airflow 3 has it."""
+    from airflow.sdk import TaskGroup
+    from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+    note("SubDagOperator", f"with TaskGroup({task_id!r}): ...")
+    outer = dag or DagContext.get_current()
+    group = TaskGroup(group_id=task_id, dag=outer)
+    tasks = list(subdag.tasks)
+    names = {task.task_id: group.child_id(task.task_id) for task in tasks}
+    subdag.task_dict.clear()
+    subdag.task_group.children.clear()
+    for pair in [pair for pair in DagContext.autoregistered_dags if pair[0] is subdag]:
+        DagContext.autoregistered_dags.discard(pair)
+    for task in tasks:
+        task.task_id = names[task.task_id]
+        task.upstream_task_ids = {names[name] for name in task.upstream_task_ids}
+        task.downstream_task_ids = {names[name] for name in task.downstream_task_ids}
+        task._dag = None
+        task.task_group = None
+        group.add(task)
+        task.task_group = group
+        outer.add_task(task)
+    return group
+
+
 def _add_names():
     for module, name, value in (
         ("airflow.utils.dates", "days_ago", days_ago),
+        ("airflow.utils.dates", "parse_execution_date", parse_execution_date),
         ("airflow.utils.decorators", "apply_defaults", apply_defaults),
+        ("airflow.exceptions", "RemovedInAirflow3Warning", DeprecationWarning),
     ):
         module = importlib.import_module(module)
         if not hasattr(module, name):
@@ -169,11 +313,46 @@ def _add_names():
     for name, value in (("DUMMY", "ALWAYS"), ("NONE_FAILED_OR_SKIPPED", "NONE_FAILED_MIN_ONE_SUCCESS")):
         if not hasattr(TriggerRule, name):
             type.__setattr__(TriggerRule, name, TriggerRule[value])
-    for module, names in NAMES.items():
-        for name, entry in names.items():
-            found = importlib.import_module(module)
-            if not hasattr(found, name):
-                setattr(found, name, getattr(importlib.import_module(entry), name))
+    from airflow import configuration
+
+    for name in ("get", "getboolean", "getfloat", "getint", "has_option"):
+        if not hasattr(configuration, name):
+            setattr(configuration, name, getattr(configuration.conf, name))
+
+
+class _Lacking(importlib.abc.MetaPathFinder):
+    """Gives modules of today the old names that they lack, when they are imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        names = NAMES.pop(name, None)
+        if names is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            give(module, names)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def give(module, names):
+    """Adds a fallback for names that a module lacks."""
+    before = getattr(module, "__getattr__", None)
+
+    def missing(name):
+        if name in names:
+            return _target(module.__name__, names[name], name)
+        if before is None:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        return before(name)
+
+    if not all(name in module.__dict__ for name in names):
+        module.__getattr__ = missing
 
 
 def _old_rule(arguments):
@@ -394,7 +573,16 @@ def install():
     import airflow
 
     _airflow = os.path.dirname(airflow.__file__) + os.sep
+    from updraft_old_modules import TABLE
+
+    read_modules(TABLE)
     sys.meta_path.append(_OldModules())
+    # Its modules of old come into being with it, unseen by any finder.
+    importlib.import_module("airflow.operators")
+    for name in list(NAMES):
+        if name in sys.modules:
+            give(sys.modules[name], NAMES.pop(name))
+    sys.meta_path.insert(0, _Lacking())
     _add_names()
     _wrap_dag()
     _wrap_operators()

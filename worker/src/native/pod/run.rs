@@ -56,7 +56,7 @@ impl Run<'_> {
         let name = pod.metadata.name.clone().unwrap_or_default();
         // Only this function sets it, and it runs once.
         self.pod.set((pods.clone(), name.clone())).ok();
-        match self.through(&pods, &name).await {
+        match Box::pin(self.through(&pods, &name)).await {
             Ok((last, value)) => self.finish(&pods, &last, value).await,
             Err(problem) => {
                 if let Ok(last) = pods.get(&name).await {
@@ -268,7 +268,7 @@ impl Run<'_> {
     async fn clean_up(&self, pods: &Pods, pod: &Pod) {
         let document = &self.task.document;
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let is_kept = matches!(document.on_finish, OnFinish::KeepPod | OnFinish::DeleteActivePod);
+        let is_kept = matches!(document.on_finish, OnFinish::Keep | OnFinish::DeleteActive);
         let has_succeeded = state::phase(pod) == "Succeeded";
         if (!has_succeeded || is_kept)
             && let Err(error) = pods.mark_checked(name).await
@@ -312,10 +312,10 @@ impl Run<'_> {
         let phase = state::phase(pod);
         let base_succeeded = state::terminated(pod, &base).is_some_and(|end| end.exit_code == 0);
         let wanted = match self.task.document.on_finish {
-            OnFinish::KeepPod => false,
-            OnFinish::DeletePod => true,
-            OnFinish::DeleteSucceededPod => phase == "Succeeded" || base_succeeded,
-            OnFinish::DeleteActivePod => phase == "Running" || phase == "Pending",
+            OnFinish::Keep => false,
+            OnFinish::Delete => true,
+            OnFinish::DeleteSucceeded => phase == "Succeeded" || base_succeeded,
+            OnFinish::DeleteActive => phase == "Running" || phase == "Pending",
         };
         if !wanted {
             self.say("info", &format!("Skipping deleting pod: {name}")).await;
@@ -335,7 +335,7 @@ impl Run<'_> {
         let Some((pods, name)) = self.pod.get() else {
             return;
         };
-        if document.on_kill == OnKill::KeepPod {
+        if document.on_kill == OnKill::Keep {
             let text = "Skipping pod deletion since on_kill_action is set to 'keep_pod'.";
             return self.say("info", text).await;
         }
