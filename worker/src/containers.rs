@@ -9,6 +9,7 @@ use crate::run::Facts;
 use crate::watchdog::Watchdog;
 use bollard::Docker;
 use bollard::errors::Error;
+use bollard::models::ContainerSummaryStateEnum;
 use bollard::query_parameters::{
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
@@ -211,7 +212,10 @@ fn report(engine: &Engine, outcome: Result<Result<usize, Error>, tokio::time::er
 async fn kill(docker: &Docker, wanted: &[(&str, &str)], spare: Option<(&str, &str)>) -> Result<usize, Error> {
     let wanted = wanted.iter().map(|(label, value)| format!("{label}={value}"));
     let filters = HashMap::from([("label", wanted.collect::<Vec<_>>())]);
-    let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+    let options = ListContainersOptionsBuilder::default()
+        .filters(&filters)
+        .all(true)
+        .build();
     let mut killed = 0;
     for container in docker.list_containers(Some(options)).await? {
         let labels = container.labels.unwrap_or_default();
@@ -219,12 +223,21 @@ async fn kill(docker: &Docker, wanted: &[(&str, &str)], spare: Option<(&str, &st
         let Some(id) = container.id.filter(|_| !spared) else {
             continue;
         };
+        let force = RemoveContainerOptionsBuilder::default().force(true).build();
+        match container.state {
+            // It never ran, and must not.
+            Some(ContainerSummaryStateEnum::CREATED) => {
+                docker.remove_container(&id, Some(force)).await.ok();
+                continue;
+            }
+            Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD) => continue,
+            _ => {}
+        }
         let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
         // One that has ended in the meantime is what we want.
         killed += usize::from(docker.kill_container(&id, Some(options)).await.is_ok());
         if labels.contains_key(REMOVE) {
-            let options = RemoveContainerOptionsBuilder::default().force(true).build();
-            docker.remove_container(&id, Some(options)).await.ok();
+            docker.remove_container(&id, Some(force)).await.ok();
         }
     }
     Ok(killed)

@@ -57,6 +57,17 @@ impl Masker {
         }
     }
 
+    /// Remembers what is secret of a connection (`ConnectionResult`): its password, and its extra by the names in it.
+    pub(crate) fn add_connection(&self, connection: &Value) {
+        if let Some(password) = connection.get("password").filter(|password| password.is_string()) {
+            self.add(password, None);
+        }
+        let extra = connection.get("extra").and_then(Value::as_str);
+        if let Some(extra) = extra.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+            self.add(&extra, None);
+        }
+    }
+
     fn add_text(&self, text: &str) {
         if text.len() < SHORTEST || text.eq_ignore_ascii_case("airflow") {
             return;

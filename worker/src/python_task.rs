@@ -315,16 +315,7 @@ impl Supervision<'_> {
         else {
             return;
         };
-        if let Some(password) = body.get("password").filter(|password| password.is_string()) {
-            self.log.masker().add(password, None);
-        }
-        let extra = body
-            .get("extra")
-            .and_then(Value::as_str)
-            .and_then(|text| serde_json::from_str::<Value>(text).ok());
-        if let Some(extra) = extra {
-            self.log.masker().add(&extra, None);
-        }
+        self.log.masker().add_connection(body);
     }
 
     /// How the try ended: by what the task said, by how its process ended, and by whether we stopped it.

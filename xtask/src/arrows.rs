@@ -30,11 +30,13 @@ const SERVICES: [&str; 4] = [
     "updraft-api-server",
 ];
 /// Who alone may use these.
-const ROOMS: [(&str, &str); 4] = [
+const ROOMS: [(&str, &str); 6] = [
     ("sqlx", "updraft-store"),
     ("lapin", "updraft-broker"),
     ("minijinja", "updraft-worker"),
     ("rmpv", "updraft-python"),
+    ("bollard", "updraft-worker"),
+    ("kube", "updraft-worker"),
 ];
 /// What the pure crates must not use.
 const IMPURE: [&str; 6] = ["tokio", "sqlx", "tonic", "lapin", "tracing", "async-trait"];

@@ -250,16 +250,12 @@ pub enum Question {
 }
 
 /// Messages of the schema that get the error "Unhandled request": what they ask for does not exist here yet.
-pub const UNHANDLED: [&str; 19] = [
+pub const UNHANDLED: [&str; 15] = [
     "GetAssetByName",
     "GetAssetByUri",
     "GetAssetsByAlias",
     "GetAssetEventByAsset",
     "GetAssetEventByAssetAlias",
-    "GetTaskStateStore",
-    "SetTaskStateStore",
-    "DeleteTaskStateStore",
-    "ClearTaskStateStore",
     "GetAssetStateStoreByName",
     "GetAssetStateStoreByUri",
     "SetAssetStateStoreByName",

@@ -170,6 +170,44 @@ async fn one_claim_wins_and_asking_again_gives_the_same_answer() {
 }
 
 #[tokio::test]
+async fn what_a_task_keeps_is_there_for_its_next_try_until_it_expires() {
+    for world in worlds(1).await {
+        let (key, id) = world.queued_one().await;
+        let worker = world.register("w").await;
+        let Claimed::Granted(granted) = world.claim(id, worker, "one").await else {
+            panic!("granted")
+        };
+        let (ti, now) = (&granted.0, Utc::now());
+        for (name, value, expires) in [
+            ("pod", "\"first\"", None),
+            ("pod", "\"second\"", None),
+            ("short", "1", Some(now + Duration::seconds(5))),
+        ] {
+            store::transact!(world.store, "keep", |tx| {
+                tx.set_task_state(ti, name, value, expires).await
+            })
+            .unwrap();
+        }
+        let later = now + Duration::seconds(10);
+        let kept = async |name: &str, at| {
+            let mut db = world.store.reader().await.unwrap();
+            db.task_state(ti, name, at).await.unwrap()
+        };
+        assert_eq!(kept("pod", later).await.as_deref(), Some("\"second\""));
+        assert_eq!(kept("short", now).await.as_deref(), Some("1"));
+        assert_eq!(kept("short", later).await, None);
+        store::transact!(world.store, "forget", |tx| tx
+            .delete_task_state(ti, Some("pod"))
+            .await)
+        .unwrap();
+        assert_eq!(kept("pod", now).await, None);
+        store::transact!(world.store, "forget", |tx| tx.delete_task_state(ti, None).await).unwrap();
+        assert_eq!(kept("short", now).await, None);
+        assert_eq!(ti.run_key, key);
+    }
+}
+
+#[tokio::test]
 async fn a_worker_without_a_lease_gets_nothing() {
     for world in worlds(1).await {
         let (_, id) = world.queued_one().await;

@@ -1,8 +1,15 @@
 //! Connections of native tasks: those of the metadata database, read through the control plane.
 
 use crate::Shared;
+use crate::control::is_away;
+use crate::log::TryLog;
 use crate::run::Facts;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// How long a control plane that is away is waited for, and the pauses in between.
+const AWAY: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether a connection is looked for in this worker's environment or in a secrets backend first.
 pub(super) fn is_elsewhere(conn_id: &str) -> bool {
@@ -16,18 +23,42 @@ pub(super) fn is_elsewhere(conn_id: &str) -> bool {
     .any(|name| std::env::var_os(name).is_some())
 }
 
-/// Reads a connection (`ConnectionResult`); `None` if there is none of that id.
+/// Reads a connection (`ConnectionResult`); `None` if there is none of that id. What is secret of it is masked in the log.
 ///
 /// # Errors
-/// When the control plane cannot be asked.
-pub(super) async fn read(shared: &Shared, facts: &Facts, conn_id: &str) -> Result<Option<Value>, String> {
+/// When nobody can tell.
+pub(super) async fn read(
+    shared: &Shared,
+    facts: &Facts,
+    log: &TryLog,
+    conn_id: &str,
+) -> Result<Option<Value>, String> {
     let request = json!({"type": "GetConnection", "conn_id": conn_id}).to_string();
-    let reply = shared
-        .control
-        .ask(&facts.start.token, request.into_bytes())
-        .await
-        .map_err(|status| format!("connection {conn_id} cannot be read: {}", status.message()))?;
-    let connection: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let begin = Instant::now();
+    loop {
+        let asked = shared
+            .control
+            .ask(&facts.start.token, request.clone().into_bytes())
+            .await;
+        let (problem, passes) = match asked {
+            Ok(reply) => match serde_json::from_slice::<Value>(&reply.error) {
+                Err(_) => return Ok(found(&reply.body, log)),
+                Ok(error) => (error.to_string(), error.to_string().contains("503")),
+            },
+            Err(status) => (status.message().to_owned(), is_away(&status)),
+        };
+        if !passes || begin.elapsed() > AWAY {
+            return Err(format!("connection {conn_id} cannot be read: {problem}"));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn found(body: &[u8], log: &TryLog) -> Option<Value> {
+    let connection: Value = serde_json::from_slice(body).ok()?;
     let is_one = connection.get("type").and_then(Value::as_str) == Some("ConnectionResult");
-    Ok(is_one.then_some(connection))
+    is_one.then(|| {
+        log.masker().add_connection(&connection);
+        connection
+    })
 }

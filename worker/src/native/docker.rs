@@ -2,20 +2,22 @@
 
 mod container;
 mod outcome;
+mod words;
 
 use super::connection;
 use super::narrate;
 use super::registry;
 use super::template::Renderer;
 use crate::Shared;
-use crate::containers::Engine;
+use crate::containers::{self, Engine};
 use crate::log::TryLog;
 use crate::run::{End, Facts};
 use container::Run;
 use outcome::{Exit, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::OnceLock;
+use std::pin::Pin;
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -148,7 +150,7 @@ fn command(value: &Value) -> Result<Option<Vec<String>>, String> {
             Err("its command is a Python literal".to_owned())
         }
         Value::String(text) if text.is_empty() => Ok(None),
-        Value::String(text) => shlex::split(text)
+        Value::String(text) => words::split(text)
             .map(Some)
             .ok_or_else(|| "its command has an open quotation".to_owned()),
         Value::Array(words) => words
@@ -175,7 +177,7 @@ pub(super) async fn run(
         facts,
         task: &task,
         log,
-        container: OnceLock::new(),
+        container: Mutex::new(None),
     };
     let work = run.to_the_end();
     tokio::pin!(work);
@@ -184,15 +186,13 @@ pub(super) async fn run(
         _ => Duration::from_secs(u64::from(u32::MAX)),
     };
     let end = tokio::select! {
-        outcome = &mut work => judge(facts, &task, log, outcome).await,
+        outcome = work.as_mut() => judge(facts, &task, log, outcome).await,
         () = tokio::time::sleep(limit) => {
-            run.stop().await;
-            tokio::time::timeout(LAST_LINES, &mut work).await.ok();
+            halt(&run, work).await;
             narrate::timed_out(facts, log).await
         }
         () = stop.cancelled() => {
-            run.stop().await;
-            tokio::time::timeout(LAST_LINES, &mut work).await.ok();
+            halt(&run, work).await;
             narrate::stopped(facts)
         }
     };
@@ -201,6 +201,15 @@ pub(super) async fn run(
         rendered_fields: Some(task.rendered.clone()),
         ..end
     }
+}
+
+/// Stops the container and waits for its last lines. Without one nothing goes on that could still start it.
+async fn halt(run: &Run<'_>, work: Pin<&mut impl Future<Output = Result<Exit, Problem>>>) {
+    let had_container = run.stop().await;
+    if had_container && tokio::time::timeout(LAST_LINES, work).await.is_ok() {
+        return;
+    }
+    containers::kill_try(&run.shared.engines, run.facts).await;
 }
 
 async fn judge(facts: &Facts, task: &DockerTask, log: &TryLog, outcome: Result<Exit, Problem>) -> End {

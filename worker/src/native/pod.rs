@@ -198,14 +198,18 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<PodTask, String
     if task.conn_id.as_deref().is_some_and(connection::is_elsewhere) {
         return Err("its connection comes from outside of the metadata database".to_owned());
     }
+    let file = task.document.config_file.as_deref().map(|file| task.text(file));
+    if file.is_some_and(|file| file.contains(['~', ':'])) {
+        return Err("its config_file is to be expanded".to_owned());
+    }
     Ok(task)
 }
 
 /// How to reach the cluster.
-async fn way(shared: &Shared, facts: &Facts, task: &PodTask) -> Result<Way, Problem> {
+async fn way(shared: &Shared, facts: &Facts, task: &PodTask, log: &TryLog) -> Result<Way, Problem> {
     let mut extra = Value::Null;
     if let Some(id) = &task.conn_id {
-        let found = connection::read(shared, facts, id)
+        let found = connection::read(shared, facts, log, id)
             .await
             .map_err(Problem::airflow)?;
         match found {
@@ -248,7 +252,7 @@ pub(super) async fn run(
         _ => Duration::from_secs(u64::from(u32::MAX)),
     };
     let work = async {
-        let way = way(shared, facts, &task).await?;
+        let way = way(shared, facts, &task, log).await?;
         Box::pin(run.to_the_end(&way)).await
     };
     let mut end = tokio::select! {

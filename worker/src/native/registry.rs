@@ -2,6 +2,7 @@
 
 use super::connection;
 use crate::Shared;
+use crate::log::TryLog;
 use crate::run::Facts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -45,8 +46,13 @@ fn hostname(address: &str) -> &str {
 ///
 /// # Errors
 /// When there is none, or it lacks what a login needs; the text says what.
-pub(super) async fn login(shared: &Shared, facts: &Facts, conn_id: &str) -> Result<Login, String> {
-    let connection = connection::read(shared, facts, conn_id).await?;
+pub(super) async fn login(
+    shared: &Shared,
+    facts: &Facts,
+    log: &TryLog,
+    conn_id: &str,
+) -> Result<Login, String> {
+    let connection = connection::read(shared, facts, log, conn_id).await?;
     let connection = connection.ok_or_else(|| format!("The conn_id `{conn_id}` isn't defined"))?;
     let text = |key: &str| connection.get(key).and_then(Value::as_str).map(str::to_owned);
     let host = text("host").filter(|host| !host.is_empty());

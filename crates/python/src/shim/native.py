@@ -135,7 +135,7 @@ def native_docker(task):
         host_config=host, labels=task.labels,
     )
     tls = [task.tls_ca_cert, task.tls_client_cert, task.tls_client_key]
-    if all(tls) and not task.tls_verify:
+    if all(tls) and (not task.tls_verify or task.tls_hostname is not None or task.tls_ssl_version is not None):
         return None
     document = {
         "operator": "docker", "fields": templated, "config": config, "docker_url": explicit(task, "docker_url"),

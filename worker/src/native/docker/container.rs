@@ -1,7 +1,7 @@
 //! One container, from its image to its exit code.
 
 use super::outcome::{Exit, Problem, message};
-use super::{AutoRemove, DockerTask};
+use super::{AutoRemove, DockerTask, Document};
 use crate::Shared;
 use crate::containers;
 use crate::log::{Lines, TryLog};
@@ -20,7 +20,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const OPERATOR: &str = "airflow.task.operators.airflow.providers.docker.operators.docker.DockerOperator";
@@ -39,7 +39,7 @@ pub(super) struct Run<'a> {
     pub(super) task: &'a DockerTask,
     pub(super) log: &'a TryLog,
     /// The container and its engine, once there is one.
-    pub(super) container: OnceLock<(Docker, String)>,
+    pub(super) container: Mutex<Option<(Docker, String)>>,
 }
 
 impl Run<'_> {
@@ -52,7 +52,7 @@ impl Run<'_> {
         let docker = self.connect().await?;
         let login = match &self.task.conn_id {
             Some(id) => {
-                let login = registry::login(self.shared, self.facts, id).await;
+                let login = registry::login(self.shared, self.facts, self.log, id).await;
                 let login = login.map_err(Problem::airflow)?;
                 let text = format!("Login into Docker Registry: {}", login.registry);
                 self.log.record("info", HOOK, &text).await;
@@ -67,11 +67,31 @@ impl Run<'_> {
         self.say("info", &text).await;
         containers::kill_earlier_tries(&docker, self.facts).await?;
         let scratch = self.scratch()?;
-        let id = self.create(&docker, scratch.as_ref()).await?;
-        // Only this function sets it, and it runs once.
-        self.container.set((docker.clone(), id.clone())).ok();
-        let exit = self.follow(&docker, &id).await;
-        self.remove(&docker, &id).await;
+        let folder = scratch
+            .as_ref()
+            .map(|scratch| scratch.path().display().to_string());
+        match self.attempt(&docker, folder.as_deref()).await {
+            Err(problem)
+                if folder
+                    .as_ref()
+                    .is_some_and(|folder| problem.text.contains(folder)) =>
+            {
+                let text = "Using remote engine or docker-in-docker and mounting temporary volume from host is not \
+                            supported. Falling back to `mount_tmp_dir=False` mode. You can set `mount_tmp_dir` \
+                            parameter to False to disable mounting and remove the warning";
+                self.say("warning", text).await;
+                self.attempt(&docker, None).await
+            }
+            other => other,
+        }
+    }
+
+    /// Creates a container and follows it; without the scratch folder where the engine does not see it.
+    async fn attempt(&self, docker: &Docker, scratch: Option<&str>) -> Result<Exit, Problem> {
+        let id = self.create(docker, scratch).await?;
+        *self.container.lock().unwrap_or_else(PoisonError::into_inner) = Some((docker.clone(), id.clone()));
+        let exit = self.follow(docker, &id).await;
+        self.remove(docker, &id).await;
         exit
     }
 
@@ -144,25 +164,8 @@ impl Run<'_> {
         Ok(Some(scratch))
     }
 
-    /// Creates the container; without the scratch folder if the engine does not see it.
-    async fn create(&self, docker: &Docker, scratch: Option<&Scratch>) -> Result<String, Problem> {
-        let Some(scratch) = scratch else {
-            return Ok(self.create_with(docker, None).await?);
-        };
-        let folder = scratch.path().display().to_string();
-        match self.create_with(docker, Some(&folder)).await {
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains(&folder) => {
-                let text = "Using remote engine or docker-in-docker and mounting temporary volume from host is not \
-                            supported. Falling back to `mount_tmp_dir=False` mode. You can set `mount_tmp_dir` \
-                            parameter to False to disable mounting and remove the warning";
-                self.say("warning", text).await;
-                Ok(self.create_with(docker, None).await?)
-            }
-            other => Ok(other?),
-        }
-    }
-
-    async fn create_with(&self, docker: &Docker, scratch: Option<&str>) -> Result<String, Error> {
+    /// Creates the container.
+    async fn create(&self, docker: &Docker, scratch: Option<&str>) -> Result<String, Error> {
         let options = || {
             let name = self.task.name.as_deref();
             name.map(|name| CreateContainerOptionsBuilder::default().name(name).build())
@@ -234,8 +237,9 @@ impl Run<'_> {
             .build();
         let attached = docker.attach_container(id, Some(options)).await?;
         docker.start_container(id, None::<StartContainerOptions>).await?;
-        let lines = self.read(attached).await?;
+        let kept = self.read(attached).await;
         let code = self.exit_code(docker, id).await?;
+        let lines = kept.finish()?;
         let mut exit = Exit {
             code,
             out_of_memory: false,
@@ -254,10 +258,10 @@ impl Run<'_> {
 
     /// Writes the output to the log, and keeps what the task wants of it. A line of one stream is never mixed with one of
     /// the other.
-    async fn read(&self, attached: AttachContainerResults) -> Result<Vec<String>, Problem> {
+    async fn read(&self, attached: AttachContainerResults) -> Kept {
         let mut output = attached.output;
         let (mut out, mut err) = (Lines::default(), Lines::default());
-        let mut kept = Kept::new(self.task.document.xcom_all);
+        let mut kept = Kept::new(&self.task.document);
         loop {
             // The stream may end because the engine was restarted; what became of the container is asked next.
             let piece = output.next().await.and_then(Result::ok);
@@ -270,10 +274,10 @@ impl Run<'_> {
             for line in complete {
                 let line = line.trim_end();
                 self.say("info", line).await;
-                kept.push(line)?;
+                kept.push(line);
             }
             if ended {
-                return Ok(kept.lines);
+                return kept;
             }
         }
     }
@@ -312,52 +316,69 @@ impl Run<'_> {
     }
 
     /// Stops the container: what the operator does in `on_kill`. Removing it is left to [`Run::to_the_end`], which goes on.
-    pub(super) async fn stop(&self) {
-        let Some((docker, id)) = self.container.get() else {
+    /// Whether there was one.
+    pub(super) async fn stop(&self) -> bool {
+        let container = self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some((docker, id)) = container else {
             self.say("info", "Not attempting to kill container as it was not created")
                 .await;
-            return;
+            return false;
         };
         self.say("info", "Stopping docker container").await;
         let options = StopContainerOptionsBuilder::default().t(GRACE).build();
-        if let Err(error) = docker.stop_container(id, Some(options)).await {
+        if let Err(error) = docker.stop_container(&id, Some(options)).await {
             let text = format!("The container could not be stopped: {}", message(&error));
             self.say("warning", &text).await;
             containers::kill_try(&self.shared.engines, self.facts).await;
         }
+        true
     }
 }
 
 /// The lines that may become an XCom.
 struct Kept {
+    wanted: bool,
     all: bool,
     lines: Vec<String>,
     bytes: usize,
 }
 
 impl Kept {
-    fn new(all: bool) -> Self {
+    fn new(document: &Document) -> Self {
         Self {
-            all,
+            wanted: document.do_xcom_push,
+            all: document.xcom_all,
             lines: Vec::new(),
             bytes: 0,
         }
     }
 
-    fn push(&mut self, line: &str) -> Result<(), Problem> {
-        if !self.all {
-            self.lines.clear();
-            self.bytes = 0;
+    fn push(&mut self, line: &str) {
+        if !self.wanted {
+            return;
         }
-        self.bytes += line.len();
+        if !self.all || self.bytes > KEPT {
+            self.lines.clear();
+        }
+        if self.all {
+            // An empty line takes room, too.
+            self.bytes += line.len() + size_of::<String>();
+        }
         self.lines.push(line.to_owned());
+    }
+
+    fn finish(self) -> Result<Vec<String>, Problem> {
         if self.bytes > KEPT {
             let limit = KEPT >> 20;
             return Err(Problem::airflow(format!(
                 "the container wrote more than {limit} MiB, too much for xcom_all"
             )));
         }
-        Ok(())
+        Ok(self.lines)
     }
 }
 

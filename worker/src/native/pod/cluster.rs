@@ -15,7 +15,7 @@ const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
 
 /// How the cluster is found: the operator's arguments, and what the connection says.
 pub(super) struct Way {
@@ -72,7 +72,9 @@ impl Way {
         }
         let known = match (file, inline) {
             (Some(file), _) => Kubeconfig::read_from(&file).map_err(|error| format!("{file}: {error}"))?,
-            (None, Some(text)) => Kubeconfig::from_yaml(&text).map_err(|error| error.to_string())?,
+            // The error could quote what is secret.
+            (None, Some(text)) => Kubeconfig::from_yaml(&text)
+                .map_err(|_| "the kube_config of the connection is not a valid kubeconfig".to_owned())?,
             (None, None) => {
                 if in_cluster.is_none()
                     && let Ok(config) = Config::incluster()

@@ -1,6 +1,6 @@
 //! The logs of a container, followed over lost connections without losing or doubling a line.
 
-use super::cluster::{Pauses, Pods, is_absent};
+use super::cluster::{Pauses, Pods, is_transient};
 use super::watch::Watched;
 use super::{MANAGER, state};
 use crate::log::{Lines, TryLog};
@@ -8,42 +8,65 @@ use chrono::{DateTime, Utc};
 use futures_util::{AsyncRead, AsyncReadExt};
 use kube::Error;
 use kube::api::LogParams;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 /// How long a stream may be silent before it is opened again: the connection may be dead.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// How often in a row a log may be refused.
+const FAILURES: u32 = 5;
+/// Lines that are known again at most.
+const RECENT: usize = 200_000;
+
 /// How long after its log a container may take to end.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// Where a container's log has been read to.
+/// Where a container's log has been read to. The server gives whole seconds again, and lines of the two streams may come
+/// with timestamps slightly out of order.
 #[derive(Default)]
 struct Position {
-    /// Timestamp of the last line, and how many lines with it have been seen.
-    last: Option<(DateTime<Utc>, usize)>,
-    /// Lines with that timestamp seen since the stream was opened again.
-    again: usize,
+    /// The latest timestamp.
+    last: Option<DateTime<Utc>>,
+    /// What came lately, with its timestamps.
+    recent: VecDeque<(DateTime<Utc>, u64)>,
+    /// How often each line that came lately will come again.
+    again: HashMap<(DateTime<Utc>, u64), usize>,
 }
 
 impl Position {
-    /// Whether a line is new. The server gives whole seconds again.
-    fn is_new(&mut self, at: DateTime<Utc>) -> bool {
-        match &mut self.last {
-            Some((last, _)) if at < *last => false,
-            Some((last, seen)) if at == *last => {
-                self.again += 1;
-                if self.again <= *seen {
-                    return false;
-                }
-                *seen += 1;
-                true
-            }
-            _ => {
-                self.last = Some((at, 1));
-                self.again = 1;
-                true
-            }
+    /// From where a stream is opened again: the whole second before the latest line.
+    fn reopen(&mut self) -> Option<DateTime<Utc>> {
+        self.again.clear();
+        for line in &self.recent {
+            *self.again.entry(*line).or_default() += 1;
         }
+        let second = self.last?.timestamp() - 1;
+        DateTime::from_timestamp(second, 0)
+    }
+
+    /// Whether a line is new.
+    fn is_new(&mut self, at: DateTime<Utc>, text: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let line = (at, hasher.finish());
+        if let Some(left) = self.again.get_mut(&line).filter(|left| **left > 0) {
+            *left -= 1;
+            return false;
+        }
+        let last = self.last.map_or(at, |last| last.max(at));
+        self.last = Some(last);
+        self.recent.push_back(line);
+        while self.recent.len() > RECENT
+            || self
+                .recent
+                .front()
+                .is_some_and(|(at, _)| last - *at > chrono::Duration::seconds(3))
+        {
+            self.recent.pop_front();
+        }
+        true
     }
 }
 
@@ -57,30 +80,41 @@ pub(super) async fn follow(
 ) -> Result<(), Error> {
     let mut position = Position::default();
     let mut pauses = Pauses::new();
+    let mut failures = 0;
     loop {
+        let since = position.reopen().map(|at| at.timestamp());
         let params = LogParams {
             container: Some(container.to_owned()),
             follow: true,
             timestamps: true,
-            since_time: position
-                .last
-                .and_then(|(at, _)| at.timestamp_nanos_opt())
-                .and_then(|nanos| k8s_openapi::jiff::Timestamp::from_nanosecond(i128::from(nanos)).ok()),
+            since_time: since.and_then(|at| k8s_openapi::jiff::Timestamp::from_second(at).ok()),
             ..LogParams::default()
         };
-        position.again = 0;
-        let whole = match pods.api.log_stream(pod, &params).await {
-            Ok(stream) => read(stream, &mut position, container, prefix, log).await,
-            Err(error) if is_absent(&error) => return Err(error),
-            Err(error) => {
+        // The answer may come with the first line only.
+        let opened = tokio::time::timeout(SILENCE, pods.api.log_stream(pod, &params)).await;
+        let whole = match opened {
+            Ok(Ok(stream)) => {
+                failures = 0;
+                read(stream, &mut position, container, prefix, log).await
+            }
+            // "The container is about to start" is a bad request, too.
+            Ok(Err(error)) if !is_transient(&error) && failures >= FAILURES => return Err(error),
+            Ok(Err(error)) => {
+                failures += 1;
                 tracing::debug!("the log of {pod} cannot be read now: {error}");
                 false
             }
+            Err(_) => false,
         };
         // The log ends a moment before the status says so; a log that ends and no end of the container is a lost stream.
         let patience = if whole { SETTLING } else { Duration::ZERO };
         let found = ended(pods, pod, container, patience).await?;
         if found && whole {
+            return Ok(());
+        }
+        if found && failures > FAILURES {
+            let text = format!("the rest of the log of container {container} cannot be read");
+            log.record("warning", MANAGER, &text).await;
             return Ok(());
         }
         pauses.next().await;
@@ -117,6 +151,7 @@ async fn read(
     let mut buffer = vec![0; 16 << 10];
     loop {
         let (complete, end) = match tokio::time::timeout(SILENCE, stream.read(&mut buffer)).await {
+            // If this is half a line, the whole one comes when the stream is opened again.
             Ok(Ok(0)) => (lines.finish().into_iter().collect(), Some(true)),
             Ok(Ok(length)) => (lines.push(&buffer[..length]), None),
             // Half a line comes again.
@@ -134,7 +169,7 @@ async fn read(
 async fn write(line: &str, position: &mut Position, container: &str, prefix: bool, log: &TryLog) {
     let stamped = line.split_once(' ').unwrap_or((line, ""));
     let message = match DateTime::parse_from_rfc3339(stamped.0) {
-        Ok(at) if position.is_new(at.to_utc()) => stamped.1,
+        Ok(at) if position.is_new(at.to_utc(), stamped.1) => stamped.1,
         Ok(_) => return,
         Err(_) => line,
     };
@@ -171,16 +206,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_come_again_are_not_new() {
-        let at = |second: u32| DateTime::from_timestamp(1_700_000_000 + i64::from(second), 5).unwrap();
+    fn lines_that_come_again_are_not_new_and_all_others_are() {
+        let at = |millis: i64| DateTime::from_timestamp_millis(1_700_000_000_000 + millis).unwrap();
         let mut position = Position::default();
-        assert!(position.is_new(at(1)) && position.is_new(at(2)) && position.is_new(at(2)));
-        position.again = 0;
-        let replayed: Vec<bool> = [at(1), at(2), at(2), at(2), at(3)]
-            .into_iter()
-            .map(|at| position.is_new(at))
-            .collect();
-        assert_eq!(replayed, [false, false, false, true, true]);
+        // Out of order, and twice the same.
+        for (millis, text) in [(700, "a"), (400, "b"), (900, "c"), (900, "c")] {
+            assert!(position.is_new(at(millis), text), "{text}");
+        }
+        assert!(position.reopen().unwrap() <= at(0));
+        let replayed: Vec<bool> = [
+            (700, "a"),
+            (400, "b"),
+            (900, "c"),
+            (900, "c"),
+            (900, "c"),
+            (300, "late"),
+        ]
+        .into_iter()
+        .map(|(millis, text)| position.is_new(at(millis), text))
+        .collect();
+        assert_eq!(replayed, [false, false, false, false, true, true]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// The namespace of the pod that we run in, if we do.
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
+/// The container that Istio injects.
+const ISTIO: &str = "istio-proxy";
+
 /// What became of a pod.
 pub(super) enum Outcome {
     Success(Option<Value>),
@@ -111,6 +114,7 @@ impl Run<'_> {
             let own = manifest::substitute(&self.task.document.labels, &self.task.texts);
             let selector = manifest::selector(&own, self.facts);
             let mut found = pods.find(&selector).await?;
+            found.retain(|pod| pod.metadata.deletion_timestamp.is_none());
             if found.len() > 1 {
                 let text = format!("More than one pod running with labels {selector}");
                 return Err(Problem::of("FoundMoreThanOnePodFailure", text));
@@ -184,7 +188,7 @@ impl Run<'_> {
         if document.do_xcom_push {
             value = xcom::extract(pods, name, self.log).await?;
         }
-        let with_sidecar = document.do_xcom_push;
+        let with_sidecar = document.do_xcom_push || has_istio(&started);
         let last = self
             .until(pods, name, |pod| {
                 let base_is_done = state::terminated(pod, &base).is_some();
@@ -207,10 +211,14 @@ impl Run<'_> {
 
     async fn follow(&self, pods: &Pods, name: &str, container: &str) -> Result<(), Problem> {
         // An init container may have to wait for the one before it.
-        self.until(pods, name, |pod| {
-            state::is_running(pod, container) || state::terminated(pod, container).is_some()
-        })
-        .await?;
+        let has_begun =
+            |pod: &Pod| state::is_running(pod, container) || state::terminated(pod, container).is_some();
+        let pod = self.until(pods, name, has_begun).await?;
+        if !has_begun(&pod) {
+            let text = format!("container {container} of pod {name} never started, it has no log");
+            self.say("warning", &text).await;
+            return Ok(());
+        }
         logs::follow(pods, name, container, self.task.document.prefix, self.log).await?;
         Ok(())
     }
@@ -232,7 +240,7 @@ impl Run<'_> {
         let document = &self.task.document;
         let base = self.base();
         let end = state::terminated(pod, &base);
-        let failed = if document.do_xcom_push {
+        let failed = if document.do_xcom_push || has_istio(pod) {
             end.is_none_or(|end| end.exit_code != 0)
         } else {
             state::phase(pod) != "Succeeded"
@@ -342,6 +350,10 @@ impl Run<'_> {
         self.log
             .record("info", MANAGER, &format!("Deleting pod: {name}"))
             .await;
+        // It takes its time to go; the next try must not follow it.
+        if let Err(error) = pods.mark_checked(name).await {
+            tracing::debug!("pod {name} cannot be marked: {error}");
+        }
         if let Err(error) = pods.delete(name, document.grace).await {
             self.say("error", &format!("Unable to delete pod {name}: {error}"))
                 .await;
@@ -351,6 +363,11 @@ impl Run<'_> {
 
 fn shown_labels(pod: &Pod) -> String {
     python_dict(pod.metadata.labels.iter().flatten())
+}
+
+/// Whether a proxy was injected that goes on when everything else has ended.
+fn has_istio(pod: &Pod) -> bool {
+    spec_names(pod, false).iter().any(|name| name == ISTIO)
 }
 
 /// Labels as Python prints them.

@@ -1,12 +1,13 @@
 //! A pod as it changes: a watch that survives resets, expired versions and silence.
 
-use super::cluster::{Pauses, Pods, is_absent};
+use super::cluster::{ANSWER, Pauses, Pods, is_absent};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Error;
 use kube::api::{WatchEvent, WatchParams};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Seconds after which the server ends a watch, and time after which we do if it does not: what a half-dead connection
 /// hides shows then.
@@ -21,6 +22,8 @@ pub(super) struct Watched<'a> {
     version: Option<String>,
     stream: Option<BoxStream<'static, Result<WatchEvent<Pod>, Error>>>,
     pauses: Pauses,
+    /// When silence has lasted too long. It outlives a caller who does not wait to the end.
+    quiet_until: Instant,
 }
 
 impl<'a> Watched<'a> {
@@ -31,6 +34,7 @@ impl<'a> Watched<'a> {
             version: None,
             stream: None,
             pauses: Pauses::new(),
+            quiet_until: Instant::now() + SILENCE,
         }
     }
 
@@ -47,7 +51,9 @@ impl<'a> Watched<'a> {
                     Looked::Same => continue,
                 }
             };
-            match tokio::time::timeout(SILENCE, stream.next()).await {
+            let heard = tokio::time::timeout_at(self.quiet_until, stream.next()).await;
+            self.quiet_until = Instant::now() + SILENCE;
+            match heard {
                 Ok(Some(Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)))) => {
                     let version = pod.metadata.resource_version.clone();
                     if version != self.version {
@@ -80,15 +86,14 @@ impl<'a> Watched<'a> {
         let params = WatchParams::default()
             .fields(&format!("metadata.name={}", self.name))
             .timeout(ROUND);
-        match self
-            .pods
-            .api
-            .watch(&params, version.as_deref().unwrap_or("0"))
-            .await
-        {
-            Ok(stream) => self.stream = Some(stream.boxed()),
+        let from = version.as_deref().unwrap_or("0");
+        match tokio::time::timeout(ANSWER, self.pods.api.watch(&params, from)).await {
+            Ok(Ok(stream)) => {
+                self.stream = Some(stream.boxed());
+                self.quiet_until = Instant::now() + SILENCE;
+            }
             // The next look tells whether it is for good.
-            Err(_) => self.pauses.next().await,
+            Ok(Err(_)) | Err(_) => self.pauses.next().await,
         }
         if version == self.version {
             return Ok(Looked::Same);

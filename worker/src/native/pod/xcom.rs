@@ -27,23 +27,40 @@ pub(super) async fn extract(pods: &Pods, pod: &str, log: &TryLog) -> Result<Opti
     await_sidecar(pods, pod, log).await?;
     log.record("info", MANAGER, &format!("Running command... {READ}"))
         .await;
-    let read = persistently(|| run(pods, pod, READ)).await;
+    let read = persistently(|| read(pods, pod)).await;
     if let Err(error) = persistently(|| run(pods, pod, END)).await {
         let text = format!("Failed to kill xcom sidecar container in pod {pod}, leaving it running: {error}");
         log.record("warning", MANAGER, &text).await;
     }
-    let text = read?;
-    if text.trim_end() == EMPTY {
-        log.record("info", super::OPERATOR, "xcom result file is empty.")
-            .await;
-        return Ok(None);
+    match read? {
+        Written::Nothing => {
+            log.record("info", super::OPERATOR, "xcom result file is empty.")
+                .await;
+            Ok(None)
+        }
+        Written::Value(value) => Ok(Some(value)),
+        Written::NotJson(why) => {
+            let text = format!("the XCom of pod {pod} is not JSON: {why}");
+            Err(Problem::of("JSONDecodeError", text))
+        }
     }
-    let value = serde_json::from_str(&text);
-    value.map(Some).map_err(|error| {
-        Problem::of(
-            "JSONDecodeError",
-            format!("the XCom of pod {pod} is not JSON: {error}"),
-        )
+}
+
+/// What is in the file.
+enum Written {
+    Nothing,
+    Value(Value),
+    NotJson(String),
+}
+
+async fn read(pods: &Pods, pod: &str) -> Result<Written, Error> {
+    let text = run(pods, pod, READ).await?;
+    if text.trim_end() == EMPTY {
+        return Ok(Written::Nothing);
+    }
+    Ok(match serde_json::from_str(&text) {
+        Ok(value) => Written::Value(value),
+        Err(error) => Written::NotJson(error.to_string()),
     })
 }
 
@@ -83,6 +100,7 @@ async fn run(pods: &Pods, pod: &str, command: &str) -> Result<String, Error> {
     let late = || Error::Service("the command in the sidecar does not end".into());
     let work = async {
         let mut process = pods.api.exec(pod, ["/bin/sh", "-c", command], &params).await?;
+        let status = process.take_status();
         let mut text = Vec::new();
         if let Some(stdout) = process.stdout() {
             stdout
@@ -91,7 +109,13 @@ async fn run(pods: &Pods, pod: &str, command: &str) -> Result<String, Error> {
                 .await
                 .map_err(|error| Error::Service(error.into()))?;
         }
-        process.join().await.ok();
+        // What ends without a word has ended too early: its output may be cut.
+        let lost = || Error::Service("the connection to the sidecar was lost".into());
+        process.join().await.map_err(|_| lost())?;
+        match status {
+            Some(status) => status.await.ok_or_else(lost)?,
+            None => return Err(lost()),
+        };
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
     tokio::time::timeout(COMMAND, work)
