@@ -2,6 +2,7 @@
 
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
+use model::TaskInstanceId;
 use std::path::PathBuf;
 
 /// Apache Airflow 3 workloads on a Rust core.
@@ -82,6 +83,12 @@ pub(crate) struct WorkerOptions {
     /// Name of this worker, the same after a restart
     #[arg(short = 'H', long = "celery-hostname")]
     pub(crate) hostname: Option<String>,
+    /// Runs this one task instance and ends, as the pods of the KubernetesExecutor do
+    #[arg(long, value_name = "ID", requires = "try_number")]
+    pub(crate) task_instance: Option<TaskInstanceId>,
+    /// Its try
+    #[arg(long, value_name = "N", requires = "task_instance")]
+    pub(crate) try_number: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

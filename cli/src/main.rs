@@ -14,6 +14,7 @@ use arguments::{Arguments, CeleryCommand, Command, ConfigCommand};
 use bootstrap::{fail, run_component};
 use clap::Parser;
 use config::{Config, RawConfig};
+use model::TryNumber;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -78,8 +79,13 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
     match command {
         Command::Standalone(_) => run_component("standalone", config, standalone::run),
         Command::Scheduler(_) => run_component("scheduler", config, scheduler::service::run),
-        Command::Worker(_) | Command::Celery(CeleryCommand::Worker(_)) => {
-            run_component("worker", config, worker::service::run)
+        Command::Worker(options) | Command::Celery(CeleryCommand::Worker(options)) => {
+            match options.task_instance.zip(options.try_number) {
+                Some((id, try_number)) => run_component("worker", config, async |config, _| {
+                    worker::service::run_one(config, id, TryNumber(try_number)).await
+                }),
+                None => run_component("worker", config, worker::service::run),
+            }
         }
         Command::DagProcessor(_) => run_component("dag-processor", config, dag_processor::service::run),
         Command::ApiServer(_) => run_component("api-server", config, api_server::service::run),

@@ -1,6 +1,7 @@
 //! Handing task instances to the broker, and doing so again for those that were not confirmed.
 
 use crate::Shared;
+use crate::pods::PodExecutor;
 use bootstrap::Stop;
 use broker::TaskMessage;
 use std::collections::{HashMap, HashSet};
@@ -58,6 +59,13 @@ impl Shared {
     }
 
     async fn publish(&self, dispatches: Vec<Dispatch>) {
+        let (for_pods, dispatches): (Vec<_>, Vec<_>) = dispatches
+            .into_iter()
+            .partition(|dispatch| PodExecutor::is_for(&self.config, dispatch));
+        self.pods.order(for_pods);
+        if dispatches.is_empty() {
+            return;
+        }
         let messages: Vec<TaskMessage> = dispatches.iter().map(message).collect();
         let outcomes = self.broker.publish(&messages).await;
         let mut confirmed = Vec::with_capacity(dispatches.len());
@@ -107,25 +115,29 @@ impl Shared {
             metrics::counter!(metric::REDISPATCHED, "reason" => "lost").increment(lost.len() as u64);
             tracing::warn!(
                 count = lost.len(),
-                "queued tasks are not in the broker's queues; handing them over again"
+                "queued tasks are in no queue and in no pod; handing them over again"
             );
             self.publish(lost).await;
         }
         Ok(())
     }
 
-    /// Those of `waiting` whose queues are empty: their messages are gone.
+    /// Those of `waiting` whose queues are empty, or who have no pod: their messages are gone.
     async fn lost(&self, waiting: Vec<Dispatch>) -> Vec<Dispatch> {
+        let (mut for_pods, waiting): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|dispatch| PodExecutor::is_for(&self.config, dispatch));
+        for_pods.retain(|dispatch| !self.pods.has(dispatch));
         let queues: HashSet<_> = waiting.iter().map(|dispatch| dispatch.queue.clone()).collect();
         let mut is_empty = HashMap::new();
         for queue in queues {
             let empty = matches!(self.broker.depth(&queue).await, Ok(0));
             is_empty.insert(queue, empty);
         }
-        waiting
+        let lost = waiting
             .into_iter()
-            .filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true))
-            .collect()
+            .filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true));
+        for_pods.into_iter().chain(lost).collect()
     }
 }
 

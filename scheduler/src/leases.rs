@@ -3,6 +3,7 @@
 use crate::Shared;
 use bootstrap::Stop;
 use chrono::Utc;
+use model::WorkerId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -92,6 +93,15 @@ impl Shared {
             self.lose(&lost, "worker_lost").await?;
         }
         Ok(Verdict::Fine)
+    }
+
+    /// A worker died, and nothing that it started is left.
+    pub(crate) async fn bury(&self, worker: WorkerId) -> Result<(), StoreError> {
+        let lost = store::transact!(self.store, "bury worker", |tx| {
+            tx.retire_worker(worker).await?;
+            tx.tasks_of_worker(worker).await
+        })?;
+        self.lose(&lost, "worker_died").await
     }
 
     async fn lose(&self, lost: &[LostTask], cause: &'static str) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ mod dirty;
 mod dispatch;
 mod leases;
 mod plan;
+mod pods;
 pub mod service;
 mod sweep;
 
@@ -20,6 +21,7 @@ use config::Config;
 use dirty::DirtyRuns;
 use dispatch::Outgoing;
 use model::WorkerId;
+use pods::PodExecutor;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -46,6 +48,7 @@ struct Shared {
     graphs: Graphs,
     dirty: DirtyRuns,
     outgoing: Outgoing,
+    pods: PodExecutor,
     /// Asks for a look at the runs to be created and started.
     look: Notify,
     /// This scheduler's place among the living ones, and their number: `place << 32 | number`.
@@ -64,6 +67,7 @@ impl Scheduler {
             graphs: Graphs::default(),
             dirty: DirtyRuns::default(),
             outgoing: Outgoing::default(),
+            pods: PodExecutor::default(),
             look: Notify::new(),
             rank: AtomicI64::new(1),
             health,
@@ -86,6 +90,8 @@ impl Scheduler {
         tasks.spawn(sweep::sweeper(Arc::clone(&shared), stop.clone()));
         tasks.spawn(create::creator(Arc::clone(&shared), stop.clone()));
         tasks.spawn(dispatch::relay(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(pods::make(Arc::clone(&shared), stop.clone()));
+        tasks.spawn(pods::look_after(Arc::clone(&shared), stop.clone()));
         tasks.spawn(leases::watch(Arc::clone(&shared), stop.clone()));
         let listening = listen(&shared, &stop);
         let ended = tokio::select! {

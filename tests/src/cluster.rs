@@ -65,6 +65,18 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub fn start_with(more: &[(&str, &str)]) -> Option<Self> {
+        Self::start_and(|installation| {
+            for (name, value) in more {
+                installation.set(name, value);
+            }
+        })
+    }
+
+    /// Starts one, after its configuration has been completed.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_and(complete: impl FnOnce(&mut Installation)) -> Option<Self> {
         let (python, database, broker) = (
             parts::python()?,
             parts::mariadb_database()?,
@@ -83,9 +95,7 @@ impl Cluster {
         installation.set("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "6");
         installation.set("AIRFLOW__CELERY__WORKER_CONCURRENCY", "8");
         installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "True");
-        for (name, value) in more {
-            installation.set(name, value);
-        }
+        complete(&mut installation);
         let (ok, text) = installation.run("updraft", &["db", "migrate"]);
         assert!(ok, "{text}");
         let witness = installation.path().join("witness");

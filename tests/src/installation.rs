@@ -81,6 +81,16 @@ impl Installation {
         self.environment.remove(name);
     }
 
+    /// The environment of everything that is started from here on.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// Path of one of the built programs.
+    pub fn program(name: &str) -> PathBuf {
+        programs().join(name)
+    }
+
     /// Writes a DAG file, whole at once.
     pub fn dag(&self, name: &str, text: &str) {
         let path = self.path().join("dags").join(name);

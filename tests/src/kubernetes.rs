@@ -2,7 +2,8 @@
 //! watches that are reset or expire, logs that break off, calls that fail.
 //!
 //! The script is JSON: `lines` (what the base container writes), `exit` (its code), `pending` (why it never starts),
-//! `xcom` (what the sidecar hands out), `until_deleted` (it runs until somebody deletes it).
+//! `xcom` (what the sidecar hands out), `until_deleted` (it runs until somebody deletes it), `waiting` (why its image does
+//! not come). A pod without a script runs what its first container says as a process of this machine.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -20,6 +21,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 mod exec;
+mod kubelet;
 
 type Parameters = Query<HashMap<String, String>>;
 
@@ -43,6 +45,8 @@ struct Inside {
     log_cuts: Vec<usize>,
     /// Creations and deletions, in order.
     history: Vec<String>,
+    /// Environment of the processes in pods.
+    environment: HashMap<String, String>,
 }
 
 struct Shared {
@@ -126,6 +130,11 @@ impl Kubernetes {
         .to_string()
     }
 
+    /// Gives the processes in pods this environment, too.
+    pub fn set_environment(&self, environment: impl IntoIterator<Item = (String, String)>) {
+        self.shared.lock().environment.extend(environment);
+    }
+
     /// Lets the next `times` calls of this method, whose address contains `part`, fail.
     pub fn fail(&self, method: &str, part: &str, status: u16, times: usize) {
         self.shared.lock().faults.push(Fault {
@@ -203,7 +212,11 @@ async fn create(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         inside.pods.insert(name.clone(), pod.clone());
         inside.history.push(format!("create {name}"));
     }
-    tokio::spawn(live(Arc::clone(&shared), name, pod.clone()));
+    if pod["metadata"]["annotations"]["script"].is_string() {
+        tokio::spawn(live(Arc::clone(&shared), name, pod.clone()));
+    } else {
+        tokio::spawn(kubelet::run(Arc::clone(&shared), name, pod.clone()));
+    }
     (StatusCode::CREATED, axum::Json(pod)).into_response()
 }
 
@@ -219,6 +232,14 @@ async fn live(shared: Arc<Shared>, name: String, pod: Value) {
         .filter_map(|container| container["name"].as_str().map(str::to_owned))
         .collect();
     step().await;
+    if let Some(reason) = script["waiting"].as_str() {
+        let waiting = json!({"waiting": {"reason": reason, "message": "as the test wants it"}});
+        shared.change(&name, |pod| {
+            pod["status"]["containerStatuses"] =
+                json!([{"name": "base", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": waiting}]);
+        });
+        return;
+    }
     if let Some(why) = script["pending"].as_str() {
         shared.change(&name, |pod| {
             let condition =

@@ -3,10 +3,10 @@
 use crate::control::is_transient;
 use crate::{Shared, run};
 use bootstrap::Stop;
-use broker::{Deliveries, Delivery, TaskMessage};
-use model::{ClaimEpoch, QueueName, TaskInstanceId};
+use broker::{Deliveries, Delivery};
+use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
 use proto::v1::claim_reply::Outcome;
-use proto::v1::{Claim, StartTask};
+use proto::v1::{Claim, Ending, StartTask};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -119,6 +119,24 @@ async fn free_slot(shared: &Shared, deliveries: &mut dyn Deliveries) -> anyhow::
     Ok(slot.await?)
 }
 
+/// Claims one task instance and runs it. Returns how it ended; `None` when there was nothing to run, or it was stopped.
+pub(crate) async fn run_one(
+    shared: &Arc<Shared>,
+    id: TaskInstanceId,
+    try_number: TryNumber,
+) -> Option<Ending> {
+    let start = loop {
+        if let Some(answer) = claim(shared, id, try_number).await {
+            break answer?;
+        }
+    };
+    let epoch = ClaimEpoch(start.epoch);
+    let stop = shared.running.begin(id, epoch);
+    let ending = run::run_task(Arc::clone(shared), start, stop.clone()).await;
+    shared.running.end(id, epoch);
+    Some(ending).filter(|_| !stop.is_cancelled())
+}
+
 async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
     let message = match &delivery.message {
         Ok(message) => message.clone(),
@@ -128,7 +146,7 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
             return;
         }
     };
-    let Some(start) = claim(&shared, &message).await else {
+    let Some(start) = claim(&shared, message.task_instance, message.try_number).await else {
         delivery.requeue().await;
         return;
     };
@@ -147,20 +165,16 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
     acknowledging.await.ok();
 }
 
-/// Claims the task instance of a message: `None` to give the message back, `Some(None)` to forget it.
-async fn claim(shared: &Shared, message: &TaskMessage) -> Option<Option<StartTask>> {
+/// Claims a task instance: `None` to try again later, `Some(None)` to forget it.
+async fn claim(shared: &Shared, id: TaskInstanceId, try_number: TryNumber) -> Option<Option<StartTask>> {
     let claim_id = uuid::Uuid::new_v4().to_string();
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
-        match shared
-            .control
-            .claim(shared, message.task_instance, message.try_number, &claim_id)
-            .await
-        {
+        match shared.control.claim(shared, id, try_number, &claim_id).await {
             Ok(reply) => match reply.outcome {
                 Some(Outcome::Start(start)) => return Some(Some(start)),
                 Some(Outcome::Refused(why)) => {
-                    tracing::debug!(task_instance = %message.task_instance, "nothing to run: {why}");
+                    tracing::info!(task_instance = %id, "nothing to run: {why}");
                     return Some(None);
                 }
                 Some(Outcome::UnknownWorker(_)) | None => {
@@ -174,7 +188,7 @@ async fn claim(shared: &Shared, message: &TaskMessage) -> Option<Option<StartTas
                 wait = (wait * 2).min(Duration::from_secs(3));
             }
             Err(status) => {
-                tracing::error!(task_instance = %message.task_instance, "a claim was refused: {status}");
+                tracing::error!(task_instance = %id, "a claim was refused: {status}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return None;
             }

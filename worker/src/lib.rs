@@ -24,8 +24,9 @@ use config::Config;
 use containers::Engines;
 use control::ControlPlane;
 use identity::Tokens;
-use model::{QueueName, WorkerId};
+use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
+use proto::v1::Ending;
 use python::ForkServer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -111,6 +112,34 @@ impl Worker {
         }
     }
 
+    /// Runs one task: what a pod of the KubernetesExecutor does.
+    ///
+    /// # Errors
+    /// When the task fails, so that the pod is seen to have failed.
+    pub async fn run_one(self, id: TaskInstanceId, try_number: TryNumber, stop: Stop) -> anyhow::Result<()> {
+        let shared = self.shared;
+        let lease = tokio::select! {
+            lease = heartbeat::register(&shared) => lease,
+            () = stop.draining().cancelled() => return Ok(()),
+        };
+        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
+        let running = claims::run_one(&shared, id, try_number);
+        tokio::pin!(running);
+        let ending = tokio::select! {
+            ending = &mut running => ending,
+            () = stop.draining().cancelled() => {
+                shared.drain(&stop).await;
+                running.await
+            }
+        };
+        beating.abort();
+        leave(&shared).await;
+        match ending {
+            Some(Ending::Failed | Ending::UpForRetry) => anyhow::bail!("the task failed; its log says why"),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Works until told to stop; then lets running tasks end.
     ///
     /// # Errors
@@ -144,15 +173,20 @@ impl Worker {
         }
         shared.drain(&stop).await;
         beating.abort();
-        shared.control.leave(shared.id()).await;
-        // Nothing is left to be told of this worker's end.
-        shared
-            .watchdog
-            .renew(Instant::now() + AFTERWARDS, None, shared.engines.all());
-        if let Some(python) = &shared.python {
-            python.stop().await;
-        }
+        leave(&shared).await;
         Ok(())
+    }
+}
+
+/// Ends the worker's life in order.
+async fn leave(shared: &Shared) {
+    shared.control.leave(shared.id()).await;
+    // Nothing is left to be told of this worker's end.
+    shared
+        .watchdog
+        .renew(Instant::now() + AFTERWARDS, None, shared.engines.all());
+    if let Some(python) = &shared.python {
+        python.stop().await;
     }
 }
 

@@ -16,7 +16,7 @@ const MOST: usize = 256;
 pub struct WorkerName {
     name: String,
     mark: String,
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
 impl WorkerName {
@@ -53,7 +53,7 @@ impl WorkerName {
                     return Ok(Self {
                         name,
                         mark,
-                        _lock: Arc::new(lock),
+                        _lock: Some(Arc::new(lock)),
                     });
                 }
                 Err(TryLockError::WouldBlock) => {}
@@ -65,6 +65,16 @@ impl WorkerName {
         anyhow::bail!(
             "another worker of this name runs on this machine; give this one another [updraft] worker_name"
         )
+    }
+
+    /// A name for a worker that lives for one task: nobody had it before, and nobody will have it again.
+    pub fn for_one_task(config: &Config) -> Self {
+        let name = format!("{}:{}", bootstrap::hostname(), uuid::Uuid::new_v4());
+        Self {
+            mark: format!("{}@{name}", config.home.display()),
+            name,
+            _lock: None,
+        }
     }
 
     /// The name.

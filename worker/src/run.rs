@@ -106,8 +106,8 @@ impl Facts {
     }
 }
 
-/// Runs a claimed task to its end and reports it.
-pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: CancellationToken) {
+/// Runs a claimed task to its end and reports it. Returns how it ended.
+pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: CancellationToken) -> Ending {
     let facts = Facts::new(start);
     let span = tracing::info_span!(
         "task.run",
@@ -117,10 +117,10 @@ pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: Cancel
         ti.try_number = facts.try_number(),
     );
     telemetry::set_parent(&span, Some(&facts.start.trace_context));
-    run_and_report(&shared, &facts, &stop).instrument(span).await;
+    run_and_report(&shared, &facts, &stop).instrument(span).await
 }
 
-async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken) {
+async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken) -> Ending {
     let start = &facts.start;
     let log = TryLog::new(
         shared.control.clone(),
@@ -133,7 +133,7 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
     let (end, way) = tokio::select! {
         ended = work => ended,
         // Sends the log along; never ends by itself.
-        () = log.send_along() => return,
+        () = log.send_along() => return Ending::Unspecified,
     };
     metrics::counter!(metric::TASKS_ENDED, "ending" => end.ending.as_str_name(), "way" => way).increment(1);
     tracing::debug!(
@@ -146,7 +146,9 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
     if let Some(cause) = &end.exit_cause {
         log.record("error", "task", cause).await;
     }
+    let ending = end.ending;
     report(shared, facts, &log, end, stop).await;
+    ending
 }
 
 /// Runs natively where that is possible, else in Python.

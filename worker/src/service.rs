@@ -4,7 +4,10 @@ use crate::watchdog::{ARGUMENT, Watchdog};
 use crate::{Life, Worker, WorkerName};
 use anyhow::Context;
 use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
+use broker::{Broker, LocalBroker};
 use config::Config;
+use model::{TaskInstanceId, TryNumber};
+use std::sync::Arc;
 use std::time::Duration;
 use telemetry::Telemetry;
 use tonic::transport::Endpoint;
@@ -14,9 +17,59 @@ use tonic::transport::Endpoint;
 /// # Errors
 /// When the configuration cannot work, or a part of the worker breaks.
 pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let tokens = tokens(&config)?;
     let broker = open_broker(&config, "worker")?;
+    let health = Health::default();
     let name = WorkerName::take(&config)?;
+    let worker = worker(&config, name, broker.clone(), health.clone())?;
+    let lifecycle = Lifecycle::default();
+    let metrics = telemetry.metrics();
+    let page = serve_health(
+        config.updraft.metrics_port,
+        health,
+        config.scheduler.worker_lease,
+        move || metrics.render(),
+        lifecycle.stop().draining().clone(),
+    );
+    lifecycle.spawn("health", page);
+    lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
+    lifecycle.run_to_end(grace(&config)).await?;
+    broker.close().await;
+    Ok(())
+}
+
+/// Runs one task to its end, as a worker of its own: what a pod of the KubernetesExecutor does. There is no broker, and
+/// no health page.
+///
+/// # Errors
+/// When the configuration cannot work, or the task fails.
+pub async fn run_one(mut config: Config, id: TaskInstanceId, try_number: TryNumber) -> anyhow::Result<()> {
+    config.celery.worker_concurrency = 1;
+    config.updraft.queues.clear();
+    let name = WorkerName::for_one_task(&config);
+    let worker = worker(&config, name, Arc::new(LocalBroker::default()), Health::default())?;
+    let lifecycle = Lifecycle::default();
+    let stop = lifecycle.stop().clone();
+    let (tell, outcome) = tokio::sync::oneshot::channel();
+    lifecycle.spawn("worker", async move {
+        tell.send(worker.run_one(id, try_number, stop.clone()).await).ok();
+        stop.end();
+        Ok(())
+    });
+    lifecycle.run_to_end(grace(&config)).await?;
+    outcome.await.context("the task was left running")?
+}
+
+fn grace(config: &Config) -> Duration {
+    config.updraft.drain_grace + Duration::from_secs(20)
+}
+
+fn worker(
+    config: &Config,
+    name: WorkerName,
+    broker: Arc<dyn Broker>,
+    health: Health,
+) -> anyhow::Result<Worker> {
+    let tokens = tokens(config)?;
     let watchdog = Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?;
     let channel = Endpoint::from_shared(config.updraft.control_plane.clone())
         .context("[updraft] control_plane is not a URL such as http://api-server:50051")?
@@ -26,32 +79,16 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .connect_lazy();
-    let lifecycle = Lifecycle::default();
-    let health = Health::default();
-    let metrics = telemetry.metrics();
-    let page = serve_health(
-        config.updraft.metrics_port,
-        health.clone(),
-        config.scheduler.worker_lease,
-        move || metrics.render(),
-        lifecycle.stop().draining().clone(),
-    );
-    lifecycle.spawn("health", page);
-    let python = python_of(&config, &watchdog, &name)?;
+    let python = python_of(config, &watchdog, &name)?;
     if python.is_none() {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
-    let grace = config.updraft.drain_grace + Duration::from_secs(20);
     let life = Life {
         name,
         watchdog,
         health,
     };
-    let worker = Worker::new(&config, channel, tokens, broker.clone(), python, life);
-    lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
-    lifecycle.run_to_end(grace).await?;
-    broker.close().await;
-    Ok(())
+    Ok(Worker::new(config, channel, tokens, broker, python, life))
 }
 
 fn python_of(

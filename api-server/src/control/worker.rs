@@ -6,7 +6,6 @@ use crate::logs::LogName;
 use broker::Hint;
 use chrono::{Duration, Utc};
 use identity::ClaimToken;
-use model::retry::{RetryOf, next_retry};
 use model::task_instance::StateName;
 use model::{ClaimEpoch, TryNumber, WorkerId};
 use proto::v1::claim_reply::Outcome as ClaimOutcome;
@@ -127,30 +126,12 @@ impl Workers {
             .reader()
             .await
             .map_err(|error| store_status(&error))?;
-        let graph = self
-            .app
-            .graphs
-            .get(&mut db, ti.version_id)
-            .await
-            .map_err(|error| store_status(&error))?;
-        let run = db
-            .run_by_key(ti.run_key)
-            .await
-            .map_err(|error| store_status(&error))?;
         let ended = model::time::from_micros(report.end_date).unwrap_or_else(Utc::now);
         let asked = report
             .retry_delay
             .map(|seconds| Duration::milliseconds((seconds * 1000.0) as i64));
-        let Some(task) = graph.dag.task(&ti.task_id) else {
-            return Ok(ended + Duration::minutes(5));
-        };
-        let of = RetryOf {
-            dag_id: &ti.dag_id,
-            task_id: &ti.task_id,
-            logical_date: run.and_then(|run| run.logical_date),
-            failed_try: ti.try_number,
-        };
-        Ok(next_retry(&task.retry, of, ended, asked))
+        let due = self.app.graphs.retry_at(&mut db, ti, ended, asked).await;
+        due.map_err(|error| store_status(&error))
     }
 }
 

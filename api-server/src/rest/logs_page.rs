@@ -139,11 +139,22 @@ pub(crate) async fn show(
         .await?
         .ok_or_else(missing)?;
     let is_current = i64::from(ti.try_number.0) == number;
-    let is_past = |past: &HistoryRecord| i64::from(past.try_number) == number;
-    if !is_current && !db.history(ti.id).await?.iter().any(is_past) {
-        return Err(missing());
-    }
+    let is_this = |past: &HistoryRecord| i64::from(past.try_number) == number;
+    let past = match is_current {
+        true => None,
+        false => Some(
+            db.history(ti.id)
+                .await?
+                .into_iter()
+                .find(is_this)
+                .ok_or_else(missing)?,
+        ),
+    };
     drop(db);
+    let (cause, end_date) = match &past {
+        Some(past) => (past.exit_cause.clone(), past.end_date),
+        None => (ti.exit_cause.clone(), ti.end_date),
+    };
     if ti.try_number.0 == 0 {
         let content = never_ran(&ti);
         return Ok(if as_lines {
@@ -167,6 +178,20 @@ pub(crate) async fn show(
         from,
         goes_on: is_current && running,
     };
+    if wanted.from.is_none()
+        && let Some((cause, at)) = cause.zip(end_date)
+        && app.logs.length(&wanted.name) == 0
+    {
+        // Nobody ever ran it; what is known about that takes the place of its log.
+        let mut content = head(&app, &wanted.name);
+        content
+            .push(json!({"timestamp": rest_format(at), "event": cause, "level": "error", "logger": "task"}));
+        return Ok(if as_lines {
+            lines_response(Stream::from(lines(&content)), None)
+        } else {
+            page_response(content, None)
+        });
+    }
     if as_lines {
         Ok(whole(&app, wanted))
     } else {

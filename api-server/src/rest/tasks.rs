@@ -107,7 +107,7 @@ impl Page {
             "queued_when": when(ti.queued_at),
             "scheduled_when": when(ti.scheduled_at),
             "pid": ti.pid,
-            "executor": null,
+            "executor": ti.executor.as_ref().map(model::ExecutorName::as_str),
             "executor_config": "{}",
             "note": ti.note,
             "rendered_map_index": label(ti),

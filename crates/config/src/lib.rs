@@ -6,6 +6,7 @@
 //! ([`Config`]), so that a bad value is told once, at start, with the option's name.
 
 mod error;
+mod executors;
 mod ini;
 mod options;
 mod raw;
@@ -14,10 +15,11 @@ mod secret;
 mod typed;
 
 pub use error::ConfigError;
+pub use executors::{Executor, Executors};
 pub use options::{OPTIONS, OptionSpec};
 pub use raw::{RawConfig, Source};
 pub use secret::Secret;
 pub use typed::{
-    Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, Logging, Scheduler, SimpleUser,
-    Updraft,
+    Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, KubernetesExecutor, Logging,
+    Scheduler, SimpleUser, Updraft,
 };

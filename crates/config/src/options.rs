@@ -62,6 +62,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "core",
+        "executor",
+        "LocalExecutor",
+        "Who runs tasks that do not ask for another: LocalExecutor and CeleryExecutor are our workers, KubernetesExecutor \
+         is one pod for each task. Several, separated by commas; ALIAS:NAME gives one a name of its own.",
+    ),
+    option(
+        "core",
         "parallelism",
         "32",
         "Task instances that one scheduler keeps queued or running at the same time.",
@@ -265,6 +272,72 @@ pub const OPTIONS: &[OptionSpec] = &[
         "task_instance_heartbeat_timeout",
         "60",
         "Seconds without a heartbeat after which a worker counts as lost (Airflow: 300).",
+    ),
+    option(
+        "scheduler",
+        "task_queued_timeout",
+        "600.0",
+        "Seconds that a pod of the KubernetesExecutor may need to take its task.",
+    ),
+    option(
+        "kubernetes_executor",
+        "pod_template_file",
+        "",
+        "Pod (YAML) that the pods of tasks are made from; its first container, base, runs the task.",
+    ),
+    option(
+        "kubernetes_executor",
+        "worker_container_repository",
+        "",
+        "Image of base, where the template has none.",
+    ),
+    option(
+        "kubernetes_executor",
+        "worker_container_tag",
+        "",
+        "Tag of that image.",
+    ),
+    option(
+        "kubernetes_executor",
+        "namespace",
+        "default",
+        "Namespace of the pods.",
+    ),
+    option(
+        "kubernetes_executor",
+        "in_cluster",
+        "True",
+        "Whether the scheduler runs in the cluster itself.",
+    ),
+    option(
+        "kubernetes_executor",
+        "cluster_context",
+        "",
+        "Context of the kubeconfig, outside the cluster.",
+    ),
+    option(
+        "kubernetes_executor",
+        "config_file",
+        "",
+        "Kubeconfig, outside the cluster; $KUBECONFIG or ~/.kube/config if empty.",
+    ),
+    option(
+        "kubernetes_executor",
+        "delete_worker_pods",
+        "True",
+        "Whether pods are deleted when their task has ended.",
+    ),
+    option(
+        "kubernetes_executor",
+        "delete_worker_pods_on_failure",
+        "False",
+        "Whether those of failed tasks are, too.",
+    ),
+    option(
+        "kubernetes_executor",
+        "worker_pod_pending_fatal_container_state_reasons",
+        "CreateContainerConfigError,ErrImagePull,CreateContainerError,ImageInspectError,InvalidImageName",
+        "What a pod may wait for that never comes: such a task fails at once.",
     ),
     option(
         "dag_processor",

@@ -1,6 +1,7 @@
 //! From texts to checked values.
 
 use crate::error::ConfigError;
+use crate::executors::Executors;
 use crate::raw::RawConfig;
 use crate::secret::Secret;
 use crate::typed::*;
@@ -139,12 +140,18 @@ impl Reader<'_> {
         }
     }
 
+    fn executors(&self) -> Result<Executors, ConfigError> {
+        let entries = self.list("core", "executor");
+        Executors::read(&entries).map_err(|allowed| self.0.bad_value("core", "executor", &allowed))
+    }
+
     pub(super) fn core(&self) -> Result<Core, ConfigError> {
         let passwords_file = match self.optional("core", "simple_auth_manager_passwords_file") {
             Some(path) => PathBuf::from(path),
             None => self.0.home().join("simple_auth_manager_passwords.json.generated"),
         };
         Ok(Core {
+            executors: self.executors()?,
             dags_folder: self.absolute("core", "dags_folder")?,
             load_examples: self.boolean("core", "load_examples")?,
             parallelism: self.positive("core", "parallelism")?,
@@ -193,6 +200,30 @@ impl Reader<'_> {
             max_dagruns_to_create_per_loop: self.positive("scheduler", "max_dagruns_to_create_per_loop")?,
             health_check_threshold: self.seconds("scheduler", "scheduler_health_check_threshold")?,
             worker_lease: lease,
+            task_queued_timeout: self.seconds("scheduler", "task_queued_timeout")?,
+        })
+    }
+
+    pub(super) fn kubernetes_executor(&self) -> Result<KubernetesExecutor, ConfigError> {
+        let section = "kubernetes_executor";
+        let image = self
+            .optional(section, "worker_container_repository")
+            .map(
+                |repository| match self.optional(section, "worker_container_tag") {
+                    Some(tag) => format!("{repository}:{tag}"),
+                    None => repository,
+                },
+            );
+        Ok(KubernetesExecutor {
+            pod_template_file: self.optional(section, "pod_template_file").map(PathBuf::from),
+            image,
+            namespace: self.text(section, "namespace"),
+            in_cluster: self.boolean(section, "in_cluster")?,
+            cluster_context: self.optional(section, "cluster_context"),
+            config_file: self.optional(section, "config_file"),
+            delete_worker_pods: self.boolean(section, "delete_worker_pods")?,
+            delete_worker_pods_on_failure: self.boolean(section, "delete_worker_pods_on_failure")?,
+            fatal_reasons: self.list(section, "worker_pod_pending_fatal_container_state_reasons"),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The options, checked and typed.
 
 use crate::error::ConfigError;
+use crate::executors::Executors;
 use crate::raw::RawConfig;
 use crate::reader::Reader;
 use crate::secret::Secret;
@@ -26,6 +27,8 @@ pub struct Config {
     pub api_auth: ApiAuth,
     /// `[scheduler]`
     pub scheduler: Scheduler,
+    /// `[kubernetes_executor]`
+    pub kubernetes_executor: KubernetesExecutor,
     /// `[dag_processor]`
     pub dag_processor: DagProcessor,
     /// `[updraft]`
@@ -39,6 +42,7 @@ pub struct Config {
     reason = "each field is the option of its name, described in OPTIONS"
 )]
 pub struct Core {
+    pub executors: Executors,
     pub dags_folder: PathBuf,
     pub load_examples: bool,
     pub parallelism: u32,
@@ -146,6 +150,25 @@ pub struct Scheduler {
     pub max_dagruns_to_create_per_loop: u32,
     pub health_check_threshold: Duration,
     pub worker_lease: Duration,
+    pub task_queued_timeout: Duration,
+}
+
+/// `[kubernetes_executor]`
+#[derive(Debug, Clone)]
+#[expect(
+    missing_docs,
+    reason = "each field is the option of its name, described in OPTIONS"
+)]
+pub struct KubernetesExecutor {
+    pub pod_template_file: Option<PathBuf>,
+    pub image: Option<String>,
+    pub namespace: String,
+    pub in_cluster: bool,
+    pub cluster_context: Option<String>,
+    pub config_file: Option<String>,
+    pub delete_worker_pods: bool,
+    pub delete_worker_pods_on_failure: bool,
+    pub fatal_reasons: Vec<String>,
 }
 
 /// `[dag_processor]`
@@ -211,6 +234,7 @@ impl Config {
                 jwt_audience: read.text("api_auth", "jwt_audience"),
             },
             scheduler: read.scheduler()?,
+            kubernetes_executor: read.kubernetes_executor()?,
             dag_processor: read.dag_processor()?,
             updraft: read.updraft()?,
         })

@@ -6,8 +6,9 @@ pub use parse::SerializedDagError;
 
 use crate::timetable::Timetable;
 use crate::trigger_rule::TriggerRule;
-use crate::{DagId, PoolName, QueueName, TaskId, Timestamp};
+use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// A DAG.
@@ -79,6 +80,10 @@ pub struct Task {
     pub pool_slots: u32,
     /// Queue of the workers that may run it.
     pub queue: QueueName,
+    /// Executor that it asks for; `None` for the installation's first one.
+    pub executor: Option<ExecutorName>,
+    /// What `executor_config["pod_override"]` makes of its pod (`V1Pod` as JSON).
+    pub pod_override: Option<Value>,
     /// Weight with those of the other tasks that its weight rule adds.
     pub priority_weight: i64,
     /// Its instances that may be active at the same time over all runs.

@@ -71,6 +71,11 @@ text_id!(
     QueueName
 );
 
+text_id!(
+    /// Name of an executor as a DAG file writes it: class, alias or import path.
+    ExecutorName
+);
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

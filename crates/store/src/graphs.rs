@@ -1,8 +1,10 @@
 //! DAG structures in memory.
 
+use crate::repo::TaskInstanceRecord;
 use crate::{StoreError, Tx};
-use model::DagVersionId;
 use model::dag::Dag;
+use model::retry::{RetryOf, next_retry};
+use model::{DagVersionId, Timestamp};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,31 @@ pub struct Graphs {
 }
 
 impl Graphs {
+    /// When the try after the one that ended at `ended` is due. `asked` is the delay that the task itself asked for.
+    ///
+    /// # Errors
+    /// As [`Graphs::get`].
+    pub async fn retry_at(
+        &self,
+        tx: &mut Tx,
+        ti: &TaskInstanceRecord,
+        ended: Timestamp,
+        asked: Option<chrono::Duration>,
+    ) -> Result<Timestamp, StoreError> {
+        let graph = self.get(tx, ti.version_id).await?;
+        let run = tx.run_by_key(ti.run_key).await?;
+        let Some(task) = graph.dag.task(&ti.task_id) else {
+            return Ok(ended + chrono::Duration::minutes(5));
+        };
+        let of = RetryOf {
+            dag_id: &ti.dag_id,
+            task_id: &ti.task_id,
+            logical_date: run.and_then(|run| run.logical_date),
+            failed_try: ti.try_number,
+        };
+        Ok(next_retry(&task.retry, of, ended, asked))
+    }
+
     /// The structure of that version.
     ///
     /// # Errors

@@ -161,6 +161,19 @@ impl Tx {
             .map_or(Ok(false), |mut row| row.next())
     }
 
+    async fn column_exists(&mut self, table: &str, name: &str) -> Result<bool, StoreError> {
+        let sql = match self.dialect() {
+            Dialect::MariaDb => {
+                "SELECT COUNT(*) FROM information_schema.columns \
+                 WHERE table_schema = DATABASE() AND table_name = ? AND column_name = ?"
+            }
+            Dialect::Sqlite => "SELECT COUNT(*) FROM pragma_table_info(?) WHERE name = ?",
+        };
+        self.query_one(sql, params![table, name])
+            .await?
+            .map_or(Ok(false), |mut row| row.next())
+    }
+
     async fn apply(&mut self, migration: &Migration) -> Result<(), StoreError> {
         let options = if self.dialect() == Dialect::MariaDb {
             TABLE_OPTIONS
@@ -207,7 +220,12 @@ impl Tx {
                     )
                     .await?;
                 }
-                Step::Table { .. } | Step::Index { .. } => {}
+                Step::Column { table, name, word } if !self.column_exists(table, name).await? => {
+                    let column = columns(self.dialect(), word);
+                    self.execute(&format!("ALTER TABLE {table} ADD COLUMN {name} {column}"), &[])
+                        .await?;
+                }
+                Step::Table { .. } | Step::Index { .. } | Step::Column { .. } => {}
             }
         }
         let sql = format!("UPDATE schema_migration SET applied_at = {now} WHERE version = ?");

@@ -12,6 +12,7 @@ mod planning;
 mod runs;
 mod task_states;
 mod tasks;
+mod unstarted;
 mod workers;
 mod xcoms;
 

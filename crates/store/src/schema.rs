@@ -28,6 +28,12 @@ pub(crate) enum Step {
         columns: &'static str,
         unique: bool,
     },
+    /// Adds a column that may be empty.
+    Column {
+        table: &'static str,
+        name: &'static str,
+        word: &'static str,
+    },
 }
 
 /// The version that this program works with.
@@ -44,6 +50,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "task states",
         steps: TASK_STATES,
     },
+    Migration {
+        version: 3,
+        name: "executors",
+        steps: EXECUTORS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -54,6 +65,20 @@ const TASK_STATES: &[Step] = &[Step::Table {
             value TEXT NOT NULL, expires_at INT64,
             PRIMARY KEY (run_key, task_id, map_index, state_key)",
 }];
+
+/// Which executor a task asks for.
+const EXECUTORS: &[Step] = &[
+    Step::Column {
+        table: "task_instance",
+        name: "executor",
+        word: "NAME",
+    },
+    Step::Column {
+        table: "outbox",
+        name: "executor",
+        word: "NAME",
+    },
+];
 
 /// Translates the neutral type words of a table's columns.
 pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {

@@ -2,12 +2,10 @@
 //!
 //! The pod itself is built by the real provider when the DAG file is parsed, with marks in the place of templates.
 
-mod cluster;
 mod logs;
 mod manifest;
 mod run;
 mod startup;
-mod state;
 mod watch;
 mod xcom;
 
@@ -17,7 +15,7 @@ use super::template::Renderer;
 use crate::Shared;
 use crate::log::TryLog;
 use crate::run::{End, Facts};
-use cluster::Way;
+use kubernetes::cluster::Way;
 use proto::v1::XCom;
 use run::{Outcome, Run};
 use serde::Deserialize;

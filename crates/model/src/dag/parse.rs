@@ -4,7 +4,7 @@
 use super::{Dag, Expansion, MappedLength, RetryPolicy, RunCallbacks, Task};
 use crate::timetable::{Timetable, TimetableError};
 use crate::trigger_rule::TriggerRule;
-use crate::{DagId, PoolName, QueueName, TaskId, Timestamp};
+use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -206,6 +206,11 @@ fn task(
         pool: PoolName::new(fields.text("pool").unwrap_or("default_pool")),
         pool_slots: fields.count("pool_slots", 1),
         queue: QueueName::new(fields.text("queue").unwrap_or("default")),
+        executor: fields.text("executor").map(ExecutorName::new),
+        pod_override: fields
+            .get("executor_config")
+            .and_then(|config| plain(config).get("pod_override"))
+            .map(|pod| plain(pod).clone()),
         priority_weight: fields.whole("priority_weight").unwrap_or(1),
         max_active_tis_per_dag: fields
             .whole("max_active_tis_per_dag")

@@ -106,6 +106,13 @@ pub enum TaskEvent {
         /// Earliest start of the next try, if there is one.
         retry_at: Option<Timestamp>,
     },
+    /// Hand-over `sequence` came to nothing: its executor could not start it.
+    Refuse {
+        /// The hand-over.
+        sequence: i64,
+        /// Earliest start of the next try, if there is one.
+        retry_at: Option<Timestamp>,
+    },
     /// Something before it failed.
     FailUpstream,
     /// Something before it decided that it shall not run.
@@ -181,11 +188,15 @@ impl TaskInstanceState {
             TaskEvent::Lose { epoch, retry_at } => self
                 .end_of_claim(epoch, Outcome::Failed { retry_at })
                 .ok_or(refused),
+            TaskEvent::Refuse { sequence, retry_at } if self == (Self::Queued { sequence }) => {
+                Ok(Self::after(Outcome::Failed { retry_at }))
+            }
             TaskEvent::FailUpstream if name.is_undecided() => Ok(Self::UpstreamFailed),
             TaskEvent::Skip if name.is_undecided() => Ok(Self::Skipped),
             TaskEvent::Queue
             | TaskEvent::Unqueue
             | TaskEvent::Claim(_)
+            | TaskEvent::Refuse { .. }
             | TaskEvent::FailUpstream
             | TaskEvent::Skip => Err(refused),
             TaskEvent::Clear => Ok(self.claim().map_or(Self::NoStatus, Self::Restarting)),
@@ -289,6 +300,18 @@ mod tests {
         assert_eq!(running.name(), StateName::Running);
         let done = running.apply(report(8, Outcome::Success), LAST).unwrap();
         assert_eq!(done, TaskInstanceState::Success);
+    }
+
+    #[test]
+    fn only_the_latest_hand_over_can_come_to_nothing() {
+        let queued = TaskInstanceState::Queued { sequence: 3 };
+        let refuse = |sequence| TaskEvent::Refuse {
+            sequence,
+            retry_at: None,
+        };
+        assert_eq!(queued.apply(refuse(3), LAST), Ok(TaskInstanceState::Failed));
+        assert!(queued.apply(refuse(2), LAST).is_err());
+        assert!(running().apply(refuse(3), LAST).is_err());
     }
 
     #[test]

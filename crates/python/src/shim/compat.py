@@ -10,6 +10,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import sys
 import types
@@ -503,7 +504,13 @@ def _wrap_operators():
             setattr(task, name, value)
         return task
 
+    def signature(cls):
+        parameters = list(inspect.signature(cls.__init__).parameters.values())
+        return inspect.Signature(parameters[1:])
+
     BaseOperatorMeta.__call__ = call
+    # Without it a class would have the signature of `call`; Airflow reads from it which defaults a mapped task takes.
+    BaseOperatorMeta.__signature__ = property(signature)
 
 
 def _old_dates(context):

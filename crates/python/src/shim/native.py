@@ -33,7 +33,7 @@ def runs_without_python(dag, task):
         return False
     if getattr(task, "_pre_execute_hook", None) or getattr(task, "_post_execute_hook", None):
         return False
-    blocking = ("inlets", "outlets", "run_as_user", "email", "retry_policy", "executor_config", "resources", "executor")
+    blocking = ("inlets", "outlets", "run_as_user", "email", "retry_policy", "resources")
     if any(getattr(task, name, None) for name in blocking):
         return False
     if task.operator_extra_links or getattr(task, "multiple_outputs", False):

@@ -4,7 +4,7 @@ use super::dags::id_values;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::{PoolName, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
+use model::{ExecutorName, PoolName, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
 use scheduling::{Candidate, PoolUse, choose_for_slots};
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +19,8 @@ pub struct Dispatch {
     pub sequence: i64,
     /// Queue of the workers that may run it.
     pub queue: QueueName,
+    /// Executor that its task asks for.
+    pub executor: Option<ExecutorName>,
 }
 
 /// What bounds one turn of dispatching.
@@ -45,7 +47,7 @@ fn candidates_sql(dialect: crate::sql::Dialect) -> String {
     let index = dialect.force_index("ix_ti_dispatch");
     let lock = dialect.skip_locked();
     format!(
-        "SELECT id, try_number, dispatch_seq, queue, pool, pool_slots, dispatch_order FROM task_instance{index} \
+        "SELECT id, try_number, dispatch_seq, queue, executor, pool, pool_slots, dispatch_order FROM task_instance{index} \
          WHERE state = 'scheduled' AND pool = ? ORDER BY dispatch_order, id LIMIT ?{lock}"
     )
 }
@@ -152,6 +154,7 @@ impl Tx {
                     try_number: row.next()?,
                     sequence: row.next()?,
                     queue: row.next()?,
+                    executor: row.next()?,
                 },
                 pool: row.next()?,
                 slots: row.next()?,
@@ -193,14 +196,15 @@ impl Tx {
             }
         }
         for chunk in dispatches.chunks_mut(100) {
-            let tail = self
-                .dialect()
-                .on_duplicate("ti_id", &["try_number", "dispatch_seq", "queue", "created_at"]);
-            let rows = vec!["(?, ?, ?, ?, ?)"; chunk.len()].join(", ");
-            let sql = format!(
-                "INSERT INTO outbox (ti_id, try_number, dispatch_seq, queue, created_at) VALUES {rows}{tail}"
+            let tail = self.dialect().on_duplicate(
+                "ti_id",
+                &["try_number", "dispatch_seq", "queue", "executor", "created_at"],
             );
-            let mut values = Vec::with_capacity(chunk.len() * 5);
+            let rows = vec!["(?, ?, ?, ?, ?, ?)"; chunk.len()].join(", ");
+            let sql = format!(
+                "INSERT INTO outbox (ti_id, try_number, dispatch_seq, queue, executor, created_at) VALUES {rows}{tail}"
+            );
+            let mut values = Vec::with_capacity(chunk.len() * 6);
             for dispatch in chunk {
                 dispatch.sequence += 1;
                 let row = params![
@@ -208,6 +212,7 @@ impl Tx {
                     dispatch.try_number,
                     dispatch.sequence,
                     &dispatch.queue,
+                    dispatch.executor.clone(),
                     now
                 ];
                 values.extend_from_slice(row);
@@ -244,7 +249,7 @@ impl Tx {
         before: Timestamp,
         limit: i64,
     ) -> Result<Vec<Dispatch>, StoreError> {
-        let sql = "SELECT ti_id, try_number, dispatch_seq, queue FROM outbox WHERE created_at < ? \
+        let sql = "SELECT ti_id, try_number, dispatch_seq, queue, executor FROM outbox WHERE created_at < ? \
                    ORDER BY created_at, ti_id LIMIT ?";
         self.query(sql, params![before, limit])
             .await?
@@ -258,7 +263,7 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn unclaimed(&mut self, before: Timestamp, limit: i64) -> Result<Vec<Dispatch>, StoreError> {
-        let sql = "SELECT id, try_number, dispatch_seq, queue FROM task_instance WHERE state = 'queued' AND queued_at < ? \
+        let sql = "SELECT id, try_number, dispatch_seq, queue, executor FROM task_instance WHERE state = 'queued' AND queued_at < ? \
                    ORDER BY queued_at LIMIT ?";
         self.query(sql, params![before, limit])
             .await?
@@ -291,5 +296,6 @@ fn read_dispatch(mut row: Row) -> Result<Dispatch, StoreError> {
         try_number: row.next()?,
         sequence: row.next()?,
         queue: row.next()?,
+        executor: row.next()?,
     })
 }

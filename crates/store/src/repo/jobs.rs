@@ -74,6 +74,18 @@ impl Tx {
             .collect()
     }
 
+    /// A value kept for the installation as a whole, if it has been made.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn known_setting(&mut self, name: &str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM setting WHERE name = ?";
+        self.query_one(sql, params![name])
+            .await?
+            .map(|mut row| row.next())
+            .transpose()
+    }
+
     /// A value kept for the installation as a whole, made with `make` at first use.
     ///
     /// # Errors

@@ -8,15 +8,15 @@ use crate::{StoreError, params};
 use model::dag::Task;
 use model::task_instance::{Claim, LastCounters, StateName, TaskInstanceState};
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId,
-    Timestamp, TryNumber, WorkerId,
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
+    TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
 pub(super) const COLUMNS: &str = "id, run_key, dag_id, run_id, task_id, map_index, state, try_number, max_tries, pool, \
     pool_slots, queue, priority_weight, operator, operator_name, version_id, claim_epoch, claim_id, worker_id, dispatch_seq, \
     not_before, scheduled_at, queued_at, start_date, end_date, hostname, unixname, pid, infra_losses, reschedules, \
-    first_start, last_report, exit_cause, rendered_map_index, next_method, next_kwargs, note, trace_context";
+    first_start, last_report, exit_cause, rendered_map_index, next_method, next_kwargs, note, trace_context, executor";
 
 /// A task instance.
 #[derive(Debug, Clone)]
@@ -63,6 +63,7 @@ pub struct TaskInstanceRecord {
     pub next_kwargs: Option<String>,
     pub note: Option<String>,
     pub trace_context: Option<String>,
+    pub executor: Option<ExecutorName>,
 }
 
 impl TaskInstanceRecord {
@@ -106,6 +107,7 @@ impl TaskInstanceRecord {
             next_kwargs: row.next()?,
             note: row.next()?,
             trace_context: row.next()?,
+            executor: row.next()?,
         })
     }
 
@@ -210,11 +212,11 @@ impl Tx {
     ) -> Result<(), StoreError> {
         const HEAD: &str = "INSERT INTO task_instance (id, run_key, dag_id, run_id, task_id, map_index, state, try_number, \
             max_tries, pool, pool_slots, queue, priority_weight, dispatch_order, operator, operator_name, version_id, \
-            claim_epoch, dispatch_seq, infra_losses, reschedules, updated_at) VALUES ";
-        const ROW: &str = "(?, ?, ?, ?, ?, ?, 'none', 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?)";
+            executor, claim_epoch, dispatch_seq, infra_losses, reschedules, updated_at) VALUES ";
+        const ROW: &str = "(?, ?, ?, ?, ?, ?, 'none', 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?)";
         for chunk in rows.chunks(INSERT_CHUNK) {
             let sql = format!("{HEAD}{}", vec![ROW; chunk.len()].join(", "));
-            let mut values = Vec::with_capacity(chunk.len() * 16);
+            let mut values = Vec::with_capacity(chunk.len() * 17);
             for row in chunk {
                 let task = row.task;
                 values.extend_from_slice(params![
@@ -233,6 +235,7 @@ impl Tx {
                     &task.task_type,
                     &task.operator_name,
                     version_id,
+                    task.executor.clone(),
                     now,
                 ]);
             }

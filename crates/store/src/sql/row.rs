@@ -3,8 +3,8 @@
 use super::Value;
 use crate::StoreError;
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId,
-    Timestamp, TryNumber, WorkerId,
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
+    TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
 use std::str::FromStr;
 
@@ -144,7 +144,7 @@ macro_rules! text_ids {
         fn from_value(value: Value) -> Result<Self, StoreError> { String::from_value(value).map(Self::new) }
     })* };
 }
-text_ids!(DagId, RunId, TaskId, PoolName, QueueName);
+text_ids!(DagId, RunId, TaskId, PoolName, QueueName, ExecutorName);
 
 macro_rules! uuid_ids {
     ($($type:ty),*) => { $(impl FromValue for $type {

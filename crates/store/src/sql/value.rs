@@ -1,8 +1,8 @@
 //! Values as both databases know them.
 
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId,
-    Timestamp, TryNumber, WorkerId,
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
+    TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
 
 /// A bind parameter or a column's value.
@@ -37,7 +37,7 @@ macro_rules! from_text_id {
         }
     )* };
 }
-from_text_id!(DagId, RunId, TaskId, PoolName, QueueName);
+from_text_id!(DagId, RunId, TaskId, PoolName, QueueName, ExecutorName);
 
 macro_rules! from_uuid_id {
     ($($type:ty),*) => { $(impl From<$type> for Value {

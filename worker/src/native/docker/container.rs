@@ -31,6 +31,9 @@ const GRACE: i32 = 10;
 const AWAY: Duration = Duration::from_secs(60);
 /// Bytes of output that may be kept for `xcom_all`.
 const KEPT: usize = 16 << 20;
+/// How long after a container's end the engine may learn that memory was the reason, and the exit code that it has then.
+const VERDICT: Duration = Duration::from_secs(2);
+const SIGKILLED: i64 = 137;
 
 /// A running DockerOperator.
 pub(super) struct Run<'a> {
@@ -240,20 +243,17 @@ impl Run<'_> {
         let kept = self.read(attached).await;
         let code = self.exit_code(docker, id).await?;
         let lines = kept.finish()?;
-        let mut exit = Exit {
+        let (memory_limit, out_of_memory) = match code {
+            0 => (0, false),
+            _ => memory_of(docker, id, code).await,
+        };
+        Ok(Exit {
             code,
-            out_of_memory: false,
-            memory_limit: 0,
+            out_of_memory,
+            memory_limit,
             old_answer: docker.client_version().minor_version < 42,
             lines,
-        };
-        if code != 0
-            && let Ok(found) = docker.inspect_container(id, None).await
-        {
-            exit.out_of_memory = found.state.and_then(|state| state.oom_killed).unwrap_or(false);
-            exit.memory_limit = found.host_config.and_then(|host| host.memory).unwrap_or(0);
-        }
-        Ok(exit)
+        })
     }
 
     /// Writes the output to the log, and keeps what the task wants of it. A line of one stream is never mixed with one of
@@ -379,6 +379,24 @@ impl Kept {
             )));
         }
         Ok(self.lines)
+    }
+}
+
+/// The memory limit of a container that failed, and whether it ran out of memory. The engine learns of the kernel's
+/// verdict by another way than of the end, so a container that was killed is looked at until that can have come.
+async fn memory_of(docker: &Docker, id: &str, code: i64) -> (i64, bool) {
+    let deadline = Instant::now() + VERDICT;
+    loop {
+        let Ok(found) = docker.inspect_container(id, None).await else {
+            return (0, false);
+        };
+        let limit = found.host_config.and_then(|host| host.memory).unwrap_or(0);
+        let out_of_memory = found.state.and_then(|state| state.oom_killed).unwrap_or(false);
+        let may_still_come = code == SIGKILLED && limit > 0 && Instant::now() < deadline;
+        if out_of_memory || !may_still_come {
+            return (limit, out_of_memory);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

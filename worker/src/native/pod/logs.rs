@@ -1,13 +1,14 @@
 //! The logs of a container, followed over lost connections without losing or doubling a line.
 
-use super::cluster::{Pauses, Pods, is_transient};
+use super::MANAGER;
 use super::watch::Watched;
-use super::{MANAGER, state};
 use crate::log::{Lines, TryLog};
 use chrono::{DateTime, Utc};
 use futures_util::{AsyncRead, AsyncReadExt};
 use kube::Error;
 use kube::api::LogParams;
+use kubernetes::cluster::{Pauses, Pods, is_transient};
+use kubernetes::state;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -79,7 +80,7 @@ pub(super) async fn follow(
     log: &TryLog,
 ) -> Result<(), Error> {
     let mut position = Position::default();
-    let mut pauses = Pauses::new();
+    let mut pauses = Pauses::default();
     let mut failures = 0;
     loop {
         let since = position.reopen().map(|at| at.timestamp());

@@ -1,12 +1,13 @@
 //! One pod, from its manifest to its deletion.
 
-use super::cluster::{Pods, Way};
 use super::startup::{self, Patience};
 use super::watch::Watched;
-use super::{Containers, MANAGER, OPERATOR, OnFinish, OnKill, PodTask, Problem, logs, manifest, state, xcom};
+use super::{Containers, MANAGER, OPERATOR, OnFinish, OnKill, PodTask, Problem, logs, manifest, xcom};
 use crate::log::TryLog;
 use crate::run::Facts;
 use k8s_openapi::api::core::v1::Pod;
+use kubernetes::cluster::{Pods, Way};
+use kubernetes::{names, state};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -48,7 +49,7 @@ impl Run<'_> {
 
     /// Everything that the operator does in `execute`.
     pub(super) async fn to_the_end(&self, way: &Way) -> Result<Outcome, Problem> {
-        let (client, inside) = way.connect().await?;
+        let (client, inside) = way.connect().await.map_err(Problem::unreachable)?;
         let wanted = self.manifest(way, inside)?;
         let pods = Pods::new(client, wanted.metadata.namespace.as_deref().unwrap_or("default"));
         let name = wanted.metadata.name.clone().unwrap_or_default();
@@ -83,7 +84,7 @@ impl Run<'_> {
         texts.push(("updraft-sidecar-image-".to_owned(), image));
         let mut pod = manifest::substitute(&document.pod, &texts);
         let given = pod["metadata"]["name"].as_str().unwrap_or_default();
-        pod["metadata"]["name"] = manifest::name(given, document.name_suffix).into();
+        pod["metadata"]["name"] = names::name(given, document.name_suffix).into();
         let labels = &mut pod["metadata"]["labels"];
         for (key, value) in manifest::labels(self.facts, true) {
             labels[key] = value.into();
@@ -279,7 +280,7 @@ impl Run<'_> {
         let is_kept = matches!(document.on_finish, OnFinish::Keep | OnFinish::DeleteActive);
         let has_succeeded = state::phase(pod) == "Succeeded";
         if (!has_succeeded || is_kept)
-            && let Err(error) = pods.mark_checked(name).await
+            && let Err(error) = pods.label(name, manifest::CHECKED, "True").await
         {
             tracing::debug!("pod {name} cannot be marked: {error}");
         }
@@ -351,7 +352,7 @@ impl Run<'_> {
             .record("info", MANAGER, &format!("Deleting pod: {name}"))
             .await;
         // It takes its time to go; the next try must not follow it.
-        if let Err(error) = pods.mark_checked(name).await {
+        if let Err(error) = pods.label(name, manifest::CHECKED, "True").await {
             tracing::debug!("pod {name} cannot be marked: {error}");
         }
         if let Err(error) = pods.delete(name, document.grace).await {

@@ -1,10 +1,11 @@
 //! From the creation of a pod to its first container: what it waits for is told while it waits.
 
-use super::cluster::Pods;
 use super::watch::Watched;
-use super::{MANAGER, Problem, state};
+use super::{MANAGER, Problem};
 use crate::log::TryLog;
 use k8s_openapi::api::core::v1::Pod;
+use kubernetes::cluster::Pods;
+use kubernetes::state;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;

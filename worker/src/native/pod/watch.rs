@@ -1,11 +1,11 @@
 //! A pod as it changes: a watch that survives resets, expired versions and silence.
 
-use super::cluster::{ANSWER, Pauses, Pods, is_absent};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Error;
 use kube::api::{WatchEvent, WatchParams};
+use kubernetes::cluster::{ANSWER, Pauses, Pods, is_absent};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ impl<'a> Watched<'a> {
             name: name.to_owned(),
             version: None,
             stream: None,
-            pauses: Pauses::new(),
+            pauses: Pauses::default(),
             quiet_until: Instant::now() + SILENCE,
         }
     }
@@ -58,7 +58,7 @@ impl<'a> Watched<'a> {
                     let version = pod.metadata.resource_version.clone();
                     if version != self.version {
                         self.version = version;
-                        self.pauses = Pauses::new();
+                        self.pauses = Pauses::default();
                         return Ok(Some(pod));
                     }
                 }

@@ -1,10 +1,11 @@
 //! The XCom of a pod: a file that its sidecar keeps until it has been read.
 
-use super::cluster::{Pods, persistently};
-use super::{MANAGER, Problem, state};
+use super::{MANAGER, Problem};
 use crate::log::TryLog;
 use kube::Error;
 use kube::api::AttachParams;
+use kubernetes::cluster::{Pods, persistently};
+use kubernetes::state;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;

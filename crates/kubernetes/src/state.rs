@@ -16,7 +16,8 @@ const PASSING: [&str; 10] = [
     "gateway timeout",
 ];
 
-pub(super) fn phase(pod: &Pod) -> &str {
+/// Its phase.
+pub fn phase(pod: &Pod) -> &str {
     let status = pod.status.as_ref();
     status
         .and_then(|status| status.phase.as_deref())
@@ -24,11 +25,12 @@ pub(super) fn phase(pod: &Pod) -> &str {
 }
 
 /// Whether nothing of the pod runs or will run.
-pub(super) fn is_over(pod: &Pod) -> bool {
+pub fn is_over(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
-pub(super) fn containers(pod: &Pod) -> &[ContainerStatus] {
+/// What is known of its containers.
+pub fn containers(pod: &Pod) -> &[ContainerStatus] {
     let status = pod.status.as_ref();
     status
         .and_then(|status| status.container_statuses.as_deref())
@@ -43,15 +45,17 @@ fn state<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerState> {
 }
 
 /// How a container ended, if it has.
-pub(super) fn terminated<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStateTerminated> {
+pub fn terminated<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStateTerminated> {
     state(pod, name)?.terminated.as_ref()
 }
 
-pub(super) fn is_running(pod: &Pod, name: &str) -> bool {
+/// Whether that container runs.
+pub fn is_running(pod: &Pod, name: &str) -> bool {
     state(pod, name).is_some_and(|state| state.running.is_some())
 }
 
-pub(super) fn is_scheduled(pod: &Pod) -> bool {
+/// Whether it has a node.
+pub fn is_scheduled(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref());
     conditions
         .flatten()
@@ -59,7 +63,7 @@ pub(super) fn is_scheduled(pod: &Pod) -> bool {
 }
 
 /// Why the pod can never start, if that is certain.
-pub(super) fn hopeless(pod: &Pod) -> Option<String> {
+pub fn hopeless(pod: &Pod) -> Option<String> {
     containers(pod).iter().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref()?;
@@ -74,8 +78,18 @@ pub(super) fn hopeless(pod: &Pod) -> Option<String> {
     })
 }
 
+/// The reasons for which its containers wait, in Kubernetes' own words.
+pub fn waiting_reasons(pod: &Pod) -> impl Iterator<Item = &str> {
+    let init = pod
+        .status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().flatten());
+    init.chain(containers(pod))
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+}
+
 /// Why the pod has not started, as the cluster says it.
-pub(super) fn waits_for(pod: &Pod) -> Option<String> {
+pub fn waits_for(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let unscheduled = status.conditions.iter().flatten().find_map(|condition| {
         let message = condition
@@ -102,7 +116,7 @@ pub(super) fn waits_for(pod: &Pod) -> Option<String> {
 }
 
 /// Why the pod failed, where its exit code alone does not say it.
-pub(super) fn cause(pod: &Pod, base: &str) -> String {
+pub fn cause(pod: &Pod, base: &str) -> String {
     let status = pod.status.as_ref();
     let said = status.and_then(|status| {
         let reason = status.reason.as_deref()?;

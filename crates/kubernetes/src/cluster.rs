@@ -1,6 +1,5 @@
-//! A Kubernetes cluster as a task sees it: where it is, and calls of its API that outlive what is transient.
+//! Where a cluster is, and calls of its API that outlive what is transient.
 
-use super::Problem;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -15,20 +14,24 @@ const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 /// How long one answer may take.
-pub(super) const ANSWER: Duration = Duration::from_secs(60);
+pub const ANSWER: Duration = Duration::from_secs(60);
 
 /// How the cluster is found: the operator's arguments, and what the connection says.
-pub(super) struct Way {
-    pub(super) in_cluster: Option<bool>,
-    pub(super) context: Option<String>,
-    pub(super) config_file: Option<String>,
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// Whether it is the cluster that this runs in.
+    pub in_cluster: Option<bool>,
+    /// Context of the kubeconfig.
+    pub context: Option<String>,
+    /// Path of the kubeconfig.
+    pub config_file: Option<String>,
     /// `extra` of the connection.
-    pub(super) extra: Value,
+    pub extra: Value,
 }
 
 impl Way {
     /// A field of the connection, also under its name before Airflow 2.3.
-    pub(super) fn field(&self, name: &str) -> Option<&Value> {
+    pub fn field(&self, name: &str) -> Option<&Value> {
         let old = format!("extra__kubernetes__{name}");
         let found = self.extra.get(name).or_else(|| self.extra.get(&old));
         found.filter(|value| !value.is_null() && *value != "" && *value != false)
@@ -39,15 +42,18 @@ impl Way {
     }
 
     /// Connects in the order of Airflow's hook. Tells also whether this runs in the cluster itself.
-    pub(super) async fn connect(&self) -> Result<(Client, bool), Problem> {
-        let (mut config, inside) = self.config().await.map_err(Problem::unreachable)?;
+    ///
+    /// # Errors
+    /// When nothing says where the cluster is, or what says so cannot be used.
+    pub async fn connect(&self) -> Result<(Client, bool), String> {
+        let (mut config, inside) = self.config().await?;
         if let Some(flag) = self.field("disable_verify_ssl") {
             config.accept_invalid_certs =
                 *flag == json!(true) || *flag == json!("true") || *flag == json!("True");
         }
         // A log may be silent for long; the watch and the calls have limits of their own.
         config.read_timeout = None;
-        let client = Client::try_from(config).map_err(|error| Problem::unreachable(error.to_string()))?;
+        let client = Client::try_from(config).map_err(|error| error.to_string())?;
         Ok((client, inside))
     }
 
@@ -94,7 +100,7 @@ impl Way {
 }
 
 /// Whether trying a call again may help.
-pub(super) fn is_transient(error: &Error) -> bool {
+pub fn is_transient(error: &Error) -> bool {
     match error {
         Error::Api(status) => matches!(status.code, 409 | 429 | 500 | 502 | 503 | 504),
         Error::HyperError(_) | Error::Service(_) | Error::ReadEvents(_) => true,
@@ -103,30 +109,37 @@ pub(super) fn is_transient(error: &Error) -> bool {
 }
 
 /// Whether there is no such object.
-pub(super) fn is_absent(error: &Error) -> bool {
+pub fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 404)
 }
 
 /// Pauses that grow.
-pub(super) struct Pauses(Duration);
+#[derive(Debug)]
+pub struct Pauses(Duration);
 
-impl Pauses {
-    pub(super) fn new() -> Self {
+impl Default for Pauses {
+    fn default() -> Self {
         Self(FIRST_PAUSE)
     }
+}
 
-    pub(super) async fn next(&mut self) {
+impl Pauses {
+    /// Waits; longer with each call.
+    pub async fn next(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(LAST_PAUSE);
     }
 }
 
 /// Tries a call again while its failures are transient.
-pub(super) async fn persistently<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
+///
+/// # Errors
+/// The last failure.
+pub async fn persistently<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut pauses = Pauses::new();
+    let mut pauses = Pauses::default();
     for _ in 1..TRIES {
         match tokio::time::timeout(ANSWER, call()).await {
             Ok(Err(error)) if is_transient(&error) => tracing::debug!("trying again: {error}"),
@@ -140,14 +153,16 @@ where
 
 /// The pods of one namespace.
 #[derive(Clone)]
-pub(super) struct Pods {
-    pub(super) api: Api<Pod>,
+pub struct Pods {
+    /// Their API.
+    pub api: Api<Pod>,
     events: Api<Event>,
     namespace: String,
 }
 
 impl Pods {
-    pub(super) fn new(client: Client, namespace: &str) -> Self {
+    /// The pods of that namespace.
+    pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
             events: Api::namespaced(client, namespace),
@@ -155,22 +170,33 @@ impl Pods {
         }
     }
 
-    pub(super) fn namespace(&self) -> &str {
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    pub(super) async fn get(&self, name: &str) -> Result<Pod, Error> {
+    /// The pod of that name.
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn get(&self, name: &str) -> Result<Pod, Error> {
         persistently(|| self.api.get(name)).await
     }
 
     /// Pods with these labels.
-    pub(super) async fn find(&self, selector: &str) -> Result<Vec<Pod>, Error> {
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn find(&self, selector: &str) -> Result<Vec<Pod>, Error> {
         let wanted = ListParams::default().labels(selector);
         Ok(persistently(|| self.api.list(&wanted)).await?.items)
     }
 
     /// Creates a pod. One of that name that is there already is ours: an answer was lost.
-    pub(super) async fn create(&self, pod: &Pod) -> Result<Pod, Error> {
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn create(&self, pod: &Pod) -> Result<Pod, Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let params = PostParams::default();
         let mut sent = 0;
@@ -197,7 +223,10 @@ impl Pods {
     }
 
     /// Deletes a pod; one that is gone is what we want.
-    pub(super) async fn delete(&self, name: &str, grace: Option<u32>) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn delete(&self, name: &str, grace: Option<u32>) -> Result<(), Error> {
         let params = DeleteParams {
             grace_period_seconds: grace,
             ..DeleteParams::default()
@@ -208,16 +237,23 @@ impl Pods {
         }
     }
 
-    /// Marks a pod as one whose end has been seen.
-    pub(super) async fn mark_checked(&self, name: &str) -> Result<(), Error> {
-        let labels = json!({super::manifest::CHECKED: "True"});
+    /// Puts a label on a pod.
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn label(&self, name: &str, key: &str, value: &str) -> Result<(), Error> {
+        let labels = json!({key: value});
         let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
         let params = PatchParams::default();
         persistently(|| self.api.patch(name, &params, &patch)).await?;
         Ok(())
     }
 
-    pub(super) async fn events(&self, name: &str) -> Result<Vec<Event>, Error> {
+    /// The events of a pod.
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn events(&self, name: &str) -> Result<Vec<Event>, Error> {
         let wanted = ListParams::default().fields(&format!("involvedObject.name={name}"));
         Ok(persistently(|| self.events.list(&wanted)).await?.items)
     }

@@ -1,0 +1,221 @@
+//! Looking after pods: those that never got as far as their task, those that died with it, and those that are done.
+
+use super::manifest::{self, BASE, SEEN};
+use super::{INSTALLATION, lock};
+use crate::Shared;
+use bootstrap::Stop;
+use chrono::Utc;
+use config::{Executor, KubernetesExecutor};
+use k8s_openapi::api::core::v1::Pod;
+use kubernetes::state;
+use model::task_instance::StateName;
+use model::{TaskInstanceId, Timestamp, WorkerId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use store::repo::TaskInstanceRecord;
+
+const TURN: Duration = Duration::from_secs(1);
+/// Turns between two looks while there are no pods.
+const QUIET: u32 = 30;
+
+/// What is to be done about a pod.
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    /// Its task will never be taken.
+    Refuse {
+        id: TaskInstanceId,
+        sequence: i64,
+        cause: String,
+    },
+    /// The worker in it died with its task.
+    Bury(WorkerId),
+    Delete,
+    /// It stays for people to look at.
+    Keep,
+}
+
+/// Looks after pods until told to stop.
+pub(crate) async fn look_after(shared: Arc<Shared>, stop: Stop) {
+    let mut waits_for = HashMap::new();
+    let mut quiet = QUIET;
+    loop {
+        tokio::select! {
+            () = stop.draining().cancelled() => return,
+            () = tokio::time::sleep(TURN) => {}
+        }
+        let is_busy = !lock(&shared.pods.known).is_empty();
+        quiet += 1;
+        if !is_busy && quiet < QUIET {
+            continue;
+        }
+        quiet = 0;
+        if shared.uses_pods().await
+            && let Err(why) = shared.look_after_pods(&mut waits_for).await
+        {
+            tracing::warn!("the pods of tasks cannot be looked after, trying again: {why}");
+        }
+    }
+}
+
+impl Shared {
+    /// Whether any task of this installation may ever have had a pod.
+    async fn uses_pods(&self) -> bool {
+        if self.pods.cluster.initialized() || self.config.core.executors.first() == Executor::Pods {
+            return true;
+        }
+        let Ok(mut db) = self.store.reader().await else {
+            return false;
+        };
+        matches!(db.known_setting(INSTALLATION).await, Ok(Some(_)))
+    }
+
+    async fn look_after_pods(&self, waits_for: &mut HashMap<String, String>) -> Result<(), String> {
+        let cluster = self.cluster().await?;
+        let selector = manifest::selector(&cluster.installation);
+        let pods = cluster
+            .pods
+            .find(&selector)
+            .await
+            .map_err(|error| error.to_string())?;
+        let ids: Vec<TaskInstanceId> = pods
+            .iter()
+            .filter_map(|pod| Some(manifest::hand_over_of(pod)?.0))
+            .collect();
+        // Read after the pods: what a pod did before it ended is in here.
+        let mut db = self.store.reader().await.map_err(|error| error.to_string())?;
+        let found = db
+            .task_instances_by_id(&ids)
+            .await
+            .map_err(|error| error.to_string())?;
+        drop(db);
+        let tis: HashMap<TaskInstanceId, TaskInstanceRecord> =
+            found.into_iter().map(|ti| (ti.id, ti)).collect();
+        let names = pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+        *lock(&self.pods.known) = names;
+        waits_for.retain(|name, _| lock(&self.pods.known).contains(name));
+        let now = Utc::now();
+        for pod in &pods {
+            tell_what_it_waits_for(pod, waits_for);
+            let Some((id, sequence)) = manifest::hand_over_of(pod) else {
+                continue;
+            };
+            let seen = Seen {
+                pod,
+                sequence,
+                ti: tis.get(&id),
+                now,
+            };
+            let patience = self.config.scheduler.task_queued_timeout;
+            for action in seen.actions(&self.config.kubernetes_executor, patience) {
+                self.act(action, pod).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&self, action: Action, pod: &Pod) -> Result<(), String> {
+        let cluster = self.cluster().await?;
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match action {
+            Action::Refuse { id, sequence, cause } => self
+                .refuse(id, sequence, &cause)
+                .await
+                .map_err(|error| error.to_string()),
+            Action::Bury(worker) => self.bury(worker).await.map_err(|error| error.to_string()),
+            Action::Delete => {
+                let deleted = cluster.pods.delete(name, None).await;
+                deleted.map_err(|error| error.to_string())
+            }
+            Action::Keep => match cluster.pods.label(name, SEEN, "True").await {
+                Err(error) if !kubernetes::cluster::is_absent(&error) => Err(error.to_string()),
+                Ok(()) | Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+fn tell_what_it_waits_for(pod: &Pod, told: &mut HashMap<String, String>) {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if let Some(reason) = state::waits_for(pod).filter(|_| state::phase(pod) == "Pending")
+        && told.get(name) != Some(&reason)
+    {
+        tracing::warn!(pod = name, "the pod of a task is pending: {reason}");
+        told.insert(name.to_owned(), reason);
+    }
+}
+
+/// A pod, and what the database says of its task instance.
+struct Seen<'a> {
+    pod: &'a Pod,
+    /// The hand-over that it was made for.
+    sequence: i64,
+    ti: Option<&'a TaskInstanceRecord>,
+    now: Timestamp,
+}
+
+impl Seen<'_> {
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The task instance, if it still waits for this very pod.
+    fn waiting(&self) -> Option<&TaskInstanceRecord> {
+        self.ti
+            .filter(|ti| ti.state == StateName::Queued && ti.dispatch_seq == self.sequence)
+    }
+
+    /// The worker in this pod, if it holds the task.
+    fn holder(&self) -> Option<WorkerId> {
+        let ti = self.ti?;
+        let runs = matches!(ti.state, StateName::Running | StateName::Restarting);
+        (runs && ti.dispatch_seq == self.sequence).then_some(ti.worker_id)?
+    }
+
+    fn refusal(&self, ti: &TaskInstanceRecord, why: &str) -> Action {
+        Action::Refuse {
+            id: ti.id,
+            sequence: self.sequence,
+            cause: format!("its pod {} {why}", self.name()),
+        }
+    }
+
+    fn actions(&self, options: &KubernetesExecutor, patience: Duration) -> Vec<Action> {
+        let is_over = state::is_over(self.pod);
+        let mut actions = Vec::new();
+        if is_over {
+            if let Some(ti) = self.waiting() {
+                let why = format!("ended before it took the task: {}", state::cause(self.pod, BASE));
+                actions.push(self.refusal(ti, &why));
+            }
+            actions.extend(self.holder().map(Action::Bury));
+            let failed = state::phase(self.pod) == "Failed";
+            let wanted = options.delete_worker_pods && (!failed || options.delete_worker_pods_on_failure);
+            actions.push(if wanted { Action::Delete } else { Action::Keep });
+            return actions;
+        }
+        let is_pending = state::phase(self.pod) == "Pending";
+        if let Some(ti) = self.waiting() {
+            let reason = state::waits_for(self.pod);
+            let fatal = state::waiting_reasons(self.pod)
+                .find(|reason| options.fatal_reasons.iter().any(|fatal| fatal == reason));
+            let waited = (self.now - ti.queued_at.unwrap_or(self.now))
+                .to_std()
+                .unwrap_or_default();
+            if fatal.is_some() && is_pending {
+                let reason = reason.as_deref().or(fatal).unwrap_or_default();
+                actions.push(self.refusal(ti, &format!("cannot start: {reason}")));
+                actions.push(Action::Delete);
+            } else if waited > patience {
+                let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
+                let why = format!("did not take the task within {} s: {reason}", patience.as_secs());
+                actions.push(self.refusal(ti, &why));
+                actions.push(Action::Delete);
+            }
+        } else if is_pending && self.holder().is_none() {
+            // Cleared, marked or deleted before it began.
+            actions.push(Action::Delete);
+        }
+        actions
+    }
+}
