@@ -159,6 +159,12 @@ impl Kubernetes {
             .ok();
     }
 
+    /// Takes a pod away, as `kubectl delete pod` does.
+    pub fn take_away(&self, name: &str) {
+        let gone = self.shared.lock().pods.remove(name);
+        assert!(gone.is_some(), "there is no pod {name}");
+    }
+
     /// The pods that are there.
     pub fn pods(&self) -> Vec<Value> {
         self.shared.lock().pods.values().cloned().collect()

@@ -22,7 +22,7 @@ fn equip(installation: &mut Installation, kubernetes: &Kubernetes) {
     let template = installation.path().join("template.yaml");
     let program = Installation::program("updraft");
     let text = format!(
-        "metadata:\n  labels: {{tier: airflow}}\nspec:\n  containers:\n  - name: base\n    command: ['{}']\n    env:\n    - {{name: FROM, value: template}}\n",
+        "metadata:\n  labels: {{tier: airflow}}\nspec:\n  containers:\n  - name: base\n    command: ['{}']\n    env:\n    - {{name: FROM, value: template}}\n    - {{name: AIRFLOW__UPDRAFT__DRAIN_GRACE, value: '1'}}\n",
         program.display()
     );
     std::fs::write(&template, text).expect("a template");
@@ -192,6 +192,7 @@ with DAG("own", schedule=None, default_args={"executor": "KubernetesExecutor", "
     BashOperator(task_id="no_image", executor_config=pod(waiting="ErrImagePull"))
     BashOperator(task_id="no_node", executor_config=pod(pending="0/3 nodes are available: 3 Insufficient cpu."))
     BashOperator(task_id="no_start", executor_config=pod(exit=2), retries=1, retry_delay=timedelta(0))
+    BashOperator(task_id="no_work", executor_config=pod(exit=0))
     BashOperator(task_id="no_pod", executor_config={"pod_override": k8s.V1Pod(spec=k8s.V1PodSpec(containers=[k8s.V1Container(name="base", env=[])], termination_grace_period_seconds="soon"))})
 "#;
 
@@ -215,6 +216,11 @@ fn a_pod_that_never_takes_its_task_fails_it_and_the_reason_is_told() {
             "no_start",
             2,
             "ended before it took the task: container base ended with exit code 2",
+        ),
+        (
+            "no_work",
+            1,
+            "ended before it took the task: container base ended with exit code 0",
         ),
         (
             "no_pod",
@@ -247,6 +253,14 @@ from airflow.providers.standard.operators.bash import BashOperator
 with DAG("own", schedule=None) as dag:
     BashOperator(task_id="long", bash_command="echo begun; while [ ! -e GO ]; do sleep 0.1; done; echo done", executor="KubernetesExecutor")
 "#;
+
+/// The task of [`LONG`], whose first try lasts until it is ended.
+fn until_second_try() -> String {
+    LONG.replace(
+        "while [ ! -e GO ]; do sleep 0.1; done; ",
+        "[ {{ ti.try_number }} = 2 ] || sleep 600;",
+    )
+}
 
 fn running_pod(kubernetes: &Kubernetes, api: &Api, run_id: &str) -> Value {
     eventually("the task runs in its pod", PATIENCE, || {
@@ -301,10 +315,7 @@ fn a_pod_outlives_every_component_and_is_made_once() {
 
 #[test]
 fn a_pod_that_is_killed_is_followed_by_the_next_try_at_once() {
-    let Some(world) = world(&LONG.replace(
-        "while [ ! -e GO ]; do sleep 0.1; done; ",
-        "[ {{ ti.try_number }} = 2 ] || sleep 600;",
-    )) else {
+    let Some(world) = world(&until_second_try()) else {
         return;
     };
     let run_id = start_run(&world.api);
@@ -323,6 +334,30 @@ fn a_pod_that_is_killed_is_followed_by_the_next_try_at_once() {
     );
     assert_eq!(task(&world.api, &run_id, "long")["try_number"], 2);
     assert_eq!(made(&world.kubernetes), 2);
+}
+
+#[test]
+fn a_pod_that_is_told_to_go_gives_its_task_back_for_another_try() {
+    let Some(world) = world(&until_second_try()) else {
+        return;
+    };
+    let run_id = start_run(&world.api);
+    let pod = running_pod(&world.kubernetes, &world.api, &run_id);
+    world
+        .kubernetes
+        .take_away(pod["metadata"]["name"].as_str().expect("a name"));
+    assert_eq!(
+        ended(&world.api, &run_id),
+        "success",
+        "{}",
+        world.process.output()
+    );
+    assert_eq!(task(&world.api, &run_id, "long")["try_number"], 2);
+    let log = world.api.log("own", &run_id, "long", 1);
+    assert!(
+        log.iter().any(|line| line.contains("tried again elsewhere")),
+        "{log:?}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
 use proto::v1::claim_reply::Outcome;
 use proto::v1::{Claim, Ending, StartTask};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -25,6 +26,7 @@ const CLAIM_TRIES: u32 = 8;
 pub(crate) struct Running {
     tasks: Arc<Mutex<HashMap<TaskInstanceId, (ClaimEpoch, CancellationToken)>>>,
     ended: Arc<Notify>,
+    given_up: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -71,10 +73,21 @@ impl Running {
         }
     }
 
-    pub(crate) fn stop_all(&self) {
+    /// Stops everything, for others to try again: nothing that fails by it is reported as a failure.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
         for (_, token) in self.lock().values() {
             token.cancel();
         }
+    }
+
+    /// Begins anew after having given up.
+    pub(crate) fn resume(&self) {
+        self.given_up.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing runs.

@@ -92,9 +92,11 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
 
 /// The claims of the present life are void: stops what runs, then begins a new life.
 async fn start_over(shared: &Shared) -> Duration {
-    shared.running.stop_all();
+    shared.running.give_up();
     tokio::time::timeout(Duration::from_secs(10), shared.running.empty())
         .await
         .ok();
-    register(shared).await
+    let lease = register(shared).await;
+    shared.running.resume();
+    lease
 }

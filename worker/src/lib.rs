@@ -45,6 +45,8 @@ pub struct Life {
     pub health: Health,
 }
 
+/// How long tasks get to end when the worker itself must.
+const LAST_MOMENTS: Duration = Duration::from_secs(5);
 /// How long the watchdog waits for the process to end once the worker has left.
 const AFTERWARDS: Duration = Duration::from_secs(60);
 
@@ -199,6 +201,16 @@ impl Shared {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
+    /// Time between SIGTERM and SIGKILL for a task that is being stopped.
+    fn kill_patience(&self) -> Duration {
+        let usual = self.config.core.killed_task_cleanup_time;
+        if self.running.has_given_up() {
+            usual.min(LAST_MOMENTS)
+        } else {
+            usual
+        }
+    }
+
     /// Waits until no task runs any more, or the grace is over; then stops the rest.
     async fn drain(&self, stop: &Stop) {
         let count = self.running.len();
@@ -218,7 +230,7 @@ impl Shared {
             count = self.running.len(),
             "stopping running tasks; they will be tried again elsewhere"
         );
-        self.running.stop_all();
+        self.running.give_up();
         tokio::time::timeout(Duration::from_secs(10), self.running.empty())
             .await
             .ok();

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 
 /// How long a record waits for others before it is sent.
 const LINGER: Duration = Duration::from_millis(200);
+/// How long a worker that must end waits for the end of a log to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Bytes sent at a time.
 const CHUNK: usize = 512 << 10;
 /// Bytes that wait to be sent at most; then whoever writes waits, too.
@@ -155,6 +157,12 @@ impl TryLog {
                 }
             }
         }
+    }
+
+    /// Sends what is left, for as long as a worker that must end can wait for it.
+    pub(crate) async fn send_rest(&self) {
+        let rest = async { while self.has_waiting() && self.send_chunk().await {} };
+        tokio::time::timeout(LAST_WORDS, rest).await.ok();
     }
 
     fn has_waiting(&self) -> bool {

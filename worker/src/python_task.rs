@@ -129,7 +129,6 @@ impl Supervision<'_> {
             cause = Some(format!("the task could not be told what to run: {error}"));
             child.signal(Signal::SIGKILL);
         }
-        let patience = self.shared.config.core.killed_task_cleanup_time;
         let mut kill_at: Option<Instant> = None;
         let mut overtime: Option<Instant> = None;
         let mut open = cause.is_none();
@@ -143,7 +142,7 @@ impl Supervision<'_> {
                 () = stop.cancelled(), if cause.is_none() => {
                     cause = Some("stopped: the task instance is not to run any more".to_owned());
                     child.signal(Signal::SIGTERM);
-                    kill_at = Some(Instant::now() + patience);
+                    kill_at = Some(Instant::now() + self.shared.kill_patience());
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     if kill_at.is_some() {

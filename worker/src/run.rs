@@ -143,6 +143,13 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
         ms = begin.elapsed().as_millis(),
         "task ended"
     );
+    let failed = matches!(end.ending, Ending::Failed | Ending::UpForRetry);
+    if failed && shared.running.has_given_up() {
+        let text = "The worker is leaving; the task is tried again elsewhere.";
+        log.record("warning", "task", text).await;
+        log.send_rest().await;
+        return Ending::Unspecified;
+    }
     if let Some(cause) = &end.exit_cause {
         log.record("error", "task", cause).await;
     }

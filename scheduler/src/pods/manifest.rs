@@ -17,6 +17,11 @@ const SEQUENCE: &str = "updraft/hand-over";
 pub(super) const SEEN: &str = "updraft/seen";
 /// The container that runs the task.
 pub(super) const BASE: &str = "base";
+const DRAIN_GRACE: &str = "AIRFLOW__UPDRAFT__DRAIN_GRACE";
+/// Kubernetes' default, in seconds.
+const USUAL_GRACE: u64 = 30;
+/// Seconds that a worker needs at most to end its task and to say goodbye.
+const LEAVING: u64 = 15;
 const CONTROL_PLANE: &str = "AIRFLOW__UPDRAFT__CONTROL_PLANE";
 
 /// What a pod is made for.
@@ -65,6 +70,7 @@ pub(super) fn pod(
         pod["metadata"]["labels"][key] = value.into();
     }
     pod["spec"]["restartPolicy"] = "Never".into();
+    leave_time_to_leave(&mut pod);
     if pod.pointer("/spec/containers/0/image").is_none() {
         return Err(
             "no image is given; set [kubernetes_executor] worker_container_repository, or image in pod_template_file"
@@ -73,6 +79,23 @@ pub(super) fn pod(
     }
     serde_json::from_value(pod)
         .map_err(|error| format!("template and pod_override make no valid pod: {error}"))
+}
+
+/// A pod that is told to go is killed after its grace: by then the worker in it must have given its task back.
+fn leave_time_to_leave(pod: &mut Value) {
+    let grace = pod["spec"]["terminationGracePeriodSeconds"]
+        .as_u64()
+        .unwrap_or(USUAL_GRACE);
+    let Some(env) = pod
+        .pointer_mut("/spec/containers/0/env")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
+    if !env.iter().any(|entry| entry["name"] == DRAIN_GRACE) {
+        let drain = grace.saturating_sub(LEAVING).to_string();
+        env.push(json!({"name": DRAIN_GRACE, "value": drain}));
+    }
 }
 
 fn template(config: &Config) -> Result<Value, String> {

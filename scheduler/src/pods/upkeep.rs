@@ -172,6 +172,21 @@ impl Seen<'_> {
         (runs && ti.dispatch_seq == self.sequence).then_some(ti.worker_id)?
     }
 
+    /// Whether the pod ended for no fault of its own: told to go, evicted, lost with its node.
+    fn was_sent_away(&self) -> bool {
+        let status = self.pod.status.as_ref();
+        let reason = status.and_then(|status| status.reason.as_deref());
+        let moved = [
+            "Evicted",
+            "Preempting",
+            "NodeLost",
+            "NodeShutdown",
+            "Terminated",
+            "NodeAffinity",
+        ];
+        state::phase(self.pod) == "Succeeded" || reason.is_some_and(|reason| moved.contains(&reason))
+    }
+
     fn refusal(&self, ti: &TaskInstanceRecord, why: &str) -> Action {
         Action::Refuse {
             id: ti.id,
@@ -180,42 +195,57 @@ impl Seen<'_> {
         }
     }
 
+    /// How long its task has waited for it.
+    fn waited(&self) -> Duration {
+        let since = self.waiting().and_then(|ti| ti.queued_at).unwrap_or(self.now);
+        (self.now - since).to_std().unwrap_or_default()
+    }
+
     fn actions(&self, options: &KubernetesExecutor, patience: Duration) -> Vec<Action> {
-        let is_over = state::is_over(self.pod);
-        let mut actions = Vec::new();
-        if is_over {
-            if let Some(ti) = self.waiting() {
-                let why = format!("ended before it took the task: {}", state::cause(self.pod, BASE));
-                actions.push(self.refusal(ti, &why));
-            }
-            actions.extend(self.holder().map(Action::Bury));
-            let failed = state::phase(self.pod) == "Failed";
-            let wanted = options.delete_worker_pods && (!failed || options.delete_worker_pods_on_failure);
-            actions.push(if wanted { Action::Delete } else { Action::Keep });
-            return actions;
+        let is_late = self.waited() > patience;
+        if state::is_over(self.pod) {
+            return self.after_its_end(options, is_late);
         }
         let is_pending = state::phase(self.pod) == "Pending";
-        if let Some(ti) = self.waiting() {
-            let reason = state::waits_for(self.pod);
-            let fatal = state::waiting_reasons(self.pod)
-                .find(|reason| options.fatal_reasons.iter().any(|fatal| fatal == reason));
-            let waited = (self.now - ti.queued_at.unwrap_or(self.now))
-                .to_std()
-                .unwrap_or_default();
-            if fatal.is_some() && is_pending {
-                let reason = reason.as_deref().or(fatal).unwrap_or_default();
-                actions.push(self.refusal(ti, &format!("cannot start: {reason}")));
-                actions.push(Action::Delete);
-            } else if waited > patience {
-                let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
-                let why = format!("did not take the task within {} s: {reason}", patience.as_secs());
-                actions.push(self.refusal(ti, &why));
-                actions.push(Action::Delete);
-            }
-        } else if is_pending && self.holder().is_none() {
+        let Some(ti) = self.waiting() else {
             // Cleared, marked or deleted before it began.
-            actions.push(Action::Delete);
+            let is_unwanted = is_pending && self.holder().is_none();
+            return is_unwanted.then_some(Action::Delete).into_iter().collect();
+        };
+        let reason = state::waits_for(self.pod);
+        let is_fatal = |reason: &&str| options.fatal_reasons.iter().any(|fatal| fatal == reason);
+        let fatal = state::waiting_reasons(self.pod).find(is_fatal);
+        let why = if let Some(fatal) = fatal.filter(|_| is_pending) {
+            format!("cannot start: {}", reason.as_deref().unwrap_or(fatal))
+        } else if is_late {
+            let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
+            format!("did not take the task within {} s: {reason}", patience.as_secs())
+        } else {
+            return Vec::new();
+        };
+        vec![self.refusal(ti, &why), Action::Delete]
+    }
+
+    fn after_its_end(&self, options: &KubernetesExecutor, is_late: bool) -> Vec<Action> {
+        let was_sent_away = self.was_sent_away();
+        let mut actions = Vec::new();
+        if let Some(ti) = self.waiting() {
+            if was_sent_away && !is_late {
+                // Without its pod, the task is handed over again.
+                return vec![Action::Delete];
+            }
+            let why = format!("ended before it took the task: {}", state::cause(self.pod, BASE));
+            actions.push(self.refusal(ti, &why));
         }
+        actions.extend(self.holder().map(Action::Bury));
+        let failed = state::phase(self.pod) == "Failed" && !was_sent_away;
+        let is_cleared_away =
+            options.delete_worker_pods && (!failed || options.delete_worker_pods_on_failure);
+        actions.push(if is_cleared_away {
+            Action::Delete
+        } else {
+            Action::Keep
+        });
         actions
     }
 }

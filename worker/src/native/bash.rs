@@ -204,7 +204,7 @@ async fn execute(
     let reader =
         tokio::net::unix::pipe::Receiver::from_owned_fd(reader).map_err(|error| error.to_string())?;
     let limit = facts.start.execution_timeout;
-    let patience = shared.config.core.killed_task_cleanup_time;
+    let patience = || shared.kill_patience();
     let ended = wait(&mut child, reader, log, limit, patience, stop).await;
     drop(scratch);
     ended
@@ -252,7 +252,7 @@ async fn wait(
     mut output: tokio::net::unix::pipe::Receiver,
     log: &TryLog,
     limit: f64,
-    patience: Duration,
+    patience: impl Fn() -> Duration,
     stop: &CancellationToken,
 ) -> Result<(Ended, String), String> {
     let group = child
@@ -297,7 +297,7 @@ async fn wait(
     log.record("info", HOOK, "Sending SIGTERM signal to process group")
         .await;
     signal(Signal::SIGTERM);
-    if tokio::time::timeout(patience, &mut work).await.is_err() {
+    if tokio::time::timeout(patience(), &mut work).await.is_err() {
         signal(Signal::SIGKILL);
         tokio::time::timeout(Duration::from_secs(5), &mut work).await.ok();
     }
