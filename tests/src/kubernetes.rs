@@ -211,6 +211,8 @@ async fn create(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         inside.version += 1;
         pod["metadata"]["resourceVersion"] = inside.version.to_string().into();
         pod["metadata"]["uid"] = name.as_str().into();
+        let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        pod["metadata"]["creationTimestamp"] = now.into();
         pod["status"] = json!({"phase": "Pending"});
         if let Some(labels) = pod["metadata"]["labels"].as_object_mut() {
             labels.sort_keys();

@@ -195,16 +195,25 @@ impl Seen<'_> {
         }
     }
 
-    /// How long its task has waited for it.
+    /// How long its task has waited.
     fn waited(&self) -> Duration {
         let since = self.waiting().and_then(|ti| ti.queued_at).unwrap_or(self.now);
         (self.now - since).to_std().unwrap_or_default()
     }
 
+    /// How long the pod has been there; it may be the second one for its hand-over.
+    fn age(&self) -> Duration {
+        let made = self.pod.metadata.creation_timestamp.as_ref();
+        let age = made.map(|made| self.now.timestamp() - made.0.as_second());
+        age.map_or_else(
+            || self.waited(),
+            |age| Duration::from_secs(age.try_into().unwrap_or(0)),
+        )
+    }
+
     fn actions(&self, options: &KubernetesExecutor, patience: Duration) -> Vec<Action> {
-        let is_late = self.waited() > patience;
         if state::is_over(self.pod) {
-            return self.after_its_end(options, is_late);
+            return self.after_its_end(options, self.waited() > patience);
         }
         let is_pending = state::phase(self.pod) == "Pending";
         let Some(ti) = self.waiting() else {
@@ -217,7 +226,7 @@ impl Seen<'_> {
         let fatal = state::waiting_reasons(self.pod).find(is_fatal);
         let why = if let Some(fatal) = fatal.filter(|_| is_pending) {
             format!("cannot start: {}", reason.as_deref().unwrap_or(fatal))
-        } else if is_late {
+        } else if self.age() > patience {
             let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
             format!("did not take the task within {} s: {reason}", patience.as_secs())
         } else {
