@@ -3,7 +3,7 @@
 use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
-use model::dag::{Dag, Expansion, MappedLength};
+use model::dag::{Dag, Expansion};
 use model::dag_run::{DagRunEvent, DagRunState};
 use model::{DagId, DagRunKey, TaskId, Timestamp};
 use scheduling::{Decision, Plan, RunSnapshot, plan_run};
@@ -137,6 +137,7 @@ impl Shared {
         };
         let plan = plan_run(&RunSnapshot {
             dag,
+            start_date: run.start_date,
             paused,
             tasks: &tasks,
             active_over_runs: &active_over_runs,
@@ -202,10 +203,7 @@ fn mapped_over(dag: &Dag) -> Vec<TaskId> {
             Some(Expansion::Unsupported(_)) | None => None,
         })
         .flatten()
-        .filter_map(|length| match length {
-            MappedLength::XCom(source) => Some(source.clone()),
-            MappedLength::Literal(_) => None,
-        })
+        .flat_map(|length| length.sources().into_iter().cloned())
         .collect();
     sources.sort();
     sources.dedup();

@@ -3,7 +3,7 @@
 //!
 //! The script is JSON: `lines` (what the base container writes), `exit` (its code), `pending` (why it never starts),
 //! `xcom` (what the sidecar hands out), `until_deleted` (it runs until somebody deletes it), `waiting` (why its image does
-//! not come). A pod without a script runs what its first container says as a process of this machine.
+//! not come). A pod of the KubernetesExecutor without a script runs what its first container says as a process of this machine.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -220,10 +220,11 @@ async fn create(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         inside.pods.insert(name.clone(), pod.clone());
         inside.history.push(format!("create {name}"));
     }
-    if pod["metadata"]["annotations"]["script"].is_string() {
-        tokio::spawn(live(Arc::clone(&shared), name, pod.clone()));
-    } else {
+    let is_scripted = pod["metadata"]["annotations"]["script"].is_string();
+    if pod["metadata"]["labels"]["kubernetes_executor"] == "True" && !is_scripted {
         tokio::spawn(kubelet::run(Arc::clone(&shared), name, pod.clone()));
+    } else {
+        tokio::spawn(live(Arc::clone(&shared), name, pod.clone()));
     }
     (StatusCode::CREATED, axum::Json(pod)).into_response()
 }

@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+pub mod conformance;
 mod engine;
 mod installation;
 mod kubernetes;

@@ -140,6 +140,7 @@ fn seen(world: &World, run_id: &str, task: &str) -> Value {
         .find(|found| found["metadata"]["name"] == pod.as_str());
     let mut manifest = manifest.unwrap_or_default();
     manifest["metadata"]["resourceVersion"] = Value::Null;
+    manifest["metadata"]["creationTimestamp"] = Value::Null;
     manifest["status"] = Value::Null;
     let text = plain(&manifest.to_string())
         .replace("native-", "")

@@ -36,6 +36,12 @@ enum Chore {
     },
     /// Checks which crate may use which
     Arrows,
+    /// Runs DAG files on real Airflow and on Updraft and compares them: all examples of Airflow if none is named
+    Conformance {
+        /// Files and options; see `-- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
             }
         }),
         Chore::Arrows => arrows::check(),
+        Chore::Conformance { rest } => test::conformance(&rest),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -92,3 +92,24 @@ pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
     services::stop()?;
     tested
 }
+
+/// The same DAG files on real Airflow and on Updraft.
+pub(crate) fn conformance(rest: &[String]) -> anyhow::Result<()> {
+    let python = python()?;
+    step("build", cargo().args(["build", "--workspace", "--quiet"]))?;
+    step(
+        "conformance",
+        cargo()
+            .args([
+                "run",
+                "--quiet",
+                "-p",
+                "updraft-tests",
+                "--bin",
+                "conformance",
+                "--",
+            ])
+            .args(rest)
+            .env("UPDRAFT_TEST_PYTHON", python),
+    )
+}

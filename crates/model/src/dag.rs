@@ -6,7 +6,7 @@ pub use parse::SerializedDagError;
 
 use crate::timetable::Timetable;
 use crate::trigger_rule::TriggerRule;
-use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
+use crate::{DagId, ExecutorName, GroupId, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -108,8 +108,10 @@ pub struct Task {
     pub on_failure_fail_dagrun: bool,
     /// Whether its instances are made at run time (`expand`), alone or by its task group.
     pub is_mapped: bool,
-    /// What a mapped task expands over, where its own definition says so.
+    /// What a mapped task expands over: its own definition or its task group's says so.
     pub expansion: Option<Expansion>,
+    /// The mapped task group that it belongs to; instances of one group with the same index belong together.
+    pub mapped_group: Option<GroupId>,
 }
 
 /// What a mapped task expands over.
@@ -128,6 +130,45 @@ pub enum MappedLength {
     Literal(usize),
     /// The value that a task returned.
     XCom(TaskId),
+    /// Several, side by side: as long as the shortest, or as the longest where a value fills the gaps.
+    Zip {
+        /// What is put side by side.
+        parts: Vec<MappedLength>,
+        /// Whether the longest counts.
+        is_filled: bool,
+    },
+    /// Several, one after the other.
+    Concat(Vec<MappedLength>),
+}
+
+impl MappedLength {
+    /// The length, once every value that it depends on is there. `known` tells the length of what a task returned.
+    pub fn length(&self, known: &dyn Fn(&TaskId) -> Option<usize>) -> Option<usize> {
+        let lengths =
+            |parts: &[Self]| -> Option<Vec<usize>> { parts.iter().map(|part| part.length(known)).collect() };
+        match self {
+            Self::Literal(length) => Some(*length),
+            Self::XCom(task) => known(task),
+            Self::Zip {
+                parts,
+                is_filled: true,
+            } => lengths(parts)?.into_iter().max(),
+            Self::Zip {
+                parts,
+                is_filled: false,
+            } => lengths(parts)?.into_iter().min(),
+            Self::Concat(parts) => Some(lengths(parts)?.into_iter().sum()),
+        }
+    }
+
+    /// The tasks whose returned values it depends on.
+    pub fn sources(&self) -> Vec<&TaskId> {
+        match self {
+            Self::Literal(_) => Vec::new(),
+            Self::XCom(task) => vec![task],
+            Self::Zip { parts, .. } | Self::Concat(parts) => parts.iter().flat_map(Self::sources).collect(),
+        }
+    }
 }
 
 /// How long to wait between tries.

@@ -63,6 +63,10 @@ text_id!(
     TaskId
 );
 text_id!(
+    /// Name of a task group, unique within its DAG.
+    GroupId
+);
+text_id!(
     /// Name of a pool.
     PoolName
 );

@@ -15,7 +15,7 @@ pub mod timetable;
 pub mod trigger_rule;
 
 pub use ids::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
-    TaskInstanceId, TryNumber, WorkerId,
+    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, GroupId, MapIndex, PoolName, QueueName, RunId,
+    TaskId, TaskInstanceId, TryNumber, WorkerId,
 };
 pub use time::Timestamp;

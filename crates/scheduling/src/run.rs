@@ -3,9 +3,9 @@
 //! One pass in topological order decides everything that the snapshot allows: a chain of skips or upstream failures
 //! goes through at once, however long it is.
 
-use model::dag::{Dag, Expansion, MappedLength, Task};
+use model::dag::{Dag, Expansion, Task};
 use model::task_instance::StateName;
-use model::trigger_rule::{Ending, Upstreams, Verdict};
+use model::trigger_rule::{Ending, TriggerRule, Upstreams, Verdict};
 use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
 use std::collections::{HashMap, HashSet};
 
@@ -29,6 +29,8 @@ pub struct TaskSnapshot {
 pub struct RunSnapshot<'a> {
     /// Structure of the DAG, in the version of the run.
     pub dag: &'a Dag,
+    /// When the run started.
+    pub start_date: Option<Timestamp>,
     /// Whether the DAG is paused: nothing new is scheduled then, but the run may end.
     pub paused: bool,
     /// All its task instances.
@@ -60,6 +62,8 @@ pub enum Decision {
     Expand(usize),
     /// It uses something that cannot be run; fails with this text.
     Refuse(String),
+    /// It is stopped where it runs, and fails with this text.
+    Stop(&'static str),
 }
 
 /// A decision about a task instance.
@@ -82,6 +86,8 @@ pub enum RunEnd {
     TaskFailure,
     /// Nothing can go on.
     Deadlock,
+    /// It took longer than `dagrun_timeout`.
+    TimedOut,
 }
 
 impl RunEnd {
@@ -91,6 +97,7 @@ impl RunEnd {
             Self::Success => "success",
             Self::TaskFailure => "task_failure",
             Self::Deadlock => "all_tasks_deadlocked",
+            Self::TimedOut => "timed_out",
         }
     }
 
@@ -98,7 +105,7 @@ impl RunEnd {
     pub const fn is_failure(self) -> bool {
         match self {
             Self::Success => false,
-            Self::TaskFailure | Self::Deadlock => true,
+            Self::TaskFailure | Self::Deadlock | Self::TimedOut => true,
         }
     }
 }
@@ -117,7 +124,11 @@ pub struct Plan {
 /// Decides what becomes of a run. The same snapshot always gives the same plan.
 pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     let mut planner = Planner::new(snapshot);
+    if planner.is_too_late() {
+        return planner.give_up();
+    }
     planner.remove_orphans();
+    planner.fail_fast();
     for &at in snapshot.dag.topological() {
         planner.decide_task(at);
     }
@@ -163,7 +174,7 @@ impl<'a> Planner<'a> {
             Decision::FailUpstream => StateName::UpstreamFailed,
             Decision::Skip => StateName::Skipped,
             Decision::Remove => StateName::Removed,
-            Decision::Refuse(_) => StateName::Failed,
+            Decision::Refuse(_) | Decision::Stop(_) => StateName::Failed,
         };
         self.plan.moves.push(Move {
             id: ti.id,
@@ -182,6 +193,78 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether the run has had all the time it may take; else it is looked at again when it has.
+    fn is_too_late(&mut self) -> bool {
+        let timeout = self.snapshot.start_date.zip(self.snapshot.dag.dagrun_timeout);
+        let Some(deadline) = timeout.and_then(|(start, timeout)| start.checked_add_signed(timeout)) else {
+            return false;
+        };
+        self.wake_at(deadline);
+        deadline < self.snapshot.now
+    }
+
+    /// A run that took too long fails, and whatever is not finished is skipped, also what runs
+    /// (`SchedulerJobRunner._schedule_dag_run`).
+    fn give_up(mut self) -> Plan {
+        for at in 0..self.states.len() {
+            if !self.states[at].is_finished() {
+                self.decide(at, Decision::Skip);
+            }
+        }
+        self.plan.end = Some(RunEnd::TimedOut);
+        self.plan.wake_at = None;
+        self.plan
+    }
+
+    /// After the first failure nothing but teardowns goes on: what runs fails, the rest is skipped (`_stop_remaining_tasks`).
+    fn fail_fast(&mut self) {
+        if !self.snapshot.dag.fail_fast {
+            return;
+        }
+        let tasks = self.snapshot.tasks;
+        let failed: HashSet<&TaskId> = tasks
+            .iter()
+            .filter(|ti| ti.state == StateName::Failed)
+            .map(|ti| &ti.task_id)
+            .collect();
+        if failed.is_empty() {
+            return;
+        }
+        for (at, ti) in tasks.iter().enumerate() {
+            let goes_on = self
+                .snapshot
+                .dag
+                .task(&ti.task_id)
+                .is_none_or(|task| task.is_teardown)
+                || (failed.len() == 1 && failed.contains(&ti.task_id));
+            if goes_on || self.states[at].is_finished() {
+                continue;
+            }
+            let decision = match ti.state {
+                StateName::Running | StateName::Restarting => {
+                    Decision::Stop("Forcing task to fail due to dag's `fail_fast` setting.")
+                }
+                StateName::NoStatus
+                | StateName::Scheduled
+                | StateName::Queued
+                | StateName::UpForRetry
+                | StateName::UpForReschedule
+                | StateName::Deferred
+                | StateName::AwaitingInput
+                | StateName::Success
+                | StateName::Failed
+                | StateName::UpstreamFailed
+                | StateName::Skipped
+                | StateName::Removed => Decision::Skip,
+            };
+            self.decide(at, decision);
+        }
+    }
+
+    fn wake_at(&mut self, at: Timestamp) {
+        self.plan.wake_at = Some(self.plan.wake_at.map_or(at, |wake| wake.min(at)));
+    }
+
     fn decide_task(&mut self, task_at: usize) {
         let task = &self.snapshot.dag.tasks[task_at];
         let waiting: Vec<usize> = self.instances[task_at]
@@ -192,8 +275,13 @@ impl<'a> Planner<'a> {
         if waiting.is_empty() {
             return;
         }
-        let verdict = task.trigger_rule.judge(&self.upstreams(task));
+        // Instances of one task have the same fate, but for those of a mapped task group, which follow their own index.
+        let common = task
+            .mapped_group
+            .is_none()
+            .then(|| self.judge(task, MapIndex::UNMAPPED));
         for at in waiting {
+            let verdict = common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index));
             match verdict {
                 Verdict::Wait => {}
                 Verdict::End(ending) if self.states[at] == StateName::NoStatus => self.decide(
@@ -209,12 +297,47 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn upstreams(&self, task: &Task) -> Upstreams {
+    fn judge(&self, task: &Task, map_index: MapIndex) -> Verdict {
+        if task.mapped_group.is_some() && map_index == MapIndex::UNMAPPED {
+            // It expands as soon as what its group expands over is there, whatever is before it in the group.
+            return TriggerRule::AllSuccess.judge(&self.sources(task));
+        }
+        task.trigger_rule.judge(&self.upstreams(task, map_index))
+    }
+
+    /// The tasks whose values a mapped task group expands over.
+    fn sources(&self, task: &Task) -> Upstreams {
+        let mut up = Upstreams::default();
+        let Some(Expansion::Product(lengths)) = &task.expansion else {
+            return up;
+        };
+        for source in lengths.iter().flat_map(|length| length.sources()) {
+            if let Some(before) = self.snapshot.dag.position(source) {
+                for &at in &self.instances[before] {
+                    up.add(self.states[at], false);
+                }
+            }
+        }
+        up
+    }
+
+    fn upstreams(&self, task: &Task, map_index: MapIndex) -> Upstreams {
         let mut up = Upstreams::default();
         for &before in &task.upstream {
-            let is_setup = self.snapshot.dag.tasks[before].is_setup;
+            let other = &self.snapshot.dag.tasks[before];
+            let is_sibling = task.mapped_group.is_some() && other.mapped_group == task.mapped_group;
+            if is_sibling {
+                let same = |at: &&usize| self.snapshot.tasks[**at].map_index == map_index;
+                let twin = self.instances[before].iter().find(same);
+                // One that is not expanded yet has still to come.
+                up.add(
+                    twin.map_or(StateName::NoStatus, |at| self.states[*at]),
+                    other.is_setup,
+                );
+                continue;
+            }
             for &at in &self.instances[before] {
-                up.add(self.states[at], is_setup);
+                up.add(self.states[at], other.is_setup);
             }
         }
         up
@@ -224,7 +347,7 @@ impl<'a> Planner<'a> {
     fn consider(&mut self, at: usize, task: &Task) {
         let ti = &self.snapshot.tasks[at];
         if let Some(not_before) = ti.not_before.filter(|not_before| *not_before > self.snapshot.now) {
-            self.plan.wake_at = Some(self.plan.wake_at.map_or(not_before, |wake| wake.min(not_before)));
+            self.wake_at(not_before);
             return;
         }
         if self.snapshot.paused || self.snapshot.held_by_past.contains(&task.task_id) {
@@ -251,21 +374,16 @@ impl<'a> Planner<'a> {
                 ));
             }
             None => {
-                return Decision::Refuse(format!(
-                    "task {} is part of a mapped task group, which is not supported yet",
-                    task.task_id
-                ));
+                return Decision::Refuse(format!("task {} does not say what it expands over", task.task_id));
             }
         };
         let mut count = 1;
         for length in lengths {
-            count *= match length {
-                MappedLength::Literal(length) => *length,
-                MappedLength::XCom(source) => match self.snapshot.lengths.get(source) {
-                    Some(length) => *length,
-                    None => return Decision::FailUpstream,
-                },
-            };
+            let known = |source: &TaskId| self.snapshot.lengths.get(source).copied();
+            match length.length(&known) {
+                Some(length) => count *= length,
+                None => return Decision::FailUpstream,
+            }
         }
         if count == 0 {
             Decision::Skip

@@ -44,6 +44,7 @@ fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
 }
 
 struct World {
+    start_date: Option<Timestamp>,
     active_over_runs: HashMap<TaskId, u32>,
     held_by_past: HashSet<TaskId>,
     lengths: HashMap<TaskId, usize>,
@@ -52,6 +53,7 @@ struct World {
 fn plan_in(world: &World, dag: &Dag, tasks: &[TaskSnapshot], paused: bool) -> Plan {
     plan_run(&RunSnapshot {
         dag,
+        start_date: world.start_date,
         paused,
         tasks,
         active_over_runs: &world.active_over_runs,
@@ -63,6 +65,7 @@ fn plan_in(world: &World, dag: &Dag, tasks: &[TaskSnapshot], paused: bool) -> Pl
 
 fn world() -> World {
     World {
+        start_date: None,
         active_over_runs: HashMap::new(),
         held_by_past: HashSet::new(),
         lengths: HashMap::new(),
@@ -187,6 +190,85 @@ fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
         (decisions(&none), none.end),
         (vec![Decision::Skip], Some(RunEnd::Success))
     );
+}
+
+#[test]
+fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
+    let mut dag = Dag::from_serialized(&json!({"__version": 3, "dag": {
+        "dag_id": "d", "max_active_tasks": 16, "max_active_runs": 1,
+        "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+        "tasks": [
+            {"__type": "operator", "__var": {"task_id": "g.a", "task_type": "X", "_needs_expansion": true, "downstream_task_ids": ["g.b"]}},
+            {"__type": "operator", "__var": {"task_id": "g.b", "task_type": "X", "_needs_expansion": true}},
+        ],
+        "task_group": {"_group_id": null, "children": {"g": ["taskgroup", {"_group_id": "g", "is_mapped": true,
+            "expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {"n": [1, 2]}}},
+            "children": {"g.a": ["operator", "g.a"], "g.b": ["operator", "g.b"]}}]}},
+    }}))
+    .unwrap();
+    dag.max_active_runs = 1;
+    let unexpanded = plan(&dag, &instances(&dag, &[NoStatus, NoStatus]));
+    assert_eq!(decisions(&unexpanded), [Decision::Expand(2), Decision::Expand(2)]);
+    let one = |task_id: &str, index: i32, state: StateName| TaskSnapshot {
+        id: TaskInstanceId::new(Uuid::new_v4()),
+        task_id: task_id.into(),
+        map_index: MapIndex(index),
+        state,
+        not_before: None,
+    };
+    let tasks = [
+        one("g.a", 0, Success),
+        one("g.a", 1, Failed),
+        one("g.b", 0, NoStatus),
+        one("g.b", 1, NoStatus),
+    ];
+    let next = plan(&dag, &tasks);
+    let fate = |at: usize| {
+        let found = next.moves.iter().find(|planned| planned.id == tasks[at].id);
+        found.map(|planned| planned.decision.clone())
+    };
+    assert_eq!(
+        (fate(2), fate(3)),
+        (Some(Decision::Schedule), Some(Decision::FailUpstream))
+    );
+}
+
+#[test]
+fn a_run_that_takes_too_long_fails_and_says_before_when_to_look() {
+    let mut dag = chain(&["all_success"; 3]);
+    dag.dagrun_timeout = Some(Duration::seconds(9));
+    let tasks = instances(&dag, &[Success, Running, NoStatus]);
+    let mut began = world();
+    began.start_date = Some(DateTime::UNIX_EPOCH - Duration::seconds(5));
+    let early = plan_in(&began, &dag, &tasks, false);
+    assert_eq!(
+        (early.wake_at, early.end),
+        (Some(DateTime::UNIX_EPOCH + Duration::seconds(4)), None)
+    );
+    began.start_date = Some(DateTime::UNIX_EPOCH - Duration::seconds(10));
+    let late = plan_in(&began, &dag, &tasks, false);
+    assert_eq!(decisions(&late), [Decision::Skip, Decision::Skip]);
+    assert_eq!(late.end, Some(RunEnd::TimedOut));
+}
+
+#[test]
+fn the_first_failure_stops_a_dag_that_fails_fast_but_not_its_teardowns() {
+    let task = |id: &str, teardown: bool| json!({"task_id": id, "task_type": "X", "is_teardown": teardown});
+    let mut dag = dag_of(
+        vec![
+            task("bad", false),
+            task("runs", false),
+            task("waits", false),
+            task("clears", true),
+        ],
+        16,
+    );
+    dag.fail_fast = true;
+    let tasks = instances(&dag, &[Failed, Running, UpForRetry, Running]);
+    let plan = plan(&dag, &tasks);
+    assert!(matches!(plan.moves[0].decision, Decision::Stop(_)));
+    assert_eq!(plan.moves[1].decision, Decision::Skip);
+    assert_eq!((plan.moves.len(), plan.end), (2, None));
 }
 
 #[test]

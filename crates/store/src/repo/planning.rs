@@ -263,7 +263,11 @@ impl Tx {
                     continue;
                 }
                 Decision::Refuse(why) => {
-                    self.refuse(planned, why, now).await?;
+                    self.fail(planned, why, now).await?;
+                    continue;
+                }
+                Decision::Stop(why) => {
+                    self.fail(planned, why, now).await?;
                     continue;
                 }
             };
@@ -302,9 +306,9 @@ impl Tx {
         Ok(())
     }
 
-    async fn refuse(&mut self, planned: &Move, why: &str, now: Timestamp) -> Result<(), StoreError> {
-        let sql = "UPDATE task_instance SET state = 'failed', exit_cause = ?, start_date = ?, end_date = ?, updated_at = ? \
-                   WHERE id = ? AND state = ?";
+    async fn fail(&mut self, planned: &Move, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET state = 'failed', exit_cause = ?, start_date = COALESCE(start_date, ?), \
+                   end_date = ?, updated_at = ? WHERE id = ? AND state = ?";
         let values = params![why, now, now, now, planned.id, planned.from.as_str()];
         match self.execute(sql, values).await?.rows {
             1 => Ok(()),

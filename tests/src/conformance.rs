@@ -1,0 +1,9 @@
+//! The same DAG files on real Airflow and on Updraft, and what a user sees of each.
+
+mod compare;
+mod engines;
+mod observe;
+
+pub use compare::{Chosen, Difference, compare};
+pub use engines::{Engines, Side};
+pub use observe::{Observed, observe};
