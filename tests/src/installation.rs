@@ -18,10 +18,20 @@ fn free_port() -> u16 {
 
 /// The folder of the built programs.
 fn programs() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    test.parent()
-        .and_then(Path::parent)
-        .expect("target/debug")
+    let own = std::env::current_exe().expect("our own path");
+    // Tests are in a folder below the programs, tools beside them.
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .find(|folder| folder.join("updraft").exists());
+    found
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no updraft near {}; run `cargo build --workspace`",
+                own.display()
+            )
+        })
         .to_owned()
 }
 
