@@ -22,11 +22,14 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 /// The shim's modules, in the order in which they are run.
-const PROGRAM: [(&str, &str); 5] = [
+const PROGRAM: [(&str, &str); 8] = [
     (
         "updraft_old_modules",
         concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
     ),
+    ("updraft_notes", include_str!("shim/notes.py")),
+    ("updraft_stand_ins", include_str!("shim/stand_ins.py")),
+    ("updraft_old_names", include_str!("shim/old_names.py")),
     ("updraft_compat", include_str!("shim/compat.py")),
     ("updraft_containers", include_str!("shim/containers.py")),
     ("updraft_native", include_str!("shim/native.py")),

@@ -15,168 +15,23 @@ import os
 import sys
 import types
 
-STANDARD = "airflow.providers.standard."
+import updraft_notes
+import updraft_stand_ins
+from updraft_notes import note
+from updraft_old_names import (
+    CLASS_ARGUMENTS, DAG_ARGUMENTS, DAG_NOTHING, MODULES, NAMES, OPTIONS, RULES, SCHEDULES, TASK_ARGUMENTS, TASK_NOTHING,
+    read_modules,
+)
+from updraft_stand_ins import pod_resources
 
-# Module -> name -> where it is now.
-MODULES = {
-    "airflow.operators.bash_operator": {"BashOperator": STANDARD + "operators.bash"},
-    "airflow.operators.python_operator": {
-        name: STANDARD + "operators.python"
-        for name in ("PythonOperator", "BranchPythonOperator", "ShortCircuitOperator", "PythonVirtualenvOperator")
-    },
-    "airflow.operators.dummy": {"DummyOperator": (STANDARD + "operators.empty", "EmptyOperator")},
-    "airflow.operators.dummy_operator": {"DummyOperator": (STANDARD + "operators.empty", "EmptyOperator")},
-    "airflow.operators.branch_operator": {"BaseBranchOperator": STANDARD + "operators.branch"},
-    "airflow.operators.latest_only_operator": {"LatestOnlyOperator": STANDARD + "operators.latest_only"},
-    "airflow.operators.dagrun_operator": {"TriggerDagRunOperator": STANDARD + "operators.trigger_dagrun"},
-    "airflow.operators.email_operator": {"EmailOperator": "airflow.providers.smtp.operators.smtp"},
-    "airflow.operators.docker_operator": {"DockerOperator": "airflow.providers.docker.operators.docker"},
-    "airflow.sensors.base_sensor_operator": {"BaseSensorOperator": "airflow.sdk.bases.sensor"},
-    "airflow.sensors.external_task_sensor": {
-        "ExternalTaskSensor": STANDARD + "sensors.external_task", "ExternalTaskMarker": STANDARD + "sensors.external_task",
-    },
-    "airflow.sensors.date_time_sensor": {"DateTimeSensor": STANDARD + "sensors.date_time"},
-    "airflow.sensors.time_delta_sensor": {"TimeDeltaSensor": STANDARD + "sensors.time_delta"},
-    "airflow.sensors.python_sensor": {"PythonSensor": STANDARD + "sensors.python"},
-    "airflow.hooks.base_hook": {"BaseHook": "airflow.sdk.bases.hook"},
-    "airflow.datasets": {
-        "Dataset": ("airflow.sdk", "Asset"), "DatasetAlias": ("airflow.sdk", "AssetAlias"),
-        "DatasetAll": ("airflow.sdk", "AssetAll"), "DatasetAny": ("airflow.sdk", "AssetAny"),
-    },
-    "airflow.models.baseoperator": {
-        "BaseOperator": "airflow.sdk", "chain": "airflow.sdk", "cross_downstream": "airflow.sdk",
-        "BaseOperatorLink": "airflow.sdk",
-    },
-    "airflow.models.dagbag": {"DagBag": "airflow.dag_processing.dagbag"},
-    "airflow.contrib.operators.bash_operator": {"BashOperator": STANDARD + "operators.bash"},
-    "airflow.contrib.operators.kubernetes_pod_operator": {
-        "KubernetesPodOperator": "airflow.providers.cncf.kubernetes.operators.pod"
-    },
-    "airflow.contrib.sensors.file_sensor": {"FileSensor": STANDARD + "sensors.filesystem"},
-    "airflow.contrib.sensors.python_sensor": {"PythonSensor": STANDARD + "sensors.python"},
-    "airflow.contrib.sensors.bash_sensor": {"BashSensor": STANDARD + "sensors.bash"},
-    "airflow.contrib.sensors.weekday_sensor": {"DayOfWeekSensor": STANDARD + "sensors.weekday"},
-    "airflow.contrib.hooks.fs_hook": {"FSHook": STANDARD + "hooks.filesystem"},
-    "airflow.providers.cncf.kubernetes.operators.kubernetes_pod": {
-        "KubernetesPodOperator": "airflow.providers.cncf.kubernetes.operators.pod"
-    },
-}
-MODULES.update({
-    "airflow.datasets.metadata": {"Metadata": "airflow.sdk"},
-    "airflow.timetables.datasets": {"DatasetOrTimeSchedule": "updraft_compat"},
-    "airflow.utils.weekday": {"WeekDay": STANDARD + "utils.weekday"},
-    "airflow.utils.log.secrets_masker": {
-        "mask_secret": "airflow.sdk.log", "redact": "airflow.sdk._shared.secrets_masker",
-    },
-    "airflow.utils.module_loading": {
-        name: "airflow.sdk._shared.module_loading" for name in ("import_string", "qualname", "iter_namespace")
-    },
-    "airflow.utils.python_virtualenv": {
-        name: STANDARD + "utils.python_virtualenv" for name in ("prepare_virtualenv", "write_python_script")
-    },
-    "airflow.template.templater": {
-        name: "airflow.sdk.definitions._internal.templater" for name in ("LiteralValue", "Templater")
-    },
-    "airflow.decorators.bash": {"bash_task": STANDARD + "decorators.bash"},
-    "airflow.decorators.branch_python": {"branch_task": STANDARD + "decorators.branch_python"},
-    "airflow.decorators.condition": {
-        name: "airflow.sdk.definitions.decorators.condition" for name in ("run_if", "skip_if")
-    },
-    "airflow.decorators.external_python": {"external_python_task": STANDARD + "decorators.external_python"},
-    "airflow.decorators.python": {"python_task": STANDARD + "decorators.python"},
-    "airflow.decorators.python_virtualenv": {"virtualenv_task": STANDARD + "decorators.python_virtualenv"},
-    "airflow.decorators.sensor": {"sensor_task": STANDARD + "decorators.sensor"},
-    "airflow.decorators.setup_teardown": {
-        name: "airflow.sdk.definitions.decorators.setup_teardown" for name in ("setup_task", "teardown_task")
-    },
-    "airflow.decorators.short_circuit": {"short_circuit_task": STANDARD + "decorators.short_circuit"},
-    "airflow.decorators.task_group": {"task_group": "airflow.sdk"},
-})
-_KUBERNETES = {
-    "secret": {"Secret": "airflow.providers.cncf.kubernetes.secret"},
-    "volume": {"Volume": "updraft_compat"}, "volume_mount": {"VolumeMount": "updraft_compat"},
-    "pod": {"Port": "updraft_compat", "Resources": "updraft_compat"},
-    "pod_runtime_info_env": {"PodRuntimeInfoEnv": "updraft_compat"},
-}
-for _name, _names in _KUBERNETES.items():
-    for _package in ("airflow.kubernetes", "airflow.contrib.kubernetes", "airflow.providers.cncf.kubernetes.backcompat"):
-        MODULES[f"{_package}.{_name}"] = _names
-MODULES["airflow.operators.subdag"] = MODULES["airflow.operators.subdag_operator"] = {"SubDagOperator": "updraft_compat"}
-
-
-def read_modules(text):
-    """Adds what else moved: lines of old module, name, and where it is now (`@` stands for the providers)."""
-    for line in text.splitlines():
-        module, name, now = line.split()
-        now = f"airflow.providers.{now[1:]}" if now.startswith("@") else f"airflow.{now}"
-        where, _, renamed = now.rpartition(".")
-        MODULES.setdefault(f"airflow.{module}", {}).setdefault(name, (where, renamed or name))
-
-
-# Old names that modules of today lack.
-NAMES = {
-    "airflow.utils.helpers": {"chain": "airflow.sdk", "cross_downstream": "airflow.sdk"},
-    "airflow.operators.python": {"is_venv_installed": "updraft_compat", "task": "airflow.sdk"},
-    "airflow.operators.trigger_dagrun": {"TriggerDagRunLink": STANDARD + "operators.trigger_dagrun"},
-    "airflow.models.baseoperator": {"BaseOperatorMeta": "airflow.sdk.bases.operator"},
-    "airflow.models.dag": {"DagContext": "airflow.sdk.definitions._internal.contextmanager"},
-    "airflow.utils.edgemodifier": {"EdgeModifier": "airflow.sdk.definitions.edges"},
-    "airflow.utils.operator_helpers": {"context_to_airflow_vars": "airflow.sdk.execution_time.context"},
-    "airflow.utils.task_group": {
-        "MappedTaskGroup": "airflow.sdk.definitions.taskgroup",
-        "TaskGroupContext": "airflow.sdk.definitions._internal.contextmanager",
-    },
-    "airflow.utils.timezone": {
-        name: "airflow.sdk._shared.timezones.timezone" for name in ("is_localized", "is_naive", "make_aware", "make_naive")
-    },
-    "airflow.utils.file": {"TemporaryDirectory": "tempfile"},
-}
-SCHEDULES = ("schedule_interval", "timetable")
-DAG_ARGUMENTS = {"concurrency": "max_active_tasks", "fail_stop": "fail_fast"}
-DAG_NOTHING = ("default_view", "orientation", "full_filepath", "sla_miss_callback")
-TASK_ARGUMENTS = {"task_concurrency": "max_active_tis_per_dag", "xcom_push": "do_xcom_push"}
-TASK_NOTHING = ("provide_context", "sla")
-RULES = {"dummy": "always", "none_failed_or_skipped": "none_failed_min_one_success"}
-
-_notes = {}
-_old_files = set()
 _old_dag = contextvars.ContextVar("old_dag", default=False)
-_airflow = None
-
-
-def _place():
-    """File and line of the user code that we were called from."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name != _OWN and not name.startswith(("<", _airflow)) and f"{os.sep}importlib{os.sep}" not in name:
-            return name, frame.f_lineno
-        frame = frame.f_back
-    return "", 0
-
-
-_OWN = _place.__code__.co_filename
-
-
-def note(old, modern):
-    """Notes one use; the file counts as an old one from here on."""
-    file, line = _place()
-    if file:
-        _old_files.add(file)
-        _notes.setdefault((file, line, old), modern)
-
-
-def notes():
-    """All uses so far."""
-    return [
-        {"file": file, "line": line, "old": old, "modern": modern} for (file, line, old), modern in _notes.items()
-    ]
 
 
 def _target(module, entry, name):
     where, now = entry if isinstance(entry, tuple) else (entry, name)
     value = getattr(importlib.import_module(where), now)
-    if where == "updraft_compat":
+    if where == "updraft_stand_ins":
+        # It notes its use itself.
         return value
     note(f"{module}.{name}", f"from {where} import {now}")
     return value
@@ -206,104 +61,9 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__all__ = list(names)
 
 
-def days_ago(n, hour=0, minute=0, second=0, microsecond=0):
-    """Midnight so many days ago (UTC)."""
-    import datetime
-
-    from airflow.sdk import timezone
-
-    note("airflow.utils.dates.days_ago", "a fixed start_date: datetime(2021, 1, 1)")
-    today = timezone.utcnow().replace(hour=hour, minute=minute, second=second, microsecond=microsecond)
-    return today - datetime.timedelta(days=n)
-
-
-def apply_defaults(func):
-    """Operators apply defaults by themselves."""
-    note("airflow.utils.decorators.apply_defaults", "nothing: leave it out")
-    return func
-
-
-def _model(kind, old, **fields):
-    """A Kubernetes model of a name that Airflow had a class of its own for; fields as Kubernetes spells them."""
-    from kubernetes.client import ApiClient
-
-    note(old, f"kubernetes.client.models.{kind}")
-    fields = {key: value for key, value in fields.items() if value is not None}
-    return ApiClient()._ApiClient__deserialize(fields, kind)
-
-
-def Volume(name, configs):
-    return _model("V1Volume", "Volume", name=name, **configs)
-
-
-def VolumeMount(name, mount_path, sub_path=None, read_only=False):
-    return _model("V1VolumeMount", "VolumeMount", name=name, mountPath=mount_path, subPath=sub_path, readOnly=read_only)
-
-
-def Port(name=None, container_port=None):
-    return _model("V1ContainerPort", "Port", name=name, containerPort=container_port)
-
-
-def Resources(**amounts):
-    note("Resources", "kubernetes.client.models.V1ResourceRequirements")
-    return _pod_resources(amounts)
-
-
-def PodRuntimeInfoEnv(name=None, field_path=None):
-    return _model("V1EnvVar", "PodRuntimeInfoEnv", name=name, valueFrom={"fieldRef": {"fieldPath": field_path}})
-
-
-def DatasetOrTimeSchedule(*, timetable, datasets):
-    from airflow.timetables.assets import AssetOrTimeSchedule
-
-    note("DatasetOrTimeSchedule", "AssetOrTimeSchedule(timetable=..., assets=...)")
-    return AssetOrTimeSchedule(timetable=timetable, assets=datasets)
-
-
-def is_venv_installed():
-    import shutil
-
-    return bool(shutil.which("virtualenv") or importlib.util.find_spec("virtualenv"))
-
-
-def parse_execution_date(text):
-    from airflow.sdk import timezone
-
-    note("airflow.utils.dates.parse_execution_date", "airflow.sdk.timezone.parse")
-    return timezone.parse(text)
-
-
-def SubDagOperator(*, task_id, subdag, dag=None, **_):
-    """The tasks of a DAG within a DAG become a task group of the outer one, as Airflow 3 has it."""
-    from airflow.sdk import TaskGroup
-    from airflow.sdk.definitions._internal.contextmanager import DagContext
-
-    note("SubDagOperator", f"with TaskGroup({task_id!r}): ...")
-    outer = dag or DagContext.get_current()
-    group = TaskGroup(group_id=task_id, dag=outer)
-    tasks = list(subdag.tasks)
-    names = {task.task_id: group.child_id(task.task_id) for task in tasks}
-    subdag.task_dict.clear()
-    subdag.task_group.children.clear()
-    for pair in [pair for pair in DagContext.autoregistered_dags if pair[0] is subdag]:
-        DagContext.autoregistered_dags.discard(pair)
-    for task in tasks:
-        task.task_id = names[task.task_id]
-        task.upstream_task_ids = {names[name] for name in task.upstream_task_ids}
-        task.downstream_task_ids = {names[name] for name in task.downstream_task_ids}
-        task._dag = None
-        task.task_group = None
-        group.add(task)
-        task.task_group = group
-        outer.add_task(task)
-    return group
-
-
 def _add_names():
     for module, name, value in (
-        ("airflow.utils.dates", "days_ago", days_ago),
-        ("airflow.utils.dates", "parse_execution_date", parse_execution_date),
-        ("airflow.utils.decorators", "apply_defaults", apply_defaults),
+        ("airflow.utils.decorators", "apply_defaults", updraft_stand_ins.apply_defaults),
         ("airflow.exceptions", "RemovedInAirflow3Warning", DeprecationWarning),
     ):
         module = importlib.import_module(module)
@@ -368,6 +128,9 @@ def _renamed(arguments, names, nothing):
         if old in arguments:
             note(f"{old}=", f"{new}=")
             value = arguments.pop(old)
+            # Airflow 2 let the old name of this one win.
+            if old == "concurrency" and value:
+                arguments[new] = value
             arguments.setdefault(new, value)
     for old in nothing:
         if old in arguments:
@@ -391,7 +154,8 @@ def _dag_arguments(arguments, positional):
         defaults = arguments["default_args"] = dict(defaults)
         _renamed(defaults, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in defaults])
         _old_rule(defaults)
-    is_old = _place()[0] in _old_files
+        _old_values(defaults)
+    is_old = updraft_notes.is_old(updraft_notes.place()[0])
     if is_old:
         import datetime
 
@@ -411,6 +175,11 @@ def _wrap_dag():
 
     @functools.wraps(original)
     def init(self, *args, **kwargs):
+        if len(args) > 1 and isinstance(args[1], str):
+            # What came second and third before Airflow 3.
+            note("DAG(id, description, schedule)", "DAG(id, description=..., schedule=...)")
+            kwargs.update(zip(("description", "schedule_interval"), args[1:3]))
+            args = args[:1]
         token = _old_dag.set(_dag_arguments(kwargs, args))
         try:
             original(self, *args, **kwargs)
@@ -418,6 +187,10 @@ def _wrap_dag():
             _old_dag.reset(token)
 
     def timetable(schedule, zone):
+        presets = getattr(sys.modules.get("airflow.utils.dates"), "cron_presets", {})
+        if isinstance(schedule, str):
+            # Files may have added presets of their own.
+            schedule = presets.get(schedule, schedule)
         made = create(schedule, zone)
         if _old_dag.get():
             kind = type(made).__name__
@@ -427,6 +200,9 @@ def _wrap_dag():
                 return DeltaDataIntervalTimetable(schedule)
         return made
 
+    for old, new in (("schedule_interval", "schedule"), ("concurrency", "max_active_tasks")):
+        if not hasattr(module.DAG, old):
+            setattr(module.DAG, old, property(lambda self, new=new: getattr(self, new)))
     module.DAG.__init__ = init
     module._create_timetable = timetable
 
@@ -452,7 +228,7 @@ def _pod_arguments(arguments):
     _renamed(arguments, {"node_selectors": "node_selector"}, ())
     if "resources" in arguments:
         note("resources=", "container_resources=kubernetes.client.models.V1ResourceRequirements(...)")
-        arguments.setdefault("container_resources", _pod_resources(arguments.pop("resources")))
+        arguments.setdefault("container_resources", pod_resources(arguments.pop("resources")))
     secrets = arguments.get("image_pull_secrets")
     if isinstance(secrets, str):
         from kubernetes.client import models
@@ -463,28 +239,79 @@ def _pod_arguments(arguments):
     return {}
 
 
-def _pod_resources(value):
-    """`{"request_cpu": ..., "limit_memory": ...}` as the client model."""
-    if not isinstance(value, dict):
-        return value.to_k8s_client_obj() if hasattr(value, "to_k8s_client_obj") else value
-    from kubernetes.client import models
-
-    names = {"cpu": "cpu", "memory": "memory", "ephemeral_storage": "ephemeral-storage", "gpu": "nvidia.com/gpu"}
-    out = {"requests": dict(value.get("requests") or {}), "limits": dict(value.get("limits") or {})}
-    for key, amount in value.items():
-        kind, _, what = key.partition("_")
-        if kind in ("request", "limit") and amount is not None:
-            out[f"{kind}s"][names.get(what, what)] = amount
-    return models.V1ResourceRequirements(**{kind: amounts or None for kind, amounts in out.items()})
-
-
 OPERATOR_ARGUMENTS = {"DockerOperator": _docker_arguments, "KubernetesPodOperator": _pod_arguments}
+
+
+def _old_values(arguments):
+    """Values of a task that Airflow 2 took in more forms."""
+    if isinstance(arguments.get("email"), (set, frozenset)):
+        note("email={...}", "email=[...]")
+        arguments["email"] = sorted(arguments["email"])
+    for name in ("start_date", "end_date"):
+        if isinstance(arguments.get(name), str):
+            from airflow.sdk import timezone
+
+            note(f"{name}='...'", f"{name}=datetime(...)")
+            arguments[name] = timezone.parse(arguments[name])
+    if "use_dill" in arguments:
+        note("use_dill=", "serializer='dill'")
+        if arguments.pop("use_dill"):
+            arguments.setdefault("serializer", "dill")
+
+
+def _wrap_params():
+    """Params were kept as they are; now each must be JSON."""
+    import datetime
+
+    from airflow.sdk import XComArg
+    from airflow.sdk.definitions.param import ParamsDict
+
+    original = ParamsDict.__init__
+
+    def plain(name, value):
+        if isinstance(value, (datetime.date, datetime.time)):
+            note(f"params[{name!r}]: {type(value).__name__}", "its text: isoformat()")
+            return value.isoformat()
+        if isinstance(value, (set, frozenset)):
+            note(f"params[{name!r}]: set", "a list")
+            return sorted(value, key=str)
+        if isinstance(value, XComArg):
+            note(f"params[{name!r}]: XComArg", "an argument or a template of the task")
+            return str(value)
+        return value
+
+    @functools.wraps(original)
+    def init(self, dict_obj=None, *args, **kwargs):
+        if isinstance(dict_obj, dict) and not isinstance(dict_obj, ParamsDict):
+            dict_obj = {name: plain(name, value) for name, value in dict_obj.items()}
+        original(self, dict_obj, *args, **kwargs)
+
+    ParamsDict.__init__ = init
+
+
+def _wrap_options():
+    from airflow.configuration import conf
+
+    original = conf.get
+
+    @functools.wraps(original)
+    def get(section, key, *args, **kwargs):
+        now = OPTIONS.get((str(section).lower(), str(key).lower()))
+        if now is None:
+            return original(section, key, *args, **kwargs)
+        note(f"conf.get({section!r}, {key!r})", f"conf.get({now[0]!r}, {now[1]!r})")
+        if now[2] is not None:
+            kwargs.setdefault("fallback", now[2])
+        return original(now[0], now[1], *args, **kwargs)
+
+    conf.get = get
 
 
 def _wrap_operators():
     from airflow.sdk.bases.operator import BaseOperatorMeta
 
-    interesting = {*TASK_ARGUMENTS, *TASK_NOTHING, "trigger_rule", "execution_date", "op_kwargs"}
+    renamed = set().union(*CLASS_ARGUMENTS.values())
+    interesting = {*TASK_ARGUMENTS, *TASK_NOTHING, *renamed, "trigger_rule", "email", "start_date", "end_date", "use_dill"}
 
     def operator_arguments(cls, arguments):
         for kind in cls.__mro__:
@@ -496,8 +323,9 @@ def _wrap_operators():
         if not interesting.isdisjoint(kwargs):
             _renamed(kwargs, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in kwargs])
             _old_rule(kwargs)
-            if "execution_date" in kwargs and cls.__name__ == "TriggerDagRunOperator":
-                _renamed(kwargs, {"execution_date": "logical_date"}, ())
+            for kind in cls.__mro__:
+                _renamed(kwargs, CLASS_ARGUMENTS.get(kind.__name__, {}), ())
+            _old_values(kwargs)
         kept = operator_arguments(cls, kwargs)
         task = super(BaseOperatorMeta, cls).__call__(*args, **kwargs)
         for name, value in kept.items():
@@ -576,10 +404,9 @@ def _wrap_context():
 
 def install():
     """Makes all of this hold in this process and its children."""
-    global _airflow
     import airflow
 
-    _airflow = os.path.dirname(airflow.__file__) + os.sep
+    updraft_notes.install(os.path.dirname(airflow.__file__) + os.sep)
     from updraft_old_modules import TABLE
 
     read_modules(TABLE)
@@ -592,5 +419,7 @@ def install():
     sys.meta_path.insert(0, _Lacking())
     _add_names()
     _wrap_dag()
+    _wrap_params()
+    _wrap_options()
     _wrap_operators()
     _wrap_context()

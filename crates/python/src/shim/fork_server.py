@@ -48,6 +48,7 @@ try:
 
     import updraft_compat
     import updraft_containers
+    import updraft_notes
     from updraft_native import side_document
 
     updraft_compat.install()
@@ -213,7 +214,7 @@ def parse(request):
             imports.add(str(Path(file).relative_to(bundle)))
     result = {
         "type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports),
-        "old_forms": updraft_compat.notes(),
+        "old_forms": updraft_notes.notes(),
     }
     decoder.send(Message(result))
 
