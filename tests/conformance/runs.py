@@ -7,12 +7,13 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
 
 with DAG("conformance_fail_fast", schedule=None, fail_fast=True) as fail_fast:
-    BashOperator(task_id="fails", bash_command="sleep 2; exit 1")
-    BashOperator(task_id="runs_on", bash_command="sleep 20")
-    BashOperator(task_id="waits", bash_command="sleep 4") >> EmptyOperator(task_id="never")
+    # The others have begun by then, also on a busy machine.
+    BashOperator(task_id="fails", bash_command="sleep 10; exit 1")
+    BashOperator(task_id="runs_on", bash_command="sleep 100")
+    BashOperator(task_id="retried", bash_command="exit 1", retries=1) >> EmptyOperator(task_id="never")
 
-with DAG("conformance_timeout", schedule=None, dagrun_timeout=timedelta(seconds=4)) as timeout:
-    BashOperator(task_id="long", bash_command="sleep 25") >> EmptyOperator(task_id="never")
+with DAG("conformance_timeout", schedule=None, dagrun_timeout=timedelta(seconds=10)) as timeout:
+    BashOperator(task_id="long", bash_command="sleep 100") >> EmptyOperator(task_id="never")
 
 with DAG("conformance_xcoms", schedule=None) as xcoms:
 

@@ -54,6 +54,15 @@ pub(crate) async fn run(
     log: &TryLog,
     stop: &CancellationToken,
 ) -> End {
+    let rendered = match &task {
+        NativeTask::Empty => None,
+        NativeTask::Bash(task) => Some(task.rendered()),
+        NativeTask::Pod(task) => Some(task.rendered()),
+        NativeTask::Docker(task) => Some(task.rendered()),
+    };
+    if let Some(rendered) = rendered {
+        facts.show_rendered(rendered.to_owned());
+    }
     // The larger ones live on the heap: most tasks are small.
     match task {
         NativeTask::Empty => End::of(Ending::Success),

@@ -259,6 +259,7 @@ impl Supervision<'_> {
                 }
             }
             FromTask::SetRenderedFields { rendered_fields } => {
+                self.facts.show_rendered(rendered_fields.to_string());
                 self.rendered = Some(rendered_fields);
                 return Answer::done();
             }

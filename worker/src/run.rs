@@ -7,7 +7,7 @@ use chrono::Utc;
 use model::Timestamp;
 use proto::v1::{Ending, ReportRequest, StartTask, XCom};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use telemetry::metric;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,9 @@ use tracing::Instrument;
 
 /// How long a report is tried before the worker gives up: by then the lease of a control plane that stays away is over.
 const REPORT_FOR: Duration = Duration::from_secs(600);
+
+/// How long a task runs before its rendered fields are shown.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(500);
 
 /// How a try ended.
 #[derive(Debug, Default)]
@@ -61,6 +64,8 @@ pub(crate) struct Facts {
     /// The side document of a native task.
     pub(crate) native: Option<Value>,
     pub(crate) should_retry: bool,
+    /// What the templates came to, once that is known.
+    pub(crate) rendered: OnceLock<String>,
 }
 
 impl Facts {
@@ -78,7 +83,13 @@ impl Facts {
             startup,
             native,
             should_retry,
+            rendered: OnceLock::new(),
         }
+    }
+
+    /// The templates have been rendered.
+    pub(crate) fn show_rendered(&self, fields: String) {
+        self.rendered.set(fields).ok();
     }
 
     /// A text of the task instance, such as `dag_id`.
@@ -134,6 +145,8 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
         ended = work => ended,
         // Sends the log along; never ends by itself.
         () = log.send_along() => return Ending::Unspecified,
+        // Nor does this.
+        () = announce(shared, facts) => return Ending::Unspecified,
     };
     metrics::counter!(metric::TASKS_ENDED, "ending" => end.ending.as_str_name(), "way" => way).increment(1);
     tracing::debug!(
@@ -156,6 +169,22 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
     let ending = end.ending;
     report(shared, facts, &log, end, stop).await;
     ending
+}
+
+/// Shows the rendered fields of a task that runs for a while before it ends; a short one shows them with its report.
+async fn announce(shared: &Shared, facts: &Facts) {
+    let fields = loop {
+        tokio::time::sleep(ANNOUNCE_AFTER).await;
+        if let Some(fields) = facts.rendered.get() {
+            break fields;
+        }
+    };
+    let fields: Value = serde_json::from_str(fields).unwrap_or_default();
+    let message = serde_json::json!({"type": "SetRenderedFields", "rendered_fields": fields});
+    let request = message.to_string().into_bytes();
+    // They come again with the report.
+    shared.control.ask(&facts.start.token, request).await.ok();
+    std::future::pending::<()>().await;
 }
 
 /// Runs natively where that is possible, else in Python.

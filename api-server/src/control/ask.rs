@@ -60,6 +60,13 @@ impl Asked<'_> {
     async fn answer(&self, question: Question) -> Result<Answer, StoreError> {
         use Question as Q;
         Ok(match question {
+            Q::SetRenderedFields { rendered_fields } => {
+                let (id, run, fields) = (self.ti.id, self.ti.run_key, rendered_fields.to_string());
+                store::transact!(self.app.store, "rendered fields", |tx| tx
+                    .set_rendered_fields(id, run, &fields)
+                    .await)?;
+                Answer::ok()
+            }
             Q::GetVariable { .. }
             | Q::GetVariableKeys { .. }
             | Q::PutVariable { .. }

@@ -67,6 +67,10 @@ pub enum FromTask {
 #[serde(tag = "type")]
 #[expect(missing_docs, reason = "the names are those of the schema")]
 pub enum Question {
+    /// From the worker itself, on behalf of a task that runs for a while.
+    SetRenderedFields {
+        rendered_fields: Value,
+    },
     GetVariable {
         key: String,
     },

@@ -5,7 +5,7 @@
 use anyhow::{Context, ensure};
 use clap::Parser;
 use harness::Api;
-use harness::conformance::{Chosen, Difference, Engines, Observed, compare, observe};
+use harness::conformance::{Chosen, Difference, Engines, Observed, compare, last_words, observe};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -76,7 +76,25 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                 observe(&engines.updraft, id, RUN)?,
             );
             let differences = compare(id, &airflow, &updraft, &chosen);
+            let states: Vec<String> = differences
+                .iter()
+                .filter(|found| found.reason.is_none())
+                .filter_map(|found| {
+                    found
+                        .path
+                        .strip_prefix("task ")?
+                        .strip_suffix(" / state")
+                        .map(str::to_owned)
+                })
+                .collect();
             report.add(id, airflow, updraft, differences);
+            for task in states {
+                for side in [&engines.airflow, &engines.updraft] {
+                    let words = last_words(side, id, RUN, &task)?.join(" / ");
+                    let words: String = words.chars().take(700).collect();
+                    say(&format!("          {} says of {task}: {words}", side.name));
+                }
+            }
         }
     }
     if let Some(path) = &arguments.report {

@@ -83,14 +83,46 @@ fn xcoms(side: &Side, base: &str, index: i64) -> anyhow::Result<Vec<(String, Val
         }
         let path = format!("{base}/{}?map_index={index}", key.replace('/', "%2F"));
         let (status, one) = side.api.call("GET", &path, None)?;
-        let value = if status == 200 {
+        let mut value = if status == 200 {
             one["value"].clone()
         } else {
             json!(format!("{status}"))
         };
+        if key == "skipmixin_key"
+            && let Some(skipped) = value["skipped"].as_array_mut()
+        {
+            // Written in the order of a Python set.
+            skipped.sort_by_key(Value::to_string);
+        }
         found.push((key.to_owned(), value));
     }
     Ok(found)
+}
+
+/// The end of a task's log, for people who look into a difference.
+///
+/// # Errors
+/// When the API does not answer.
+pub fn last_words(side: &Side, dag_id: &str, run_id: &str, task: &str) -> anyhow::Result<Vec<String>> {
+    let (name, index) = task
+        .trim_end_matches(']')
+        .rsplit_once('[')
+        .unwrap_or((task, "-1"));
+    let path = format!("/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{name}");
+    let (_, ti) = side.api.call("GET", &format!("{path}?map_index={index}"), None)?;
+    let number = ti["try_number"].as_i64().unwrap_or(1).max(1);
+    let (_, log) = side
+        .api
+        .call("GET", &format!("{path}/logs/{number}?map_index={index}"), None)?;
+    let mut lines = Vec::new();
+    for record in log["content"].as_array().into_iter().flatten() {
+        let details = record["error_detail"].as_array().into_iter().flatten();
+        let errors = details.map(|error| format!("{}: {}", error["exc_type"], error["exc_value"]));
+        lines.push(record["event"].as_str().unwrap_or_default().to_owned());
+        lines.extend(errors);
+    }
+    lines.retain(|line| !line.is_empty() && !line.starts_with("::"));
+    Ok(lines.split_off(lines.len().saturating_sub(4)))
 }
 
 /// Takes out what must differ: homes, ports, the time of day, ids made at random.

@@ -33,6 +33,13 @@ pub(crate) struct BashTask {
     rendered: String,
 }
 
+impl BashTask {
+    /// What the templates came to, as JSON.
+    pub(crate) fn rendered(&self) -> &str {
+        &self.rendered
+    }
+}
+
 /// Renders the fields of a BashOperator.
 ///
 /// # Errors

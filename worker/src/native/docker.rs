@@ -74,6 +74,13 @@ pub(crate) struct DockerTask {
     rendered: String,
 }
 
+impl DockerTask {
+    /// What the templates came to, as JSON.
+    pub(crate) fn rendered(&self) -> &str {
+        &self.rendered
+    }
+}
+
 /// Renders the fields of a DockerOperator.
 ///
 /// # Errors

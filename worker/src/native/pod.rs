@@ -105,6 +105,11 @@ pub(crate) struct PodTask {
 }
 
 impl PodTask {
+    /// What the templates came to, as JSON.
+    pub(crate) fn rendered(&self) -> &str {
+        &self.rendered
+    }
+
     fn text(&self, text: &str) -> String {
         self.texts
             .iter()

@@ -245,6 +245,7 @@ mod tests {
             startup,
             native: None,
             should_retry: false,
+            rendered: std::sync::OnceLock::new(),
         }
     }
 
