@@ -94,22 +94,16 @@ fn airflow(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<
     for (name, value) in own {
         installation.set(name, &value);
     }
-    let program = Path::new(python).with_file_name("airflow");
-    let program = program.to_string_lossy();
-    ensure!(
-        Path::new(&*program).exists(),
-        "{program} is not there: the interpreter's environment has no Apache Airflow"
-    );
-    let (ok, text) = installation.run(&program, &["db", "migrate"]);
-    ensure!(ok, "airflow db migrate: {text}");
+    let (ok, text) = installation.run(python, &["-m", "airflow", "db", "migrate"]);
+    ensure!(ok, "{python} -m airflow db migrate: {text}");
     let port = port.to_string();
     let roles: [&[&str]; 4] = [
-        &["api-server", "--port", &port],
-        &["scheduler"],
-        &["dag-processor"],
-        &["triggerer"],
+        &["-m", "airflow", "api-server", "--port", &port],
+        &["-m", "airflow", "scheduler"],
+        &["-m", "airflow", "dag-processor"],
+        &["-m", "airflow", "triggerer"],
     ];
-    let processes = roles.map(|role| installation.start(&program, role, &[])).into();
+    let processes = roles.map(|role| installation.start(python, role, &[])).into();
     side("Airflow", installation, processes)
 }
 

@@ -88,11 +88,13 @@ fn xcoms(side: &Side, base: &str, index: i64) -> anyhow::Result<Vec<(String, Val
         } else {
             json!(format!("{status}"))
         };
-        if key == "skipmixin_key"
-            && let Some(skipped) = value["skipped"].as_array_mut()
-        {
+        if key == "skipmixin_key" {
             // Written in the order of a Python set.
-            skipped.sort_by_key(Value::to_string);
+            for list in ["skipped", "followed"] {
+                if let Some(names) = value[list].as_array_mut() {
+                    names.sort_by_key(Value::to_string);
+                }
+            }
         }
         found.push((key.to_owned(), value));
     }

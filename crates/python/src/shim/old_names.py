@@ -110,7 +110,7 @@ NAMES = {
         "days_ago": "updraft_stand_ins", "parse_execution_date": "updraft_stand_ins", "date_range": "updraft_stand_ins",
     },
     "airflow.utils.db": {"create_session": "airflow.utils.session", "provide_session": "airflow.utils.session"},
-    "airflow.models": {"ImportError": ("airflow.models.errors", "ParseImportError"), "Operator": "airflow.sdk.types"},
+    "airflow.models": {"ImportError": ("airflow.models.errors", "ParseImportError"), "Operator": ("typing", "Any")},
     "airflow.models.taskinstance": {"Context": "airflow.sdk"},
     "airflow.models.xcom_arg": {"PlainXComArg": "airflow.sdk.definitions.xcom_arg"},
     "airflow.operators.branch": {"SkipMixin": STANDARD + "utils.skipmixin"},
