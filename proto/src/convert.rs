@@ -34,7 +34,12 @@ pub fn outcome_of(
                 at: at.ok_or_else(|| InvalidMessage("a reschedule needs a time".to_owned()))?,
             }
         }
-        Ending::Deferred => Outcome::Deferred,
+        Ending::Deferred => {
+            let until = report.reschedule_at.and_then(model::time::from_micros);
+            Outcome::Deferred {
+                until: until.ok_or_else(|| InvalidMessage("a deferral needs a time".to_owned()))?,
+            }
+        }
         Ending::AwaitingInput => Outcome::AwaitingInput,
         Ending::Removed => Outcome::Removed,
     })

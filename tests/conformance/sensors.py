@@ -5,12 +5,32 @@ from datetime import timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
-from airflow.sdk import DAG, PokeReturnValue, task
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import DAG, BaseOperator, PokeReturnValue, task
 
 
 def second_time(ti):
     """Holds when it is asked again: what was seen is kept as an XCom under a key of its own."""
     return ti.try_number >= 1
+
+
+class Deferring(BaseOperator):
+    """Hands itself over to a time, and goes on with what the event says."""
+
+    def __init__(self, seconds, timeout=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seconds, self.timeout = seconds, timeout
+
+    def execute(self, context):
+        self.defer(
+            trigger=TimeDeltaTrigger(timedelta(seconds=self.seconds)),
+            method_name="go_on",
+            kwargs={"word": "kept"},
+            timeout=self.timeout and timedelta(seconds=self.timeout),
+        )
+
+    def go_on(self, context, event, word):
+        return [word, type(event).__name__]
 
 
 with DAG("conformance_sensors", schedule=None) as dag:
@@ -45,6 +65,8 @@ with DAG("conformance_sensors", schedule=None) as dag:
     never_softly() >> EmptyOperator(task_id="after_never_softly")
     never_rescheduled()
     later()
+    Deferring(task_id="deferring", seconds=2) >> EmptyOperator(task_id="after_deferring")
+    Deferring(task_id="too_late", seconds=300, timeout=2, retries=0) >> EmptyOperator(task_id="after_too_late")
     PythonSensor(task_id="classic", python_callable=second_time, poke_interval=1)
     TimeDeltaSensor(task_id="past", delta=timedelta(seconds=1))
     TimeDeltaSensor(task_id="deferred", delta=timedelta(seconds=1), deferrable=True) >> EmptyOperator(task_id="after_deferred")

@@ -7,6 +7,7 @@ use crate::log::{Lines, TryLog};
 use crate::run::{End, Facts};
 use chrono::{DateTime, Utc};
 use model::Timestamp;
+use model::trigger::Deferral;
 use nix::sys::signal::Signal;
 use proto::v1::Ending;
 use python::frames::{RequestFrame, read_request, write_reply};
@@ -243,12 +244,29 @@ impl Supervision<'_> {
                 reschedule_at: Some(instant(&reschedule_date).unwrap_or_else(Utc::now)),
                 ..End::of(Ending::Reschedule)
             },
-            FromTask::DeferTask { classpath, .. } => {
-                let why =
-                    format!("the task defers to {classpath}, but deferrable operators are not supported yet");
-                End {
-                    exit_cause: Some(why),
-                    ..End::of(Ending::Failed)
+            FromTask::DeferTask {
+                classpath,
+                trigger_kwargs,
+                trigger_timeout,
+                next_method,
+                next_kwargs,
+            } => {
+                let timeout = trigger_timeout.as_ref().and_then(duration);
+                let next = (next_method.as_str(), next_kwargs.as_ref());
+                match Deferral::to_time(&classpath, &trigger_kwargs, next, timeout, Utc::now()) {
+                    Some(deferral) => End {
+                        reschedule_at: Some(deferral.until),
+                        next: deferral
+                            .next
+                            .map(|(method, arguments)| (method, Value::Object(arguments).to_string())),
+                        ..End::of(Ending::Deferred)
+                    },
+                    None => End {
+                        exit_cause: Some(format!(
+                            "the task defers to {classpath}, but only triggers that wait for a time are supported yet"
+                        )),
+                        ..End::of(Ending::Failed)
+                    },
                 }
             }
             FromTask::AwaitInputTask { .. } => {
@@ -385,4 +403,34 @@ async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
             return;
         }
     }
+}
+
+/// A timedelta as pydantic writes it: seconds, or ISO 8601 such as `P1DT2H3.5S`.
+fn duration(value: &Value) -> Option<chrono::Duration> {
+    if let Some(seconds) = value.as_f64() {
+        return Some(chrono::Duration::microseconds((seconds * 1e6) as i64));
+    }
+    let text = value.as_str()?;
+    let (days, time) = text
+        .strip_prefix('P')?
+        .split_once('T')
+        .unwrap_or((text.strip_prefix('P')?, ""));
+    let mut seconds = days
+        .strip_suffix('D')
+        .map_or(Some(0.0), |days| Some(days.parse::<f64>().ok()? * 86_400.0))?;
+    let mut number = String::new();
+    for c in time.chars() {
+        let unit = match c {
+            'H' => 3600.0,
+            'M' => 60.0,
+            'S' => 1.0,
+            other => {
+                number.push(other);
+                continue;
+            }
+        };
+        seconds += number.parse::<f64>().ok()? * unit;
+        number.clear();
+    }
+    Some(chrono::Duration::microseconds((seconds * 1e6) as i64))
 }

@@ -12,6 +12,7 @@ pub mod retry;
 pub mod task_instance;
 pub mod time;
 pub mod timetable;
+pub mod trigger;
 pub mod trigger_rule;
 
 pub use ids::{

@@ -39,6 +39,10 @@ pub enum FromTask {
     },
     DeferTask {
         classpath: String,
+        #[serde(default)]
+        trigger_kwargs: Value,
+        #[serde(default)]
+        trigger_timeout: Option<Value>,
         next_method: String,
         #[serde(default)]
         next_kwargs: Option<Value>,

@@ -20,8 +20,10 @@ pub struct TaskSnapshot {
     pub map_index: MapIndex,
     /// Where it stands.
     pub state: StateName,
-    /// Earliest start, for one that waits to be retried or poked again.
+    /// Earliest start, for one that waits to be retried or poked again, or for a trigger.
     pub not_before: Option<Timestamp>,
+    /// Whether a deferred one goes on once its trigger has fired; else that is its end.
+    pub goes_on: bool,
 }
 
 /// A running DagRun and all that its plan depends on.
@@ -50,6 +52,10 @@ pub struct RunSnapshot<'a> {
 pub enum Decision {
     /// Its dependencies are met and the run's limits leave room: it waits for a slot from now on.
     Schedule,
+    /// Its trigger has fired: it goes on, within the same try.
+    Resume,
+    /// Its trigger has fired, and nothing is left to do: it succeeds.
+    EndDeferral,
     /// There is nothing to execute: it succeeds right away.
     Complete,
     /// It will not run because something before it failed.
@@ -129,6 +135,7 @@ pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     }
     planner.remove_orphans();
     planner.fail_fast();
+    planner.fire_triggers();
     for &at in snapshot.dag.topological() {
         planner.decide_task(at);
     }
@@ -169,8 +176,8 @@ impl<'a> Planner<'a> {
     fn decide(&mut self, at: usize, decision: Decision) {
         let ti = &self.snapshot.tasks[at];
         self.states[at] = match &decision {
-            Decision::Schedule | Decision::Expand(_) => StateName::Scheduled,
-            Decision::Complete => StateName::Success,
+            Decision::Schedule | Decision::Resume | Decision::Expand(_) => StateName::Scheduled,
+            Decision::Complete | Decision::EndDeferral => StateName::Success,
             Decision::FailUpstream => StateName::UpstreamFailed,
             Decision::Skip => StateName::Skipped,
             Decision::Remove => StateName::Removed,
@@ -258,6 +265,24 @@ impl<'a> Planner<'a> {
                 | StateName::Removed => Decision::Skip,
             };
             self.decide(at, decision);
+        }
+    }
+
+    /// Deferred task instances whose time has come.
+    fn fire_triggers(&mut self) {
+        for (at, ti) in self.snapshot.tasks.iter().enumerate() {
+            let Some(fires_at) = ti.not_before.filter(|_| self.states[at] == StateName::Deferred) else {
+                continue;
+            };
+            if fires_at > self.snapshot.now {
+                self.wake_at(fires_at);
+            } else if !ti.goes_on {
+                self.decide(at, Decision::EndDeferral);
+            } else if self.snapshot.paused {
+                self.held_back = true;
+            } else {
+                self.ready.push(at);
+            }
         }
     }
 
@@ -433,7 +458,15 @@ impl<'a> Planner<'a> {
             in_run += 1;
             *in_task += 1;
             *everywhere += 1;
-            self.decide(at, Decision::Schedule);
+            let goes_on = ti.state == StateName::Deferred;
+            self.decide(
+                at,
+                if goes_on {
+                    Decision::Resume
+                } else {
+                    Decision::Schedule
+                },
+            );
         }
     }
 

@@ -40,8 +40,11 @@ pub enum TaskInstanceState {
         /// Earliest start of the next poke.
         not_before: Timestamp,
     },
-    /// Waits for a trigger.
-    Deferred,
+    /// Waits for a trigger, which fires at `fires_at`.
+    Deferred {
+        /// When the task goes on.
+        fires_at: Timestamp,
+    },
     /// Waits for a person.
     AwaitingInput,
     /// Ended well.
@@ -74,7 +77,10 @@ pub enum Outcome {
         at: Timestamp,
     },
     /// Handed over to a trigger.
-    Deferred,
+    Deferred {
+        /// When the trigger fires.
+        until: Timestamp,
+    },
     /// Handed over to a person.
     AwaitingInput,
     /// Found its task gone.
@@ -113,6 +119,10 @@ pub enum TaskEvent {
         /// Earliest start of the next try, if there is one.
         retry_at: Option<Timestamp>,
     },
+    /// Its trigger fired, and it goes on.
+    Resume,
+    /// Its trigger fired, and that was all that there was to do.
+    EndDeferral,
     /// Something before it failed.
     FailUpstream,
     /// Something before it decided that it shall not run.
@@ -151,7 +161,7 @@ impl TaskInstanceState {
             Self::Restarting(_) => StateName::Restarting,
             Self::UpForRetry { .. } => StateName::UpForRetry,
             Self::UpForReschedule { .. } => StateName::UpForReschedule,
-            Self::Deferred => StateName::Deferred,
+            Self::Deferred { .. } => StateName::Deferred,
             Self::AwaitingInput => StateName::AwaitingInput,
             Self::Success => StateName::Success,
             Self::Failed => StateName::Failed,
@@ -191,12 +201,16 @@ impl TaskInstanceState {
             TaskEvent::Refuse { sequence, retry_at } if self == (Self::Queued { sequence }) => {
                 Ok(Self::after(Outcome::Failed { retry_at }))
             }
+            TaskEvent::Resume if name == StateName::Deferred => Ok(Self::Scheduled),
+            TaskEvent::EndDeferral if name == StateName::Deferred => Ok(Self::Success),
             TaskEvent::FailUpstream if name.is_undecided() => Ok(Self::UpstreamFailed),
             TaskEvent::Skip if name.is_undecided() => Ok(Self::Skipped),
             TaskEvent::Queue
             | TaskEvent::Unqueue
             | TaskEvent::Claim(_)
             | TaskEvent::Refuse { .. }
+            | TaskEvent::Resume
+            | TaskEvent::EndDeferral
             | TaskEvent::FailUpstream
             | TaskEvent::Skip => Err(refused),
             TaskEvent::Clear => Ok(self.claim().map_or(Self::NoStatus, Self::Restarting)),
@@ -214,7 +228,7 @@ impl TaskInstanceState {
             | Self::Queued { .. }
             | Self::UpForRetry { .. }
             | Self::UpForReschedule { .. }
-            | Self::Deferred
+            | Self::Deferred { .. }
             | Self::AwaitingInput
             | Self::Success
             | Self::Failed
@@ -245,7 +259,7 @@ impl TaskInstanceState {
             Outcome::Failed { retry_at: None } => Self::Failed,
             Outcome::Skipped => Self::Skipped,
             Outcome::Reschedule { at } => Self::UpForReschedule { not_before: at },
-            Outcome::Deferred => Self::Deferred,
+            Outcome::Deferred { until } => Self::Deferred { fires_at: until },
             Outcome::AwaitingInput => Self::AwaitingInput,
             Outcome::Removed => Self::Removed,
         }
@@ -300,6 +314,24 @@ mod tests {
         assert_eq!(running.name(), StateName::Running);
         let done = running.apply(report(8, Outcome::Success), LAST).unwrap();
         assert_eq!(done, TaskInstanceState::Success);
+    }
+
+    #[test]
+    fn a_deferred_one_goes_on_or_ends_when_its_trigger_fires() {
+        let until = crate::time::from_micros(9).unwrap();
+        let deferred = running()
+            .apply(report(7, Outcome::Deferred { until }), LAST)
+            .unwrap();
+        assert_eq!(deferred, TaskInstanceState::Deferred { fires_at: until });
+        assert_eq!(
+            deferred.apply(TaskEvent::Resume, LAST),
+            Ok(TaskInstanceState::Scheduled)
+        );
+        assert_eq!(
+            deferred.apply(TaskEvent::EndDeferral, LAST),
+            Ok(TaskInstanceState::Success)
+        );
+        assert!(running().apply(TaskEvent::Resume, LAST).is_err());
     }
 
     #[test]

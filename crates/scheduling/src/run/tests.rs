@@ -39,6 +39,7 @@ fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
             map_index: MapIndex::UNMAPPED,
             state: *state,
             not_before: None,
+            goes_on: true,
         })
         .collect()
 }
@@ -215,6 +216,7 @@ fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
         map_index: MapIndex(index),
         state,
         not_before: None,
+        goes_on: true,
     };
     let tasks = [
         one("g.a", 0, Success),
@@ -230,6 +232,29 @@ fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
     assert_eq!(
         (fate(2), fate(3)),
         (Some(Decision::Schedule), Some(Decision::FailUpstream))
+    );
+}
+
+#[test]
+fn a_deferred_task_goes_on_when_its_trigger_fires_as_far_as_limits_allow() {
+    let dag = chain(&["all_success"]);
+    let mut tasks = instances(&dag, &[StateName::Deferred]);
+    let due = DateTime::UNIX_EPOCH + Duration::seconds(5);
+    tasks[0].not_before = Some(due);
+    let early = plan(&dag, &tasks);
+    assert_eq!(
+        (early.moves.len(), early.wake_at, early.end),
+        (0, Some(due), None)
+    );
+    tasks[0].not_before = Some(DateTime::UNIX_EPOCH);
+    assert_eq!(decisions(&plan(&dag, &tasks)), [Decision::Resume]);
+    let paused = plan_in(&world(), &dag, &tasks, true);
+    assert_eq!((paused.moves.len(), paused.end), (0, None));
+    tasks[0].goes_on = false;
+    let ended = plan(&dag, &tasks);
+    assert_eq!(
+        (decisions(&ended), ended.end),
+        (vec![Decision::EndDeferral], Some(RunEnd::Success))
     );
 }
 
@@ -281,6 +306,7 @@ fn a_task_that_left_the_dag_is_removed() {
         map_index: MapIndex::UNMAPPED,
         state: NoStatus,
         not_before: None,
+        goes_on: true,
     });
     let plan = plan(&dag, &tasks);
     assert_eq!(

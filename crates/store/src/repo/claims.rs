@@ -84,7 +84,7 @@ fn fingerprint(report: &Report) -> String {
         Outcome::Failed { retry_at: Some(_) } => "retry",
         Outcome::Skipped => "skipped",
         Outcome::Reschedule { .. } => "reschedule",
-        Outcome::Deferred => "deferred",
+        Outcome::Deferred { .. } => "deferred",
         Outcome::AwaitingInput => "awaiting_input",
         Outcome::Removed => "removed",
     };
@@ -209,15 +209,12 @@ impl Tx {
         let not_before = match report.outcome {
             Outcome::Failed { retry_at } => retry_at,
             Outcome::Reschedule { at } => Some(at),
-            Outcome::Success
-            | Outcome::Skipped
-            | Outcome::Deferred
-            | Outcome::AwaitingInput
-            | Outcome::Removed => None,
+            Outcome::Deferred { until } => Some(until),
+            Outcome::Success | Outcome::Skipped | Outcome::AwaitingInput | Outcome::Removed => None,
         };
         let reschedules = match report.outcome {
             Outcome::Reschedule { .. } => ti.reschedules + 1,
-            Outcome::Deferred | Outcome::AwaitingInput => ti.reschedules,
+            Outcome::Deferred { .. } | Outcome::AwaitingInput => ti.reschedules,
             Outcome::Success | Outcome::Failed { .. } | Outcome::Skipped | Outcome::Removed => 0,
         };
         let (method, kwargs) = report.next.clone().unzip();

@@ -119,7 +119,7 @@ impl Tx {
         now: Timestamp,
         limit: i64,
     ) -> Result<Vec<DagRunKey>, StoreError> {
-        let sql = "SELECT DISTINCT run_key FROM task_instance WHERE state IN ('up_for_retry', 'up_for_reschedule') \
+        let sql = "SELECT DISTINCT run_key FROM task_instance WHERE state IN ('up_for_retry', 'up_for_reschedule', 'deferred') \
                    AND not_before <= ? LIMIT ?";
         self.query(sql, params![now, limit])
             .await?
@@ -133,7 +133,8 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn snapshot(&mut self, key: DagRunKey) -> Result<Vec<TaskSnapshot>, StoreError> {
-        let sql = "SELECT id, task_id, map_index, state, not_before FROM task_instance WHERE run_key = ?";
+        let sql = "SELECT id, task_id, map_index, state, not_before, next_method IS NOT NULL FROM task_instance \
+                   WHERE run_key = ?";
         let read = |mut row: Row| {
             Ok(TaskSnapshot {
                 id: row.next()?,
@@ -141,6 +142,7 @@ impl Tx {
                 map_index: row.next()?,
                 state: row.parse()?,
                 not_before: row.next()?,
+                goes_on: row.next()?,
             })
         };
         self.query(sql, params![key])
@@ -250,6 +252,8 @@ impl Tx {
                     "state = 'scheduled', scheduled_at = ?, not_before = NULL, \
                     try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END"
                 }
+                Decision::Resume => "state = 'scheduled', scheduled_at = ?, not_before = NULL",
+                Decision::EndDeferral => "state = 'success', end_date = ?, not_before = NULL",
                 Decision::Complete => {
                     "state = 'success', try_number = try_number + 1, end_date = ?, start_date = ?"
                 }

@@ -144,7 +144,9 @@ impl TaskInstanceRecord {
             StateName::UpForReschedule => TaskInstanceState::UpForReschedule {
                 not_before: not_before()?,
             },
-            StateName::Deferred => TaskInstanceState::Deferred,
+            StateName::Deferred => TaskInstanceState::Deferred {
+                fires_at: not_before()?,
+            },
             StateName::AwaitingInput => TaskInstanceState::AwaitingInput,
             StateName::Success => TaskInstanceState::Success,
             StateName::Failed => TaskInstanceState::Failed,
