@@ -8,6 +8,7 @@ mod bulk_runs;
 mod clear;
 mod cursor;
 mod dags;
+mod dependencies;
 mod error;
 mod logs_page;
 mod meta;
@@ -72,6 +73,14 @@ pub(crate) fn router(app: App) -> Router {
         .route(&format!("{TI}/list"), post(batch::task_instances))
         .route(&format!("{TI}/{{task_id}}"), get(tasks::show).patch(tasks::patch))
         .route(&format!("{TI}/{{task_id}}/listMapped"), get(tasks::list_mapped))
+        .route(
+            &format!("{TI}/{{task_id}}/dependencies"),
+            get(dependencies::of_task),
+        )
+        .route(
+            &format!("{TI}/{{task_id}}/{{map_index}}/dependencies"),
+            get(dependencies::of_instance),
+        )
         .route(&format!("{TI}/{{task_id}}/tries"), get(tries::all))
         .route(&format!("{TI}/{{task_id}}/tries/{{try_number}}"), get(tries::one))
         .route(

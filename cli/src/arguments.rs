@@ -187,6 +187,18 @@ pub(crate) enum TasksCommand {
         /// The DAG
         dag_id: String,
     },
+    /// Says why a task instance of a run waits
+    Explain {
+        /// The DAG
+        dag_id: String,
+        /// Run id, or logical date
+        logical_date_or_run_id: String,
+        /// The task
+        task_id: String,
+        /// Which of its mapped instances
+        #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+        map_index: i32,
+    },
     /// Shows the states of all task instances of a run
     StatesForDagRun {
         /// The DAG

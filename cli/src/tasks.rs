@@ -6,15 +6,25 @@ use crate::output::{print, rows};
 use anyhow::Context;
 use config::Config;
 use model::time::rest_format;
-use model::{DagId, RunId, Timestamp};
+use model::{DagId, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::{Value, json};
-use store::repo::{Condition, Listing};
-use store::{Graphs, Store};
+use store::repo::{Condition, Listing, RunRecord};
+use store::{Graphs, Store, Tx};
 
 pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result<()> {
     let store = open(&config).await?;
     let outcome = match command {
         TasksCommand::List { dag_id } => list(&store, &DagId::new(dag_id)).await,
+        TasksCommand::Explain {
+            dag_id,
+            logical_date_or_run_id,
+            task_id,
+            map_index,
+        } => {
+            let (dag_id, task_id) = (DagId::new(dag_id), TaskId::new(task_id));
+            let index = MapIndex(map_index);
+            explain(&store, &dag_id, &logical_date_or_run_id, &task_id, index).await
+        }
         TasksCommand::StatesForDagRun {
             dag_id,
             logical_date_or_run_id,
@@ -46,13 +56,8 @@ async fn list(store: &Store, dag_id: &DagId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn states(
-    store: &Store,
-    dag_id: &DagId,
-    name: &str,
-    format: crate::output::Format,
-) -> anyhow::Result<()> {
-    let mut db = store.reader().await?;
+/// The run of that id, or of that logical date.
+async fn run_of(db: &mut Tx, dag_id: &DagId, name: &str) -> anyhow::Result<RunRecord> {
     let mut run = db.run(dag_id, &RunId::new(name)).await?;
     if let (None, Ok(date)) = (&run, chrono::DateTime::parse_from_rfc3339(name)) {
         let conditions = vec![
@@ -70,8 +75,43 @@ async fn states(
             .into_iter()
             .next();
     }
-    let run = run
-        .with_context(|| format!("DagRun for {dag_id} with run_id or logical_date of {name:?} not found"))?;
+    run.with_context(|| format!("DagRun for {dag_id} with run_id or logical_date of {name:?} not found"))
+}
+
+async fn explain(
+    store: &Store,
+    dag_id: &DagId,
+    name: &str,
+    task_id: &TaskId,
+    map_index: MapIndex,
+) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    let run = run_of(&mut db, dag_id, name).await?;
+    let ti = db.task_instance(dag_id, &run.run_id, task_id, map_index).await?;
+    let ti = ti.with_context(|| {
+        format!(
+            "{task_id} has no instance of map index {} in this run",
+            map_index.0
+        )
+    })?;
+    let waits = db.waits_for(&Graphs::default(), &ti, chrono::Utc::now()).await?;
+    let reasons: Vec<String> = waits.into_iter().map(|wait| wait.reason).collect();
+    let state = ti.state.rest_word().unwrap_or("not started");
+    match reasons.is_empty() {
+        true => print(&format!("{task_id} is {state} and waits for nothing\n")),
+        false => print(&format!("{task_id} is {state}: {}\n", reasons.join("; "))),
+    }
+    Ok(())
+}
+
+async fn states(
+    store: &Store,
+    dag_id: &DagId,
+    name: &str,
+    format: crate::output::Format,
+) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    let run = run_of(&mut db, dag_id, name).await?;
     let when = |at: Option<Timestamp>| at.map(rest_format);
     let shown: Vec<Value> = db
         .task_instances_of(run.key)

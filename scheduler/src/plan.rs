@@ -3,9 +3,8 @@
 use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
-use model::dag::{Dag, Expansion};
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, TaskId, Timestamp};
+use model::{DagId, DagRunKey, Timestamp};
 use scheduling::{Decision, Plan, RunSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -142,7 +141,7 @@ impl Shared {
             tasks: &tasks,
             active_over_runs: &active_over_runs,
             held_by_past: &tx.held_by_past(dag, &run).await?,
-            lengths: &tx.mapped_lengths(key, &mapped_over(dag)).await?,
+            lengths: &tx.mapped_lengths(key, &dag.mapped_over()).await?,
             now,
         });
         tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
@@ -191,21 +190,4 @@ impl Shared {
             detail,
         })
     }
-}
-
-/// Tasks whose returned values mapped tasks expand over.
-fn mapped_over(dag: &Dag) -> Vec<TaskId> {
-    let mut sources: Vec<TaskId> = dag
-        .tasks
-        .iter()
-        .filter_map(|task| match &task.expansion {
-            Some(Expansion::Product(lengths)) => Some(lengths),
-            Some(Expansion::Unsupported(_)) | None => None,
-        })
-        .flatten()
-        .flat_map(|length| length.sources().into_iter().cloned())
-        .collect();
-    sources.sort();
-    sources.dedup();
-    sources
 }

@@ -289,6 +289,21 @@ impl Dag {
         self.has_limits_over_runs() || self.tasks.iter().any(|task| task.depends_on_past)
     }
 
+    /// Tasks whose returned values mapped tasks expand over.
+    pub fn mapped_over(&self) -> Vec<TaskId> {
+        let lengths = self.tasks.iter().filter_map(|task| match &task.expansion {
+            Some(Expansion::Product(lengths)) => Some(lengths),
+            Some(Expansion::Unsupported(_)) | None => None,
+        });
+        let mut sources: Vec<TaskId> = lengths
+            .flatten()
+            .flat_map(|length| length.sources().into_iter().cloned())
+            .collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    }
+
     /// Whether any task limits its instances over all runs.
     pub fn has_limits_over_runs(&self) -> bool {
         self.tasks

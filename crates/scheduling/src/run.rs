@@ -494,5 +494,8 @@ impl<'a> Planner<'a> {
     }
 }
 
+mod explain;
 #[cfg(test)]
 mod tests;
+
+pub use explain::{Blocker, blockers};

@@ -13,6 +13,7 @@ mod runs;
 mod task_states;
 mod tasks;
 mod unstarted;
+mod waits;
 mod workers;
 mod xcoms;
 
@@ -26,5 +27,6 @@ pub use list::{Condition, Listing, Order, Paged};
 pub use planning::LockedRun;
 pub use runs::{NewRun, RunRecord};
 pub use tasks::{HistoryRecord, TaskInstanceRecord};
+pub use waits::Wait;
 pub use workers::{LostTask, WorkerRecord};
 pub use xcoms::{NewXCom, XComRecord};

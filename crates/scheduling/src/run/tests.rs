@@ -315,7 +315,69 @@ fn a_task_that_left_the_dag_is_removed() {
     );
 }
 
+#[test]
+fn a_wait_is_told_with_what_it_is_for() {
+    let dag = chain(&["all_success"; 3]);
+    let tasks = instances(&dag, &[Running, NoStatus, NoStatus]);
+    let said = |world: &World, tasks: &[TaskSnapshot], at: usize, paused: bool| -> Vec<String> {
+        let snapshot = RunSnapshot {
+            dag: &dag,
+            start_date: None,
+            paused,
+            tasks,
+            active_over_runs: &world.active_over_runs,
+            held_by_past: &world.held_by_past,
+            lengths: &world.lengths,
+            now: DateTime::UNIX_EPOCH,
+        };
+        blockers(&snapshot, tasks[at].id)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(
+        said(&world(), &tasks, 1, false),
+        ["its trigger rule all_success waits for t0 (running)"]
+    );
+    assert_eq!(
+        said(&world(), &tasks, 2, false),
+        ["its trigger rule all_success waits for t1 (not started)"]
+    );
+    assert_eq!(said(&world(), &tasks, 0, false), Vec::<String>::new());
+    let mut late = instances(&dag, &[UpForRetry, NoStatus, NoStatus]);
+    late[0].not_before = Some(DateTime::UNIX_EPOCH + Duration::seconds(61));
+    assert_eq!(
+        said(&world(), &late, 0, true),
+        [
+            "its next try is due at 1970-01-01T00:01:01Z",
+            "the DAG is paused; it goes on when the DAG is unpaused"
+        ]
+    );
+}
+
 proptest! {
+    /// Whatever the states: a task instance that waits and is not moved by the plan has an explanation.
+    #[test]
+    fn every_wait_has_an_explanation(states in prop::collection::vec(0usize..14, 6), limit in 1u32..5, paused in any::<bool>()) {
+        let edges = [("t0", vec!["t2", "t3"]), ("t1", vec!["t3"]), ("t2", vec!["t4"]), ("t3", vec!["t4", "t5"]), ("t4", vec![]), ("t5", vec![])];
+        let rules = ["all_success", "all_done", "one_success", "none_failed", "one_failed", "all_success"];
+        let tasks = edges.iter().zip(rules).map(|((id, next), rule)| json!({"task_id": id, "task_type": "X", "trigger_rule": rule, "downstream_task_ids": next}));
+        let dag = dag_of(tasks.collect(), limit);
+        let states: Vec<StateName> = states.into_iter().map(|n| StateName::ALL[n]).collect();
+        let tasks = instances(&dag, &states);
+        let plan = plan_in(&world(), &dag, &tasks, paused);
+        let world = world();
+        let snapshot = RunSnapshot { dag: &dag, start_date: None, paused, tasks: &tasks, active_over_runs: &world.active_over_runs,
+            held_by_past: &world.held_by_past, lengths: &world.lengths, now: DateTime::UNIX_EPOCH };
+        for ti in tasks.iter().filter(|ti| ti.state.is_schedulable()) {
+            let moved = plan.moves.iter().any(|planned| planned.id == ti.id);
+            let ends = plan.end.is_some();
+            // What is decided only for task instances without status is no wait for others.
+            let stuck = ti.state != NoStatus && blockers(&snapshot, ti.id).is_empty();
+            prop_assert!(moved || ends || stuck || !blockers(&snapshot, ti.id).is_empty(), "{:?} {:?}", ti, plan);
+        }
+    }
+
     /// Whatever the states: nothing is scheduled before its upstream succeeded (all_success), limits hold, and the
     /// same snapshot gives the same plan.
     #[test]

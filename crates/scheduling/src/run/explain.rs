@@ -1,0 +1,241 @@
+//! Why a task instance waits: the planner's own pieces, asked one after the other.
+
+use super::{Planner, RunSnapshot};
+use model::dag::{Expansion, Task};
+use model::task_instance::StateName;
+use model::trigger_rule::{TriggerRule, Verdict};
+use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
+use std::fmt;
+
+/// One thing that keeps a task instance from being scheduled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocker {
+    /// Its DAG is paused.
+    Paused,
+    /// Its trigger rule is not met yet.
+    Upstream {
+        /// The rule.
+        rule: TriggerRule,
+        /// Instances before it that have not ended, or are not as the rule wants them.
+        open: Vec<(TaskId, MapIndex, StateName)>,
+    },
+    /// It waits for its next try, its next poke or its trigger.
+    Until {
+        /// What it waits for.
+        what: StateName,
+        /// When it goes on.
+        at: Timestamp,
+    },
+    /// The same task of the run before has not succeeded.
+    Past,
+    /// `max_active_tasks`
+    RunFull {
+        /// The limit.
+        limit: u32,
+        /// Those that count.
+        holders: Vec<TaskId>,
+    },
+    /// `max_active_tis_per_dag` or `max_active_tis_per_dagrun`
+    TaskFull {
+        /// The limit.
+        limit: u32,
+        /// Whether it counts over all runs.
+        over_runs: bool,
+    },
+}
+
+impl Blocker {
+    /// The name of Airflow's dependency for it (`airflow.ti_deps.deps`).
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Paused => "Dag Not Paused",
+            Self::Upstream { .. } => "Trigger Rule",
+            Self::Until {
+                what: StateName::UpForRetry,
+                ..
+            } => "Not In Retry Period",
+            Self::Until { .. } => "Ready To Reschedule",
+            Self::Past => "Previous Dagrun State",
+            Self::RunFull { .. } => "Task Instance Slots Available",
+            Self::TaskFull { .. } => "Task Concurrency",
+        }
+    }
+}
+
+/// Names shown at most.
+const SHOWN: usize = 3;
+
+/// Some names, and how many more there are.
+pub(crate) fn some(names: &[String]) -> String {
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused => write!(f, "the DAG is paused; it goes on when the DAG is unpaused"),
+            Self::Upstream { rule, open } => {
+                let word = |(task, index, state): &(TaskId, MapIndex, StateName)| {
+                    let state = state.rest_word().unwrap_or("not started");
+                    match index.0 {
+                        ..0 => format!("{task} ({state})"),
+                        index => format!("{task}[{index}] ({state})"),
+                    }
+                };
+                let names: Vec<String> = open.iter().map(word).collect();
+                write!(f, "its trigger rule {} waits for {}", rule.as_str(), some(&names))
+            }
+            Self::Until { what, at } => {
+                let what = match what {
+                    StateName::UpForRetry => "its next try is due",
+                    StateName::UpForReschedule => "its next poke is due",
+                    _ => "its trigger fires",
+                };
+                write!(f, "{what} at {}", model::time::rest_format(*at))
+            }
+            Self::Past => write!(
+                f,
+                "depends_on_past: the same task of the run before has not succeeded yet"
+            ),
+            Self::RunFull { limit, holders } => {
+                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "max_active_tasks: {limit} of {limit} are taken by {}",
+                    some(&names)
+                )
+            }
+            Self::TaskFull {
+                limit,
+                over_runs: true,
+            } => {
+                write!(
+                    f,
+                    "max_active_tis_per_dag: {limit} instances of the task are active over all runs"
+                )
+            }
+            Self::TaskFull { limit, .. } => {
+                write!(
+                    f,
+                    "max_active_tis_per_dagrun: {limit} instances of the task are active in this run"
+                )
+            }
+        }
+    }
+}
+
+/// Everything that keeps a task instance from being scheduled in a running run, the most decisive first. Empty for one
+/// that is past that, and for one that the next plan will move.
+pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> {
+    let planner = Planner::new(snapshot);
+    let Some(at) = snapshot.tasks.iter().position(|ti| ti.id == id) else {
+        return Vec::new();
+    };
+    let ti = &snapshot.tasks[at];
+    let waits = ti.state.is_schedulable() || ti.state == StateName::Deferred;
+    let Some(task) = snapshot.dag.task(&ti.task_id).filter(|_| waits) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if ti.state != StateName::Deferred && planner.judge(task, ti.map_index) == Verdict::Wait {
+        found.push(planner.upstream_of(task, ti.map_index));
+    }
+    if let Some(at) = ti.not_before.filter(|at| *at > snapshot.now) {
+        found.push(Blocker::Until { what: ti.state, at });
+    }
+    if snapshot.held_by_past.contains(&task.task_id) {
+        found.push(Blocker::Past);
+    }
+    if snapshot.paused {
+        found.push(Blocker::Paused);
+    }
+    if found.is_empty() {
+        found.extend(planner.limits_of(task));
+    }
+    found
+}
+
+impl Planner<'_> {
+    fn upstream_of(&self, task: &Task, map_index: MapIndex) -> Blocker {
+        let sources: Vec<usize> = match &task.expansion {
+            // An unexpanded instance of a mapped group waits for what the group expands over.
+            Some(Expansion::Product(lengths)) if task.mapped_group.is_some() && map_index.0 < 0 => lengths
+                .iter()
+                .flat_map(|length| length.sources())
+                .filter_map(|source| self.snapshot.dag.position(source))
+                .collect(),
+            _ => task.upstream.clone(),
+        };
+        let siblings = |before: usize| {
+            let other = &self.snapshot.dag.tasks[before];
+            task.mapped_group.is_some() && map_index.0 >= 0 && other.mapped_group == task.mapped_group
+        };
+        let instances = sources.iter().flat_map(|before| {
+            let only_own = siblings(*before);
+            self.instances[*before]
+                .iter()
+                .filter(move |at| !only_own || self.snapshot.tasks[**at].map_index == map_index)
+        });
+        let seen = instances.map(|at| {
+            let ti = &self.snapshot.tasks[*at];
+            (ti.task_id.clone(), ti.map_index, ti.state)
+        });
+        let (mut open, ended): (Vec<_>, Vec<_>) = seen.partition(|(_, _, state)| !state.is_finished());
+        if open.is_empty() {
+            open = ended;
+        }
+        Blocker::Upstream {
+            rule: task.trigger_rule,
+            open,
+        }
+    }
+
+    fn limits_of(&self, task: &Task) -> Option<Blocker> {
+        let is_active = |state: StateName| state == StateName::Scheduled || state.occupies_slot();
+        let active = |at: &usize| is_active(self.states[*at]);
+        let own = self
+            .snapshot
+            .dag
+            .position(&task.task_id)
+            .map_or(&[][..], |at| &self.instances[at]);
+        let in_task = own
+            .iter()
+            .filter(|at| active(at) || self.states[**at] == StateName::Deferred)
+            .count();
+        let reached = |limit: u32, count: usize| u32::try_from(count).unwrap_or(u32::MAX) >= limit;
+        let over_runs = self
+            .snapshot
+            .active_over_runs
+            .get(&task.task_id)
+            .copied()
+            .unwrap_or(0) as usize;
+        if let Some(limit) = task
+            .max_active_tis_per_dag
+            .filter(|limit| reached(*limit, over_runs))
+        {
+            return Some(Blocker::TaskFull {
+                limit,
+                over_runs: true,
+            });
+        }
+        if let Some(limit) = task
+            .max_active_tis_per_dagrun
+            .filter(|limit| reached(*limit, in_task))
+        {
+            return Some(Blocker::TaskFull {
+                limit,
+                over_runs: false,
+            });
+        }
+        let mut holders: Vec<TaskId> = (0..self.states.len())
+            .filter(|at| active(at))
+            .map(|at| self.snapshot.tasks[at].task_id.clone())
+            .collect();
+        holders.sort();
+        let limit = self.snapshot.dag.max_active_tasks;
+        reached(limit, holders.len()).then_some(Blocker::RunFull { limit, holders })
+    }
+}

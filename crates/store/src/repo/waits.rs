@@ -1,0 +1,250 @@
+//! Why a task instance waits, from the planner's view of its run to pools, queues and workers.
+
+use super::runs::RunRecord;
+use super::tasks::TaskInstanceRecord;
+use crate::sql::{Dialect, Value, placeholders};
+use crate::unit_of_work::Tx;
+use crate::{Graphs, StoreError, params};
+use model::Timestamp;
+use model::dag::Dag;
+use model::dag_run::DagRunState;
+use model::task_instance::StateName;
+use scheduling::{RunSnapshot, blockers};
+
+/// One thing that a task instance waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// Airflow's name for the dependency.
+    pub name: &'static str,
+    /// What blocks it, and what would release it.
+    pub reason: String,
+}
+
+impl Wait {
+    fn new(name: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            name,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Holders of slots that are named.
+const NAMED: usize = 3;
+
+fn some(names: &[String]) -> String {
+    match names.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+impl Tx {
+    /// Why a task instance that is not running waits, the most decisive first. Empty for one that runs or has ended, and
+    /// for one that goes on at once.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn waits_for(
+        &mut self,
+        graphs: &Graphs,
+        ti: &TaskInstanceRecord,
+        now: Timestamp,
+    ) -> Result<Vec<Wait>, StoreError> {
+        match ti.state {
+            StateName::NoStatus
+            | StateName::UpForRetry
+            | StateName::UpForReschedule
+            | StateName::Deferred => self.waits_in_run(graphs, ti, now).await,
+            StateName::Scheduled => self.waits_for_slots(ti).await,
+            StateName::Queued => self.waits_for_worker(ti).await,
+            StateName::AwaitingInput => Ok(vec![Wait::new(
+                "Ready To Reschedule",
+                "it waits for a person's input",
+            )]),
+            StateName::Restarting => {
+                let reason = "it was cleared while it ran; its worker is stopping the old process";
+                Ok(vec![Wait::new("Task Instance Not Running", reason)])
+            }
+            StateName::Running
+            | StateName::Success
+            | StateName::Failed
+            | StateName::UpstreamFailed
+            | StateName::Skipped
+            | StateName::Removed => Ok(Vec::new()),
+        }
+    }
+
+    async fn waits_in_run(
+        &mut self,
+        graphs: &Graphs,
+        ti: &TaskInstanceRecord,
+        now: Timestamp,
+    ) -> Result<Vec<Wait>, StoreError> {
+        let Some(run) = self.run_by_key(ti.run_key).await? else {
+            return Ok(Vec::new());
+        };
+        let graph = graphs.get(self, run.version_id).await?;
+        let dag = &graph.dag;
+        let paused = self.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
+        if run.state != DagRunState::Running {
+            return self.waits_for_run(dag, &run, paused).await;
+        }
+        let tasks = self.snapshot(run.key).await?;
+        let active_over_runs = self.active_over_runs(dag).await?;
+        let held_by_past = self.held_by_past(dag, &run).await?;
+        let lengths = self.mapped_lengths(run.key, &dag.mapped_over()).await?;
+        let snapshot = RunSnapshot {
+            dag,
+            start_date: run.start_date,
+            paused,
+            tasks: &tasks,
+            active_over_runs: &active_over_runs,
+            held_by_past: &held_by_past,
+            lengths: &lengths,
+            now,
+        };
+        let found = blockers(&snapshot, ti.id);
+        Ok(found
+            .iter()
+            .map(|blocker| Wait::new(blocker.name(), blocker.to_string()))
+            .collect())
+    }
+
+    async fn waits_for_run(
+        &mut self,
+        dag: &Dag,
+        run: &RunRecord,
+        paused: bool,
+    ) -> Result<Vec<Wait>, StoreError> {
+        let mut waits = Vec::new();
+        if run.state != DagRunState::Queued {
+            let reason = format!(
+                "the run has ended as {}; clear it to run it again",
+                run.state.as_str()
+            );
+            return Ok(vec![Wait::new("Dagrun Running", reason)]);
+        }
+        if paused {
+            let reason = "the DAG is paused; the run starts when the DAG is unpaused";
+            waits.push(Wait::new("Dag Not Paused", reason));
+        }
+        let sql = "SELECT run_id FROM dag_run WHERE dag_id = ? AND state = 'running' ORDER BY id";
+        let rows = self.query(sql, params![&run.dag_id]).await?;
+        let running: Vec<String> = rows
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
+        let limit = self.dag(&run.dag_id).await?.map_or_else(
+            || i64::from(dag.max_active_runs),
+            |record| i64::from(record.max_active_runs),
+        );
+        if running.len() as i64 >= limit {
+            let reason = format!(
+                "the run is queued: max_active_runs {limit} of {limit} are taken by {}; it starts when one of them ends",
+                some(&running)
+            );
+            waits.push(Wait::new("Dagrun Running", reason));
+        }
+        if waits.is_empty() {
+            waits.push(Wait::new(
+                "Dagrun Running",
+                "the run is queued and about to start",
+            ));
+        }
+        Ok(waits)
+    }
+
+    async fn waits_for_slots(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
+        const NAME: &str = "Pool Slots Available";
+        let sql = "SELECT slots, include_deferred FROM slot_pool WHERE pool = ?";
+        let Some(mut row) = self.query_one(sql, params![&ti.pool]).await? else {
+            let reason = format!(
+                "there is no pool {}; it goes on when one of that name is created",
+                ti.pool
+            );
+            return Ok(vec![Wait::new(NAME, reason)]);
+        };
+        let (slots, include_deferred): (i64, bool) = (row.next()?, row.next()?);
+        if slots >= 0 && ti.pool_slots > slots {
+            let reason = format!(
+                "it needs {} slots, and pool {} has {slots} in all; it goes on when the pool is made larger",
+                ti.pool_slots, ti.pool
+            );
+            return Ok(vec![Wait::new(NAME, reason)]);
+        }
+        let deferred = if include_deferred { ", 'deferred'" } else { "" };
+        let sql = format!(
+            "SELECT dag_id, task_id, pool_slots FROM task_instance \
+             WHERE pool = ? AND state IN ('queued', 'running'{deferred}) ORDER BY queued_at, id"
+        );
+        let (mut used, mut holders) = (0, Vec::new());
+        for mut row in self.query(&sql, params![&ti.pool]).await? {
+            let (dag_id, task_id): (String, String) = (row.next()?, row.next()?);
+            used += row.next::<i64>()?;
+            holders.push(format!("{dag_id}.{task_id}"));
+        }
+        if slots >= 0 && slots - used < ti.pool_slots {
+            let reason = format!(
+                "pool {}: {used} of {slots} slots are held by {}; it needs {} and goes on when they are free and nothing heavier waits",
+                ti.pool,
+                some(&holders),
+                ti.pool_slots
+            );
+            return Ok(vec![Wait::new(NAME, reason)]);
+        }
+        let reason = "it has all it needs but a place among [core] parallelism of a scheduler; it goes on when a task ends";
+        Ok(vec![Wait::new("Task Concurrency", reason)])
+    }
+
+    async fn waits_for_worker(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
+        const NAME: &str = "Task Instance State";
+        if let Some(executor) = &ti.executor
+            && executor.as_str().ends_with("KubernetesExecutor")
+        {
+            let reason = format!(
+                "its pod has not taken it yet; see `kubectl get pods -l updraft/task-instance={}`",
+                ti.id
+            );
+            return Ok(vec![Wait::new(NAME, reason)]);
+        }
+        let sql = "SELECT id, queues, concurrency FROM worker WHERE state = 'active'";
+        // On a laptop the one worker serves every queue.
+        let any_queue = self.dialect() == Dialect::Sqlite;
+        let (mut ids, mut slots) = (Vec::new(), 0);
+        for mut row in self.query(sql, &[]).await? {
+            let (id, queues, concurrency): (model::WorkerId, String, i64) =
+                (row.next()?, row.next()?, row.next()?);
+            let queues: Vec<String> = serde_json::from_str(&queues).unwrap_or_default();
+            if any_queue || queues.iter().any(|queue| queue == ti.queue.as_str()) {
+                ids.push(Value::from(id));
+                slots += concurrency;
+            }
+        }
+        if ids.is_empty() {
+            let reason = format!(
+                "no worker serves queue {}; it goes on when one is started with it",
+                ti.queue
+            );
+            return Ok(vec![Wait::new(NAME, reason)]);
+        }
+        let sql = format!(
+            "SELECT COUNT(*) FROM task_instance WHERE state = 'running' AND worker_id IN ({})",
+            placeholders(ids.len())
+        );
+        let row = self.query_one(&sql, &ids).await?;
+        let busy: i64 = row.map_or(Ok(0), |mut row| row.next())?;
+        let reason = if busy >= slots {
+            format!(
+                "all {slots} slots of the workers of queue {} are taken; it goes on when a task of theirs ends",
+                ti.queue
+            )
+        } else {
+            format!(
+                "it is on its way to a worker of queue {}: {busy} of {slots} slots are taken",
+                ti.queue
+            )
+        };
+        Ok(vec![Wait::new(NAME, reason)])
+    }
+}

@@ -1,0 +1,111 @@
+//! Every wait is explained: over the API, and on the command line.
+
+use harness::{Api, Installation, eventually};
+use serde_json::json;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const WAITS: &str = r#"
+from datetime import timedelta
+from airflow.sdk import DAG, BaseOperator
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+class Deferring(BaseOperator):
+    def execute(self, context):
+        self.defer(trigger=TimeDeltaTrigger(timedelta(hours=1)), method_name="go_on")
+
+with DAG("waits", schedule=None, max_active_tasks=3, max_active_runs=1) as dag:
+    slow = BashOperator(task_id="slow", bash_command="sleep 600", priority_weight=9)
+    slow >> EmptyOperator(task_id="after")
+    BashOperator(task_id="fails", bash_command="exit 1", retries=1, retry_delay=timedelta(hours=1), priority_weight=8)
+    Deferring(task_id="deferring", priority_weight=7)
+    BashOperator(task_id="pooled", bash_command="true", pool="small", pool_slots=2, priority_weight=6)
+    BashOperator(task_id="lost", bash_command="true", pool="nowhere", priority_weight=5)
+    BashOperator(task_id="crowded", bash_command="true", priority_weight=1)
+"#;
+
+fn said(api: &Api, run_id: &str, task: &str) -> String {
+    let path = format!("/api/v2/dags/waits/dagRuns/{run_id}/taskInstances/{task}/dependencies");
+    api.get(&path)["explanation"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn is_explained(api: &Api, run_id: &str, task: &str, reason: &str) {
+    eventually(&format!("{task} is explained"), PATIENCE, || {
+        match said(api, run_id, task) {
+            text if text.contains(reason) => Ok(()),
+            text => Err(format!("{text} {:?}", api.tasks("waits", run_id))),
+        }
+    });
+}
+
+#[test]
+fn whatever_waits_says_for_what() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    let (status, body) = api
+        .call(
+            "POST",
+            "/api/v2/pools",
+            Some(&json!({"name": "small", "slots": 1})),
+        )
+        .expect("an answer");
+    assert_eq!(status, 201, "{body}");
+    installation.dag("waits.py", WAITS);
+    eventually("the DAG is there", PATIENCE, || {
+        match api.call("GET", "/api/v2/dags/waits", None) {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
+        }
+    });
+    api.trigger("waits", &json!({"logical_date": null, "dag_run_id": "first"}));
+    api.trigger("waits", &json!({"logical_date": null, "dag_run_id": "second"}));
+    let told = [
+        ("after", "its trigger rule all_success waits for slow (running)"),
+        ("fails", "its next try is due at "),
+        ("deferring", "its trigger fires at "),
+        ("pooled", "it needs 2 slots, and pool small has 1 in all"),
+        ("lost", "there is no pool nowhere"),
+        (
+            "crowded",
+            "max_active_tasks: 3 of 3 are taken by lost, pooled, slow",
+        ),
+    ];
+    for (task, reason) in told {
+        is_explained(&api, "first", task, reason);
+    }
+    is_explained(
+        &api,
+        "second",
+        "slow",
+        "max_active_runs 1 of 1 are taken by first",
+    );
+    assert_eq!(said(&api, "first", "slow"), "", "what runs does not wait");
+    let list = api.get("/api/v2/dags/waits/dagRuns/first/taskInstances/after/dependencies");
+    assert_eq!(list["dependencies"][0]["name"], "Trigger Rule");
+    let (ok, text) = installation.run("updraft", &["tasks", "explain", "waits", "first", "after"]);
+    assert!(ok, "{text}");
+    assert!(
+        text.contains("after is not started: its trigger rule all_success waits for slow (running)"),
+        "{text}"
+    );
+    let pause = json!({"is_paused": true});
+    api.call("PATCH", "/api/v2/dags/waits", Some(&pause))
+        .expect("an answer");
+    is_explained(&api, "second", "slow", "the DAG is paused");
+    let (status, body) = api
+        .call(
+            "GET",
+            "/api/v2/dags/waits/dagRuns/first/taskInstances/nothing/dependencies",
+            None,
+        )
+        .expect("an answer");
+    assert_eq!(status, 404, "{body}");
+}
