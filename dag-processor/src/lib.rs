@@ -4,6 +4,7 @@
 //! and of the modules beside it that it imports. A file that hangs, dies or eats memory harms only itself.
 
 mod answers;
+mod callbacks;
 mod files;
 mod outcome;
 pub mod service;
@@ -77,7 +78,10 @@ impl DagProcessor {
     /// When the folders can never be looked at.
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
         let heartbeat = tokio::spawn(beat(Arc::clone(&self.shared), stop.clone()));
+        let calling = tokio::spawn(callbacks::call(Arc::clone(&self.shared), stop.clone()));
         let worked = self.work(&stop).await;
+        // A callback in hand is called again if it does not end now.
+        tokio::time::timeout(HEARTBEAT, calling).await.ok();
         heartbeat.await.context("the heartbeat broke")?;
         let id = self.shared.id;
         if let Err(error) = store::transact!(self.shared.store, "end job", |tx| tx.end_job(id).await) {
@@ -204,6 +208,7 @@ impl Shared {
             file: file.path.clone(),
             bundle: file.bundle.clone(),
             limits,
+            callback: None,
         };
         let begin = Instant::now();
         let parsed = parse_file(&self.python, &request, |question| self.answer(question)).await;

@@ -148,6 +148,15 @@ impl Shared {
             .await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
+            let wanted = dag.has_callbacks;
+            if if end.is_failure() {
+                wanted.on_failure
+            } else {
+                wanted.on_success
+            } {
+                tx.add_run_callback(key, end.is_failure(), end.reason(), now)
+                    .await?;
+            }
         }
         // Without an event or a move nothing happened here, so runs that wake each other come to rest.
         let linked = if dag.links_runs() && (covered.is_some() || !plan.moves.is_empty()) {

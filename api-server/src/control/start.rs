@@ -3,37 +3,14 @@
 use crate::App;
 use crate::logs::LogName;
 use identity::ClaimToken;
+use model::WorkerId;
 use model::time::rest_format;
-use model::{Timestamp, WorkerId};
 use proto::v1::StartTask;
 use python::messages::Startup;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
 use tonic::Status;
-
-/// The run as the Task SDK knows it; it forbids any other field.
-pub(crate) fn dag_run(run: &RunRecord) -> Value {
-    let when = |at: Option<Timestamp>| at.map(rest_format);
-    json!({
-        "dag_id": run.dag_id,
-        "run_id": run.run_id,
-        "logical_date": when(run.logical_date),
-        "data_interval_start": when(run.data_interval_start),
-        "data_interval_end": when(run.data_interval_end),
-        "run_after": rest_format(run.run_after),
-        "start_date": when(run.start_date),
-        "end_date": when(run.end_date),
-        "clear_number": run.clear_number,
-        "run_type": run.run_type.as_str(),
-        "state": run.state.as_str(),
-        "conf": serde_json::from_str::<Value>(&run.conf).unwrap_or_else(|_| json!({})),
-        "triggering_user_name": run.triggering_user,
-        "consumed_asset_events": [],
-        "partition_key": null,
-    })
-}
 
 pub(super) fn start_task(
     app: &App,
@@ -71,7 +48,7 @@ pub(super) fn start_task(
         trace_context: trace_context
             .clone()
             .map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
-        dag_run: dag_run(run),
+        dag_run: run.for_sdk(),
     };
     let claim = ClaimToken {
         task_instance: ti.id,

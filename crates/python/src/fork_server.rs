@@ -114,6 +114,8 @@ pub enum Work {
         bundle: Bundle,
         /// MiB of memory above the fork server's own.
         memory_mb: u64,
+        /// A callback to call instead.
+        callback: Option<Value>,
     },
 }
 
@@ -276,6 +278,7 @@ impl ForkServer {
                 file,
                 bundle,
                 memory_mb,
+                callback,
             },
             Some(fields),
         ) = (work, request.as_object_mut())
@@ -285,6 +288,7 @@ impl ForkServer {
             fields.insert("bundle_path".to_owned(), bundle.path.to_string_lossy().into());
             fields.insert("bundle_name".to_owned(), bundle.name.as_str().into());
             fields.insert("memory_mb".to_owned(), (*memory_mb).into());
+            fields.insert("callback".to_owned(), callback.clone().unwrap_or(Value::Null));
         }
         let system = |error: &dyn std::fmt::Display| PythonError::System(error.to_string());
         let mut ours = Vec::new();

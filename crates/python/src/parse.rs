@@ -27,6 +27,9 @@ pub struct ParseRequest {
     pub bundle: Bundle,
     /// What it may use.
     pub limits: ParseLimits,
+    /// A callback of one of its DAGs (Airflow's `DagCallbackRequest`), to be called instead of describing the DAGs. What
+    /// goes wrong in it comes as an import error.
+    pub callback: Option<Value>,
 }
 
 /// What parsing one file may use.
@@ -130,6 +133,7 @@ where
         file: request.file.clone(),
         bundle: request.bundle.clone(),
         memory_mb: request.limits.memory_mb,
+        callback: request.callback.clone(),
     };
     let mut child = server.fork(&work, &[]).await?;
     let (Some(stdout), Some(stderr)) = (take(&mut child.stdout), take(&mut child.stderr)) else {

@@ -133,13 +133,7 @@ pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     if planner.is_too_late() {
         return planner.give_up();
     }
-    planner.remove_orphans();
-    planner.fail_fast();
-    planner.fire_triggers();
-    for &at in snapshot.dag.topological() {
-        planner.decide_task(at);
-    }
-    planner.admit();
+    planner.decide_all();
     planner.finish()
 }
 
@@ -188,6 +182,16 @@ impl<'a> Planner<'a> {
             from: ti.state,
             decision,
         });
+    }
+
+    fn decide_all(&mut self) {
+        self.remove_orphans();
+        self.fail_fast();
+        self.fire_triggers();
+        for &at in self.snapshot.dag.topological() {
+            self.decide_task(at);
+        }
+        self.admit();
     }
 
     fn remove_orphans(&mut self) {

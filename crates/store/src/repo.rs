@@ -2,6 +2,7 @@
 
 mod admin;
 mod by_hand;
+mod callbacks;
 mod claims;
 mod dags;
 mod dispatch;
@@ -18,6 +19,7 @@ mod workers;
 mod xcoms;
 
 pub use admin::{ConnectionRecord, PoolRecord, PoolSlots, VariableRecord};
+pub use callbacks::RunCallback;
 pub use claims::{ClaimRequest, Claimed, Report, Reported};
 pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};
 pub use dispatch::{Dispatch, DispatchLimits};

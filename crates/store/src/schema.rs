@@ -55,6 +55,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "executors",
         steps: EXECUTORS,
     },
+    Migration {
+        version: 4,
+        name: "callbacks",
+        steps: CALLBACKS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -78,6 +83,17 @@ const EXECUTORS: &[Step] = &[
         name: "executor",
         word: "NAME",
     },
+];
+
+/// Callbacks of runs that have ended, until they have been called.
+const CALLBACKS: &[Step] = &[
+    Step::Table {
+        name: "run_callback",
+        columns:
+            "id KEY64, run_key INT64 NOT NULL, ti_id UUID, is_failure INT64 NOT NULL, reason WORD NOT NULL,
+            created_at INT64 NOT NULL, claimed_until INT64 NOT NULL, attempts INT64 NOT NULL",
+    },
+    index("ix_run_callback", "run_callback", "claimed_until, id"),
 ];
 
 /// Translates the neutral type words of a table's columns.

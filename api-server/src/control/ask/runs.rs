@@ -1,7 +1,6 @@
 //! DagRuns: looking at them, making them, clearing them.
 
 use super::{Asked, instants, texts};
-use crate::control::start::dag_run;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use broker::Hint;
 use chrono::Utc;
@@ -86,7 +85,7 @@ impl Asked<'_> {
         Ok(match question {
             Question::GetDagRun { dag_id, run_id } => {
                 match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
-                    Some(run) => Answer::of("DagRunResult", dag_run(&run)),
+                    Some(run) => Answer::of("DagRunResult", run.for_sdk()),
                     None => Answer::failure(404, "the DAG run was not found"),
                 }
             }
@@ -141,7 +140,7 @@ impl Asked<'_> {
                 };
                 Answer::of(
                     "PreviousDagRunResult",
-                    json!({"dag_run": found.as_ref().map(dag_run)}),
+                    json!({"dag_run": found.as_ref().map(store::repo::RunRecord::for_sdk)}),
                 )
             }
             Question::GetPrevSuccessfulDagRun {} => {

@@ -199,6 +199,9 @@ def parse(request):
         dag_folder=request["file"], bundle_path=bundle, bundle_name=request["bundle_name"], load_op_links=False
     )
     errors, dags = dict(bag.import_errors), []
+    if request.get("callback"):
+        errors.update(call_back(bag, request["callback"]))
+        bag.dags.clear()
     for dag in bag.dags.values():
         try:
             dags.append(describe(dag, DagSerialization.to_dict(dag)))
@@ -217,6 +220,37 @@ def parse(request):
         "old_forms": updraft_notes.notes(),
     }
     decoder.send(Message(result))
+
+
+class Remembering:
+    """A log that keeps what went wrong."""
+
+    def __init__(self):
+        self.errors = {}
+
+    def debug(self, *_, **__):
+        pass
+
+    info = debug
+
+    def warning(self, text, *_, **__):
+        self.errors[f"callback {len(self.errors)}"] = text
+
+    def exception(self, text, *_, **__):
+        self.errors[f"callback {len(self.errors)}"] = f"{text}\n{traceback.format_exc(limit=-2)}"
+
+
+def call_back(bag, request):
+    """Calls the callbacks of a DAG whose run has ended. Returns what went wrong."""
+    from airflow.callbacks.callback_requests import DagCallbackRequest
+    from airflow.dag_processing import processor
+
+    log = Remembering()
+    try:
+        processor._execute_dag_callbacks(bag, DagCallbackRequest.model_validate(request), log)
+    except Exception:  # noqa: BLE001 - such as a DAG that has left its file
+        log.exception("the callback cannot be called")
+    return log.errors
 
 
 def child(request, fds):

@@ -130,7 +130,12 @@ impl fmt::Display for Blocker {
 /// Everything that keeps a task instance from being scheduled in a running run, the most decisive first. Empty for one
 /// that is past that, and for one that the next plan will move.
 pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> {
-    let planner = Planner::new(snapshot);
+    let mut planner = Planner::new(snapshot);
+    // What the plan does first counts: a place that it gives to another is taken.
+    planner.decide_all();
+    if planner.plan.moves.iter().any(|planned| planned.id == id) {
+        return Vec::new();
+    }
     let Some(at) = snapshot.tasks.iter().position(|ti| ti.id == id) else {
         return Vec::new();
     };
@@ -181,7 +186,7 @@ impl Planner<'_> {
         });
         let seen = instances.map(|at| {
             let ti = &self.snapshot.tasks[*at];
-            (ti.task_id.clone(), ti.map_index, ti.state)
+            (ti.task_id.clone(), ti.map_index, self.states[*at])
         });
         let (mut open, ended): (Vec<_>, Vec<_>) = seen.partition(|(_, _, state)| !state.is_finished());
         if open.is_empty() {

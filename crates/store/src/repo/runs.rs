@@ -44,6 +44,28 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// The run as the Task SDK knows it; it forbids any other field.
+    pub fn for_sdk(&self) -> serde_json::Value {
+        let when = |at: Option<Timestamp>| at.map(model::time::rest_format);
+        serde_json::json!({
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "logical_date": when(self.logical_date),
+            "data_interval_start": when(self.data_interval_start),
+            "data_interval_end": when(self.data_interval_end),
+            "run_after": model::time::rest_format(self.run_after),
+            "start_date": when(self.start_date),
+            "end_date": when(self.end_date),
+            "clear_number": self.clear_number,
+            "run_type": self.run_type.as_str(),
+            "state": self.state.as_str(),
+            "conf": serde_json::from_str::<serde_json::Value>(&self.conf).unwrap_or_else(|_| serde_json::json!({})),
+            "triggering_user_name": self.triggering_user,
+            "consumed_asset_events": [],
+            "partition_key": null,
+        })
+    }
+
     pub(super) fn read(mut row: Row) -> Result<Self, StoreError> {
         Ok(Self {
             key: row.next()?,

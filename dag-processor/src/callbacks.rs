@@ -1,0 +1,123 @@
+//! Callbacks of DAGs whose runs have ended. They are Python of the DAG file, so they are called where files are parsed.
+
+use crate::Shared;
+use bootstrap::Stop;
+use chrono::Utc;
+use python::{ParseFailure, ParseLimits, ParseRequest, parse_file};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use store::repo::RunCallback;
+use store::{Graphs, StoreError};
+
+const TURN: Duration = Duration::from_secs(1);
+/// Time beyond that of a file after which another DAG processor may take a callback over.
+const SPARE: Duration = Duration::from_secs(30);
+/// How often a callback is tried whose process was lost.
+const ATTEMPTS: u32 = 3;
+
+/// Calls callbacks until told to stop.
+pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
+    let graphs = Graphs::default();
+    loop {
+        match shared.call_one(&graphs).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!("callbacks of runs cannot be called, trying again: {error}"),
+        }
+        tokio::select! {
+            () = stop.draining().cancelled() => return,
+            () = tokio::time::sleep(TURN) => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Calls the oldest callback that waits. Whether there was one.
+    async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
+        let now = Utc::now();
+        let hold = self.config.dag_processor.file_timeout + SPARE;
+        if !self.store.reader().await?.has_run_callback(now).await? {
+            return Ok(false);
+        }
+        let claimed = store::transact!(self.store, "claim callback", |tx| tx
+            .claim_run_callback(now, hold)
+            .await)?;
+        let Some(callback) = claimed else {
+            return Ok(false);
+        };
+        if let Some(request) = self.request_for(graphs, &callback).await?
+            && let Err(why) = self.call(&callback, request).await
+            && callback.attempts + 1 < ATTEMPTS
+        {
+            tracing::warn!(
+                event = callback.id,
+                "a callback could not be called, trying again: {why}"
+            );
+            return Ok(false);
+        }
+        store::transact!(self.store, "end callback", |tx| tx
+            .end_run_callback(callback.id)
+            .await)?;
+        Ok(true)
+    }
+
+    /// Which file to load, and what to call there; `None` when the run or its file is gone.
+    async fn request_for(
+        &self,
+        graphs: &Graphs,
+        callback: &RunCallback,
+    ) -> Result<Option<ParseRequest>, StoreError> {
+        let mut db = self.store.reader().await?;
+        let Some(run) = db.run_by_key(callback.run_key).await? else {
+            return Ok(None);
+        };
+        let graph = graphs.get(&mut db, run.version_id).await?;
+        let ti = match callback.task_instance {
+            Some(id) => db.task_instance_by_id(id).await?,
+            None => None,
+        };
+        let bundles = &self.python.config().bundles;
+        let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
+            return Ok(None);
+        };
+        let last_ti = ti.map(|ti| {
+            json!({
+                "id": ti.id, "dag_version_id": ti.version_id, "task_id": ti.task_id, "dag_id": ti.dag_id,
+                "run_id": ti.run_id, "try_number": ti.try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
+            })
+        });
+        let request = json!({
+            "type": "DagCallbackRequest", "filepath": graph.relative_fileloc, "bundle_name": bundle.name,
+            "bundle_version": Value::Null, "msg": callback.reason, "dag_id": run.dag_id, "run_id": run.run_id,
+            "is_failure_callback": callback.is_failure,
+            "context_from_server": {"dag_run": run.for_sdk(), "last_ti": last_ti},
+        });
+        Ok(Some(ParseRequest {
+            file: bundle.path.join(&graph.relative_fileloc),
+            bundle: bundle.clone(),
+            limits: ParseLimits {
+                time: self.config.dag_processor.file_timeout,
+                memory_mb: self.config.dag_processor.file_memory_mb,
+            },
+            callback: Some(request),
+        }))
+    }
+
+    /// What goes wrong within a callback is told and no reason to call it again, as in Airflow.
+    async fn call(&self, callback: &RunCallback, request: ParseRequest) -> Result<(), String> {
+        match parse_file(&self.python, &request, |question| self.answer(question)).await {
+            Ok(done) => {
+                for error in done.import_errors.values() {
+                    tracing::error!(event = callback.id, "a callback of a DAG went wrong: {error}");
+                }
+                Ok(())
+            }
+            Err(failure @ (ParseFailure::Lost | ParseFailure::Python(_))) => Err(failure.to_string()),
+            Err(failure) => {
+                tracing::error!(event = callback.id, "a callback of a DAG went wrong: {failure}");
+                Ok(())
+            }
+        }
+    }
+}
