@@ -91,7 +91,7 @@ impl Worker {
             watchdog,
             health,
         } = life;
-        let hostname = bootstrap::hostname();
+        let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {
             control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),

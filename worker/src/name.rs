@@ -16,6 +16,7 @@ const MOST: usize = 256;
 pub struct WorkerName {
     name: String,
     mark: String,
+    machine: String,
     _lock: Option<Arc<File>>,
 }
 
@@ -53,6 +54,7 @@ impl WorkerName {
                     return Ok(Self {
                         name,
                         mark,
+                        machine: bootstrap::hostname(),
                         _lock: Some(Arc::new(lock)),
                     });
                 }
@@ -67,10 +69,17 @@ impl WorkerName {
         )
     }
 
-    /// A name for a worker that lives for one task: nobody had it before, and nobody will have it again.
+    /// A name for a worker that lives for one task: nobody had it before, and nobody will have it again. The configured one
+    /// is that of its pod, which is its machine; a pod on its node's network does not know it otherwise.
     pub fn for_one_task(config: &Config) -> Self {
-        let name = format!("{}:{}", bootstrap::hostname(), uuid::Uuid::new_v4());
+        let machine = config
+            .updraft
+            .worker_name
+            .clone()
+            .unwrap_or_else(bootstrap::hostname);
+        let name = format!("{machine}:{}", uuid::Uuid::new_v4());
         Self {
+            machine,
             mark: format!("{}@{name}", config.home.display()),
             name,
             _lock: None,
@@ -80,6 +89,11 @@ impl WorkerName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.name
+    }
+
+    /// The name of the machine that it runs on, as users see it.
+    pub fn machine(&self) -> &str {
+        &self.machine
     }
 
     /// The name with the installation that it belongs to, which marks everything that the worker starts.

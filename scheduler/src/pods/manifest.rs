@@ -133,7 +133,7 @@ fn own(config: &Config, hand_over: &HandOver<'_>, name: &str, template: &Value) 
     let TryNumber(try_number) = ti.try_number;
     let mut base = json!({
         "name": BASE,
-        "args": ["worker", "--task-instance", ti.id, "--try-number", try_number.to_string()],
+        "args": ["worker", "--task-instance", ti.id, "--try-number", try_number.to_string(), "--celery-hostname", name],
         "env": env,
     });
     if let Some(image) = &config.kubernetes_executor.image {

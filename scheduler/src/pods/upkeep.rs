@@ -50,10 +50,17 @@ pub(crate) async fn look_after(shared: Arc<Shared>, stop: Stop) {
             continue;
         }
         quiet = 0;
-        if shared.uses_pods().await
-            && let Err(why) = shared.look_after_pods(&mut waits_for).await
-        {
-            tracing::warn!("the pods of tasks cannot be looked after, trying again: {why}");
+        let look = async {
+            if shared.uses_pods().await
+                && let Err(why) = shared.look_after_pods(&mut waits_for).await
+            {
+                tracing::warn!("the pods of tasks cannot be looked after, trying again: {why}");
+            }
+        };
+        // All of it may be broken off, and done again by another scheduler.
+        tokio::select! {
+            () = look => {}
+            () = stop.draining().cancelled() => return,
         }
     }
 }
@@ -169,7 +176,9 @@ impl Seen<'_> {
     fn holder(&self) -> Option<WorkerId> {
         let ti = self.ti?;
         let runs = matches!(ti.state, StateName::Running | StateName::Restarting);
-        (runs && ti.dispatch_seq == self.sequence).then_some(ti.worker_id)?
+        // The worker in a pod has the pod's name for a machine.
+        let is_here = ti.hostname.as_deref() == Some(self.name());
+        (runs && is_here).then_some(ti.worker_id)?
     }
 
     /// Whether the pod ended for no fault of its own: told to go, evicted, lost with its node.
