@@ -168,7 +168,10 @@ impl Shared {
         let graph = self.graphs.get(&mut db, ti.version_id).await?;
         let run = db.run_by_key(ti.run_key).await?;
         drop(db);
-        let cluster = self.cluster().await.map_err(Failure::Transient)?;
+        let cluster = match self.cluster().await {
+            Ok(cluster) => cluster,
+            Err(why) => return self.out_of_patience(&ti, &why),
+        };
         let hand_over = HandOver {
             ti: &ti,
             logical_date: run.and_then(|run| run.logical_date),
@@ -187,29 +190,34 @@ impl Shared {
             Err(Error::Api(status)) if matches!(status.code, 400 | 404 | 405 | 415 | 422) => {
                 return Err(Failure::ForGood(status.message));
             }
-            Err(error) => return self.out_of_patience(&ti, &error),
+            Err(error) => return self.out_of_patience(&ti, &error.to_string()),
         }
         tracing::debug!(pod = name, task = %ti.task_id, "pod made");
         Ok(())
     }
 
     /// What may pass is waited for, but not for ever.
-    fn out_of_patience(&self, ti: &TaskInstanceRecord, error: &Error) -> Result<(), Failure> {
+    fn out_of_patience(&self, ti: &TaskInstanceRecord, error: &str) -> Result<(), Failure> {
         let patience = self.config.scheduler.task_queued_timeout;
         let waited = Utc::now() - ti.queued_at.unwrap_or_else(Utc::now);
         if waited.to_std().unwrap_or_default() > patience {
             let text = format!("tried for {} s: {error}", patience.as_secs());
             return Err(Failure::ForGood(text));
         }
-        Err(Failure::Transient(error.to_string()))
+        Err(Failure::Transient(error.to_owned()))
     }
 
-    /// Ends a try that nobody took.
-    async fn refuse(&self, id: model::TaskInstanceId, sequence: i64, cause: &str) -> Result<(), StoreError> {
+    /// Ends a try that nobody took. Whether nobody had.
+    async fn refuse(
+        &self,
+        id: model::TaskInstanceId,
+        sequence: i64,
+        cause: &str,
+    ) -> Result<bool, StoreError> {
         let now = Utc::now();
         let mut db = self.store.reader().await?;
         let Some(ti) = db.task_instance_by_id(id).await? else {
-            return Ok(());
+            return Ok(true);
         };
         let retry_at = match ti.should_retry() {
             true => Some(self.graphs.retry_at(&mut db, &ti, now, None).await?),
@@ -223,7 +231,7 @@ impl Shared {
             tracing::warn!(dag.id = %ti.dag_id, run.id = %ti.run_id, task.id = %ti.task_id, "the task could not be started: {cause}");
             self.dirty.add(run);
         }
-        Ok(())
+        Ok(refused.is_some())
     }
 
     async fn refuse_or_warn(&self, id: model::TaskInstanceId, sequence: i64, cause: &str) {

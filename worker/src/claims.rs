@@ -137,9 +137,15 @@ pub(crate) async fn run_one(
     shared: &Arc<Shared>,
     id: TaskInstanceId,
     try_number: TryNumber,
+    stop: &Stop,
 ) -> Option<Ending> {
     let start = loop {
-        if let Some(answer) = claim(shared, id, try_number).await {
+        let answer = tokio::select! {
+            answer = claim(shared, id, try_number) => answer,
+            // A claim that was granted meanwhile is given back when the worker leaves.
+            () = stop.draining().cancelled() => return None,
+        };
+        if let Some(answer) = answer {
             break answer?;
         }
     };

@@ -125,7 +125,7 @@ impl Worker {
             () = stop.draining().cancelled() => return Ok(()),
         };
         let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
-        let running = claims::run_one(&shared, id, try_number);
+        let running = claims::run_one(&shared, id, try_number, &stop);
         tokio::pin!(running);
         let ending = tokio::select! {
             ending = &mut running => ending,

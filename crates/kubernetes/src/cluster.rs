@@ -1,7 +1,7 @@
 //! Where a cluster is, and calls of its API that outlive what is transient.
 
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Error};
 use serde_json::{Value, json};
@@ -231,7 +231,31 @@ impl Pods {
             grace_period_seconds: grace,
             ..DeleteParams::default()
         };
-        match persistently(|| self.api.delete(name, &params)).await {
+        self.delete_with(name, &params).await
+    }
+
+    /// Deletes this very pod, and no later one of the same name.
+    ///
+    /// # Errors
+    /// As the cluster says.
+    pub async fn delete_exactly(&self, name: &str, uid: Option<String>) -> Result<(), Error> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid,
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match tokio::time::timeout(ANSWER, self.api.delete(name, &params)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The name is another's by now.
+            Ok(Err(Error::Api(status))) if status.code == 409 => Ok(()),
+            Ok(Err(_)) | Err(_) => self.delete_with(name, &params).await,
+        }
+    }
+
+    async fn delete_with(&self, name: &str, params: &DeleteParams) -> Result<(), Error> {
+        match persistently(|| self.api.delete(name, params)).await {
             Err(error) if !is_absent(&error) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }

@@ -137,6 +137,9 @@ pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     planner.finish()
 }
 
+/// Mapped instances of one task. Each argument is bounded by `[core] max_map_length`; their product is not, elsewhere.
+const MOST_INSTANCES: usize = 100_000;
+
 struct Planner<'a> {
     snapshot: &'a RunSnapshot<'a>,
     /// Places in `snapshot.tasks`, by place of the task in the DAG.
@@ -211,7 +214,7 @@ impl<'a> Planner<'a> {
             return false;
         };
         self.wake_at(deadline);
-        deadline < self.snapshot.now
+        deadline < self.snapshot.now && !self.snapshot.paused
     }
 
     /// A run that took too long fails, and whatever is not finished is skipped, also what runs
@@ -410,12 +413,17 @@ impl<'a> Planner<'a> {
         for length in lengths {
             let known = |source: &TaskId| self.snapshot.lengths.get(source).copied();
             match length.length(&known) {
-                Some(length) => count *= length,
+                Some(length) => count = usize::saturating_mul(count, length),
                 None => return Decision::FailUpstream,
             }
         }
         if count == 0 {
             Decision::Skip
+        } else if count > MOST_INSTANCES {
+            Decision::Refuse(format!(
+                "task {} would have {count} mapped instances; {MOST_INSTANCES} are the most",
+                task.task_id
+            ))
         } else {
             Decision::Expand(count)
         }
@@ -448,21 +456,24 @@ impl<'a> Planner<'a> {
             };
             let in_task = of_task.entry(&ti.task_id).or_default();
             let everywhere = over_runs.entry(ti.task_id.clone()).or_default();
-            let full = in_run >= dag.max_active_tasks
-                || task
-                    .max_active_tis_per_dagrun
-                    .is_some_and(|limit| *in_task >= limit)
+            // A deferred one counts among its task's instances already.
+            let goes_on = ti.state == StateName::Deferred;
+            let task_full = task
+                .max_active_tis_per_dagrun
+                .is_some_and(|limit| *in_task >= limit)
                 || task
                     .max_active_tis_per_dag
                     .is_some_and(|limit| *everywhere >= limit);
+            let full = in_run >= dag.max_active_tasks || (task_full && !goes_on);
             if full {
                 self.held_back = true;
                 continue;
             }
             in_run += 1;
-            *in_task += 1;
-            *everywhere += 1;
-            let goes_on = ti.state == StateName::Deferred;
+            if !goes_on {
+                *in_task += 1;
+                *everywhere += 1;
+            }
             self.decide(
                 at,
                 if goes_on {

@@ -115,13 +115,23 @@ impl Shared {
             };
             let patience = self.config.scheduler.task_queued_timeout;
             for action in seen.actions(&self.config.kubernetes_executor, patience) {
-                self.act(action, pod).await?;
+                match self.act(action, pod).await {
+                    Ok(true) => {}
+                    // Somebody took the task meanwhile.
+                    Ok(false) => break,
+                    Err(why) => {
+                        let name = pod.metadata.name.as_deref().unwrap_or_default();
+                        tracing::warn!(pod = name, "a pod cannot be looked after, trying again: {why}");
+                        break;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    async fn act(&self, action: Action, pod: &Pod) -> Result<(), String> {
+    /// Does one thing about a pod. Whether what was to follow it still holds.
+    async fn act(&self, action: Action, pod: &Pod) -> Result<bool, String> {
         let cluster = self.cluster().await?;
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         match action {
@@ -129,14 +139,18 @@ impl Shared {
                 .refuse(id, sequence, &cause)
                 .await
                 .map_err(|error| error.to_string()),
-            Action::Bury(worker) => self.bury(worker).await.map_err(|error| error.to_string()),
+            Action::Bury(worker) => {
+                self.bury(worker).await.map_err(|error| error.to_string())?;
+                Ok(true)
+            }
             Action::Delete => {
-                let deleted = cluster.pods.delete(name, None).await;
-                deleted.map_err(|error| error.to_string())
+                let deleted = cluster.pods.delete_exactly(name, pod.metadata.uid.clone()).await;
+                deleted.map_err(|error| error.to_string())?;
+                Ok(true)
             }
             Action::Keep => match cluster.pods.label(name, SEEN, "True").await {
                 Err(error) if !kubernetes::cluster::is_absent(&error) => Err(error.to_string()),
-                Ok(()) | Err(_) => Ok(()),
+                Ok(()) | Err(_) => Ok(true),
             },
         }
     }
@@ -179,6 +193,19 @@ impl Seen<'_> {
         // The worker in a pod has the pod's name for a machine.
         let is_here = ti.hostname.as_deref() == Some(self.name());
         (runs && is_here).then_some(ti.worker_id)?
+    }
+
+    /// The worker that died in this pod with its task. A later pod has the same name; this one ended after the claim
+    /// (Kubernetes tells whole seconds).
+    fn fallen(&self) -> Option<WorkerId> {
+        let ended = state::terminated(self.pod, BASE)?
+            .finished_at
+            .as_ref()?
+            .0
+            .as_second();
+        let claimed = self.ti?.start_date?.timestamp();
+        self.holder()
+            .filter(|_| state::phase(self.pod) == "Failed" && ended >= claimed)
     }
 
     /// Whether the pod ended for no fault of its own: told to go, evicted, lost with its node.
@@ -255,7 +282,7 @@ impl Seen<'_> {
             let why = format!("ended before it took the task: {}", state::cause(self.pod, BASE));
             actions.push(self.refusal(ti, &why));
         }
-        actions.extend(self.holder().map(Action::Bury));
+        actions.extend(self.fallen().map(Action::Bury));
         let failed = state::phase(self.pod) == "Failed" && !was_sent_away;
         let is_cleared_away =
             options.delete_worker_pods && (!failed || options.delete_worker_pods_on_failure);

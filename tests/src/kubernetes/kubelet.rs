@@ -54,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>, name: String, pod: Value) {
     let code = ended.code().unwrap_or(137);
     let phase = if code == 0 { "Succeeded" } else { "Failed" };
     let reason = if code == 0 { "Completed" } else { "Error" };
-    let end = json!({"terminated": {"exitCode": code, "reason": reason}});
+    let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let end = json!({"terminated": {"exitCode": code, "reason": reason, "finishedAt": now}});
     shared.change(&name, |pod| {
         pod["status"] = json!({"phase": phase, "containerStatuses": state(end)});
     });

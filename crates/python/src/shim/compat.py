@@ -123,10 +123,10 @@ def _old_rule(arguments):
         arguments["trigger_rule"] = RULES[rule]
 
 
-def _renamed(arguments, names, nothing):
+def _renamed(arguments, names, nothing, is_old=True):
     for old, new in names.items():
         if old in arguments:
-            note(f"{old}=", f"{new}=")
+            note(f"{old}=", f"{new}=", is_old)
             value = arguments.pop(old)
             # Airflow 2 let the old name of this one win.
             if old == "concurrency" and value:
@@ -134,7 +134,7 @@ def _renamed(arguments, names, nothing):
             arguments.setdefault(new, value)
     for old in nothing:
         if old in arguments:
-            note(f"{old}=", "nothing: leave it out")
+            note(f"{old}=", "nothing: leave it out", is_old)
             arguments.pop(old)
 
 
@@ -152,7 +152,8 @@ def _dag_arguments(arguments, positional):
     defaults = arguments.get("default_args")
     if isinstance(defaults, dict):
         defaults = arguments["default_args"] = dict(defaults)
-        _renamed(defaults, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in defaults])
+        # Airflow 3 passes over what it does not know among these.
+        _renamed(defaults, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in defaults], is_old=False)
         _old_rule(defaults)
         _old_values(defaults)
     is_old = updraft_notes.is_old(updraft_notes.place()[0])
@@ -165,6 +166,16 @@ def _dag_arguments(arguments, positional):
         if started and "catchup" not in arguments and "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT" not in os.environ:
             arguments["catchup"] = True
     return is_old
+
+
+class _Old:
+    """An attribute under its old name, unless somebody sets it."""
+
+    def __init__(self, new):
+        self.new = new
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else getattr(instance, self.new)
 
 
 def _wrap_dag():
@@ -202,7 +213,7 @@ def _wrap_dag():
 
     for old, new in (("schedule_interval", "schedule"), ("concurrency", "max_active_tasks")):
         if not hasattr(module.DAG, old):
-            setattr(module.DAG, old, property(lambda self, new=new: getattr(self, new)))
+            setattr(module.DAG, old, _Old(new))
     module.DAG.__init__ = init
     module._create_timetable = timetable
 
@@ -251,8 +262,12 @@ def _old_values(arguments):
         if isinstance(arguments.get(name), str):
             from airflow.sdk import timezone
 
+            try:
+                parsed = timezone.parse(arguments[name])
+            except ValueError:
+                continue
             note(f"{name}='...'", f"{name}=datetime(...)")
-            arguments[name] = timezone.parse(arguments[name])
+            arguments[name] = parsed
     if "use_dill" in arguments:
         note("use_dill=", "serializer='dill'")
         if arguments.pop("use_dill"):
@@ -297,9 +312,9 @@ def _wrap_options():
     @functools.wraps(original)
     def get(section, key, *args, **kwargs):
         now = OPTIONS.get((str(section).lower(), str(key).lower()))
-        if now is None:
+        if now is None or original(section, key, fallback=None) is not None:
             return original(section, key, *args, **kwargs)
-        note(f"conf.get({section!r}, {key!r})", f"conf.get({now[0]!r}, {now[1]!r})")
+        note(f"conf.get({section!r}, {key!r})", f"conf.get({now[0]!r}, {now[1]!r})", is_old=False)
         if now[2] is not None:
             kwargs.setdefault("fallback", now[2])
         return original(now[0], now[1], *args, **kwargs)
@@ -319,13 +334,30 @@ def _wrap_operators():
                 return OPERATOR_ARGUMENTS[kind.__name__](arguments)
         return {}
 
+    own_names = {}
+
+    def own(cls):
+        """What the classes between this one and BaseOperator take themselves: these names are theirs."""
+        if cls not in own_names:
+            names = set()
+            for kind in cls.__mro__:
+                if kind.__name__ == "BaseOperator":
+                    break
+                if "__init__" in kind.__dict__:
+                    names.update(inspect.signature(kind.__init__).parameters)
+            own_names[cls] = names
+        return own_names[cls]
+
     def call(cls, *args, **kwargs):
+        kept_back = {}
         if not interesting.isdisjoint(kwargs):
+            kept_back = {name: kwargs.pop(name) for name in interesting & kwargs.keys() & own(cls)}
             _renamed(kwargs, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in kwargs])
             _old_rule(kwargs)
             for kind in cls.__mro__:
                 _renamed(kwargs, CLASS_ARGUMENTS.get(kind.__name__, {}), ())
             _old_values(kwargs)
+            kwargs.update(kept_back)
         kept = operator_arguments(cls, kwargs)
         task = super(BaseOperatorMeta, cls).__call__(*args, **kwargs)
         for name, value in kept.items():

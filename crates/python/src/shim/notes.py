@@ -1,5 +1,7 @@
 """Which old forms the files of this process use: each with its file, line and modern form."""
 
+import ast
+import functools
 import os
 import sys
 
@@ -19,12 +21,37 @@ def place():
     return "", 0
 
 
-def note(old, modern):
-    """Notes one use; the file counts as an old one from here on."""
+def note(old, modern, is_old=True):
+    """Notes one use. The file counts as an old one from here on, unless Airflow 3 would have loaded it all the same."""
     file, line = place()
     if file:
-        _old_files.add(file)
+        if is_old and not _is_guarded(file, line):
+            _old_files.add(file)
         _notes.setdefault((file, line, old), modern)
+
+
+@functools.lru_cache
+def _guarded_lines(file):
+    """Lines whose ImportError the file handles itself."""
+    try:
+        with open(file, encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    handled = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+    lines = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            kinds = [kind for handler in node.handlers for kind in ast.walk(handler.type)] if all(
+                handler.type for handler in node.handlers
+            ) else None
+            if kinds is None or any(getattr(kind, "id", "") in handled for kind in kinds):
+                lines.update(line for part in node.body for line in range(part.lineno, part.end_lineno + 1))
+    return frozenset(lines)
+
+
+def _is_guarded(file, line):
+    return line in _guarded_lines(file)
 
 
 def notes():

@@ -158,7 +158,7 @@ pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> 
         found.push(Blocker::Paused);
     }
     if found.is_empty() {
-        found.extend(planner.limits_of(task));
+        found.extend(planner.limits_of(task, ti.state));
     }
     found
 }
@@ -198,49 +198,58 @@ impl Planner<'_> {
         }
     }
 
-    fn limits_of(&self, task: &Task) -> Option<Blocker> {
-        let is_active = |state: StateName| state == StateName::Scheduled || state.occupies_slot();
-        let active = |at: &usize| is_active(self.states[*at]);
+    fn limits_of(&self, task: &Task, state: StateName) -> Option<Blocker> {
+        // A deferred one counts among its task's instances already.
+        let own = (state != StateName::Deferred)
+            .then(|| self.task_full(task))
+            .flatten();
+        own.or_else(|| self.run_full())
+    }
+
+    fn task_full(&self, task: &Task) -> Option<Blocker> {
         let own = self
             .snapshot
             .dag
             .position(&task.task_id)
             .map_or(&[][..], |at| &self.instances[at]);
-        let in_task = own
-            .iter()
-            .filter(|at| active(at) || self.states[**at] == StateName::Deferred)
-            .count();
-        let reached = |limit: u32, count: usize| u32::try_from(count).unwrap_or(u32::MAX) >= limit;
+        let counts = |at: &&usize| is_active(self.states[**at]) || self.states[**at] == StateName::Deferred;
+        let in_run = own.iter().filter(counts).count();
         let over_runs = self
             .snapshot
             .active_over_runs
             .get(&task.task_id)
             .copied()
-            .unwrap_or(0) as usize;
-        if let Some(limit) = task
-            .max_active_tis_per_dag
-            .filter(|limit| reached(*limit, over_runs))
-        {
+            .unwrap_or(0);
+        if let Some(limit) = task.max_active_tis_per_dag.filter(|limit| over_runs >= *limit) {
             return Some(Blocker::TaskFull {
                 limit,
                 over_runs: true,
             });
         }
-        if let Some(limit) = task
+        let limit = task
             .max_active_tis_per_dagrun
-            .filter(|limit| reached(*limit, in_task))
-        {
-            return Some(Blocker::TaskFull {
-                limit,
-                over_runs: false,
-            });
-        }
+            .filter(|limit| reached(*limit, in_run))?;
+        Some(Blocker::TaskFull {
+            limit,
+            over_runs: false,
+        })
+    }
+
+    fn run_full(&self) -> Option<Blocker> {
         let mut holders: Vec<TaskId> = (0..self.states.len())
-            .filter(|at| active(at))
+            .filter(|at| is_active(self.states[*at]))
             .map(|at| self.snapshot.tasks[at].task_id.clone())
             .collect();
         holders.sort();
         let limit = self.snapshot.dag.max_active_tasks;
         reached(limit, holders.len()).then_some(Blocker::RunFull { limit, holders })
     }
+}
+
+const fn is_active(state: StateName) -> bool {
+    matches!(state, StateName::Scheduled) || state.occupies_slot()
+}
+
+fn reached(limit: u32, count: usize) -> bool {
+    u32::try_from(count).unwrap_or(u32::MAX) >= limit
 }

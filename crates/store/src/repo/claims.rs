@@ -217,7 +217,14 @@ impl Tx {
             Outcome::Deferred { .. } | Outcome::AwaitingInput => ti.reschedules,
             Outcome::Success | Outcome::Failed { .. } | Outcome::Skipped | Outcome::Removed => 0,
         };
-        let (method, kwargs) = report.next.clone().unzip();
+        // One that was cleared while it ran begins anew, whatever it was to go on with.
+        let begins_anew = next == StateName::NoStatus;
+        let (not_before, reschedules) = if begins_anew {
+            (None, 0)
+        } else {
+            (not_before, reschedules)
+        };
+        let (method, kwargs) = report.next.clone().filter(|_| !begins_anew).unzip();
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, reschedules = ?, exit_cause = ?, \
                    last_report = ?, rendered_map_index = COALESCE(?, rendered_map_index), next_method = ?, next_kwargs = ?, \
                    updated_at = ? WHERE id = ? AND claim_epoch = ? AND state = ?";
@@ -296,7 +303,8 @@ impl Tx {
         // A try that the infrastructure lost does not count against the task's own retries.
         let extra = u32::from(next == StateName::UpForRetry && !ti.should_retry());
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, exit_cause = ?, reschedules = 0, \
-                   infra_losses = infra_losses + 1, max_tries = max_tries + ?, updated_at = ? \
+                   infra_losses = infra_losses + 1, max_tries = max_tries + ?, next_method = NULL, next_kwargs = NULL, \
+                   updated_at = ? \
                    WHERE id = ? AND claim_epoch = ? AND state = ?";
         let values = params![
             next.as_str(),

@@ -53,6 +53,7 @@ impl Tx {
         };
         let next = next.name();
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, exit_cause = ?, reschedules = 0, \
+                   next_method = NULL, next_kwargs = NULL, \
                    updated_at = ? WHERE id = ? AND state = 'queued' AND dispatch_seq = ?";
         let values = params![next.as_str(), now, retry_at, cause, now, id, sequence];
         if self.execute(sql, values).await?.rows != 1 {
