@@ -22,6 +22,10 @@ with DAG("conformance_trigger_rules", schedule=None, max_active_tasks=16) as dag
 
     @task
     def skipped():
+        import time
+
+        # After the failure, on both: a rule that one of them decides is decided by what ends first.
+        time.sleep(6)
         raise AirflowSkipException("as it should")
 
     sources = {"s": good(), "f": bad(), "k": skipped(), "u": EmptyOperator(task_id="blocked")}

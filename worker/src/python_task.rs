@@ -10,13 +10,15 @@ use model::Timestamp;
 use model::trigger::Deferral;
 use nix::sys::signal::Signal;
 use proto::v1::Ending;
-use python::frames::{RequestFrame, read_request, write_reply};
+use python::frames::{FrameError, RequestFrame, read_request, write_reply, write_reply_with};
 use python::messages::{Answer, FromTask};
 use python::{Child, ChildExit, Work};
 use serde_json::Value;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +58,7 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
         end: None,
         rendered: None,
         label: None,
+        readers: JoinSet::new(),
     };
     let (end, was_killed) = supervision.supervise(child, stop).await;
     if was_killed {
@@ -81,6 +84,8 @@ struct Supervision<'a> {
     end: Option<End>,
     rendered: Option<Value>,
     label: Option<String>,
+    /// Who read what the task and its own children write.
+    readers: JoinSet<()>,
 }
 
 impl Supervision<'_> {
@@ -103,17 +108,18 @@ impl Supervision<'_> {
             ),
             (take(&mut child.logs), Stream::Records),
         ];
-        let mut readers = tokio::task::JoinSet::new();
         for (stream, kind) in streams {
             if let Some(stream) = stream {
-                readers.spawn(pump(stream, kind, self.log.clone()));
+                self.readers.spawn(pump(stream, kind, self.log.clone()));
             }
         }
         let (cause, exit) = self.serve(&mut child, stop).await;
         // The log is complete before the report is made; but nobody waits for a grandchild that keeps a pipe open.
-        tokio::time::timeout(LEFTOVERS, async { while readers.join_next().await.is_some() {} })
-            .await
-            .ok();
+        tokio::time::timeout(LEFTOVERS, async {
+            while self.readers.join_next().await.is_some() {}
+        })
+        .await
+        .ok();
         let was_killed = cause.is_some() || !matches!(exit, ChildExit::Code(_));
         if self.end.is_none() && cause.is_none() && exit == ChildExit::Code(0) {
             let text =
@@ -178,8 +184,23 @@ impl Supervision<'_> {
         }
     }
 
+    /// Gives a program that the task started (a Python of its own, with the SDK) a way to write to the log.
+    async fn hand_over_log(&mut self, child: &mut Child, id: u64) -> Result<(), FrameError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let body = serde_json::json!({"type": "SentFDs", "fds": [theirs.as_raw_fd()]});
+        write_reply_with(&mut child.requests, id, &body, theirs.as_fd()).await?;
+        self.readers.spawn(pump(ours, Stream::Records, self.log.clone()));
+        Ok(())
+    }
+
     async fn answer(&mut self, child: &mut Child, frame: RequestFrame) -> Result<(), String> {
         let id = frame.id;
+        if frame.body.get("type").and_then(Value::as_str) == Some("ResendLoggingFD") {
+            let sent = self.hand_over_log(child, id).await;
+            return sent.map_err(|error| format!("the task could not be given another log: {error}"));
+        }
         let answer = match serde_json::from_value::<FromTask>(frame.body.clone()) {
             Ok(message) => self.take_message(message),
             Err(_) => self.ask(&frame.body).await,
@@ -289,9 +310,8 @@ impl Supervision<'_> {
                 self.log.masker().add(&value, name.as_deref());
                 return Answer::done();
             }
-            FromTask::ResendLoggingFD => {
-                return Answer::failure(400, "the logging socket was handed over at the start");
-            }
+            // Answered with a descriptor, not with a message.
+            FromTask::ResendLoggingFD => return Answer::done(),
         };
         // A task says once how it ended; what comes later (from its callbacks) does not change that.
         self.end.get_or_insert(end);

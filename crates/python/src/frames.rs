@@ -2,10 +2,14 @@
 //! child `[id, body, error?]`. Bodies are handled as JSON here; instants (msgpack extension -1) become RFC 3339 text.
 
 use base64::Engine;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 
 /// What can be wrong with a child's frames. The child is then to be killed.
 #[derive(Debug, Error)]
@@ -102,6 +106,40 @@ pub async fn write_reply<W>(
 where
     W: AsyncWrite + Unpin,
 {
+    writer.write_all(&reply_bytes(id, body, error)?).await?;
+    Ok(())
+}
+
+/// Sends a reply with a file descriptor beside it, of which the child gets a copy.
+///
+/// # Errors
+/// When the socket broke.
+pub async fn write_reply_with(
+    socket: &mut UnixStream,
+    id: u64,
+    body: &Value,
+    descriptor: BorrowedFd<'_>,
+) -> Result<(), FrameError> {
+    let bytes = reply_bytes(id, Some(body), None)?;
+    let numbers = [descriptor.as_raw_fd()];
+    let sent = socket
+        .async_io(Interest::WRITABLE, || {
+            let sent = sendmsg::<()>(
+                socket.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                &[ControlMessage::ScmRights(&numbers)],
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            sent.map_err(std::io::Error::from)
+        })
+        .await?;
+    // The descriptor went with the first byte.
+    socket.write_all(&bytes[sent..]).await?;
+    Ok(())
+}
+
+fn reply_bytes(id: u64, body: Option<&Value>, error: Option<&Value>) -> Result<Vec<u8>, FrameError> {
     let packed = |value: Option<&Value>| value.map_or(Packed::Nil, from_json);
     let parts = Packed::Array(vec![Packed::from(id), packed(body), packed(error)]);
     let mut bytes = vec![0; 4];
@@ -111,8 +149,7 @@ where
         limit: u32::MAX as usize,
     })?;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
-    writer.write_all(&bytes).await?;
-    Ok(())
+    Ok(bytes)
 }
 
 fn to_json(value: Packed) -> Value {

@@ -1,0 +1,56 @@
+//! Tasks that start a Python of their own, which talks to the supervisor, too.
+
+use harness::{Installation, eventually};
+use serde_json::json;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const FILE: &str = r#"
+import sys
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.python import ExternalPythonOperator
+
+def elsewhere(word):
+    import logging
+    from airflow.sdk import Variable
+    print("printed", word)
+    logging.getLogger("mine").warning("logged %s", word)
+    return Variable.get("greeting") + "!"
+
+with DAG("external", schedule=None):
+    ExternalPythonOperator(task_id="elsewhere", python_callable=elsewhere, op_args=["{{ run_id }}"], python=sys.executable)
+"#;
+
+#[test]
+fn a_python_that_a_task_starts_reaches_log_and_variables() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag("external.py", FILE);
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    let body = json!({"key": "greeting", "value": "hello"});
+    let (status, answer) = api
+        .call("POST", "/api/v2/variables", Some(&body))
+        .expect("an answer");
+    assert_eq!(status, 201, "{answer}");
+    eventually("the DAG is there", PATIENCE, || {
+        match api.call("GET", "/api/v2/dags/external", None) {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
+        }
+    });
+    api.trigger("external", &json!({"logical_date": null, "dag_run_id": "one"}));
+    let state = eventually("the run ends", PATIENCE, || {
+        match api.run_state("external", "one") {
+            Some(state) if state == "success" || state == "failed" => Ok(state),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let log = api.log("external", "one", "elsewhere", 1);
+    assert_eq!(state, "success", "{log:?} {}", process.output());
+    assert!(log.iter().any(|line| line.contains("printed one")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("logged one")), "{log:?}");
+    let path = "/api/v2/dags/external/dagRuns/one/taskInstances/elsewhere/xcomEntries/return_value";
+    assert_eq!(api.get(path)["value"], "hello!");
+}
