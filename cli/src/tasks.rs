@@ -4,9 +4,9 @@ use crate::arguments::TasksCommand;
 use crate::database::open;
 use crate::output::{print, rows};
 use anyhow::Context;
-use config::Config;
+use config::{Config, Executors};
 use model::time::rest_format;
-use model::{DagId, MapIndex, RunId, TaskId, Timestamp};
+use model::{DagId, ExecutorName, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::{Value, json};
 use store::repo::{Condition, Listing, RunRecord};
 use store::{Graphs, Store, Tx};
@@ -23,7 +23,8 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
         } => {
             let (dag_id, task_id) = (DagId::new(dag_id), TaskId::new(task_id));
             let index = MapIndex(map_index);
-            explain(&store, &dag_id, &logical_date_or_run_id, &task_id, index).await
+            let run = (&dag_id, logical_date_or_run_id.as_str());
+            explain(&store, &config.core.executors, run, (&task_id, index)).await
         }
         TasksCommand::StatesForDagRun {
             dag_id,
@@ -80,10 +81,9 @@ async fn run_of(db: &mut Tx, dag_id: &DagId, name: &str) -> anyhow::Result<RunRe
 
 async fn explain(
     store: &Store,
-    dag_id: &DagId,
-    name: &str,
-    task_id: &TaskId,
-    map_index: MapIndex,
+    executors: &Executors,
+    (dag_id, name): (&DagId, &str),
+    (task_id, map_index): (&TaskId, MapIndex),
 ) -> anyhow::Result<()> {
     let mut db = store.reader().await?;
     let run = run_of(&mut db, dag_id, name).await?;
@@ -94,7 +94,10 @@ async fn explain(
             map_index.0
         )
     })?;
-    let waits = db.waits_for(&Graphs::default(), &ti, chrono::Utc::now()).await?;
+    let in_pod = executors.is_pod(ti.executor.as_ref().map(ExecutorName::as_str));
+    let waits = db
+        .waits_for(&Graphs::default(), &ti, in_pod, chrono::Utc::now())
+        .await?;
     let reasons: Vec<String> = waits.into_iter().map(|wait| wait.reason).collect();
     let state = ti.state.rest_word().unwrap_or("not started");
     match reasons.is_empty() {

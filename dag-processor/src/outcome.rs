@@ -16,6 +16,8 @@ use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
 const SOURCE: usize = 4 << 20;
+/// Old forms of one file that are told one by one.
+const OLD_FORMS: usize = 20;
 
 /// A DAG with its structure.
 pub(crate) struct ReadDag {
@@ -58,11 +60,20 @@ impl FileOutcome {
     ) -> Self {
         let source = std::fs::read(&file.path).unwrap_or_default();
         let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
-        if !parsed.old_forms.is_empty() {
+        for form in parsed.old_forms.iter().take(OLD_FORMS) {
+            tracing::warn!(
+                file = form.file,
+                line = form.line,
+                "{} is what Airflow 3 no longer has, and keeps its old meaning; write {}",
+                form.old,
+                form.modern
+            );
+        }
+        if parsed.old_forms.len() > OLD_FORMS {
             tracing::warn!(
                 file = %file.relative,
                 uses = parsed.old_forms.len(),
-                "the file uses what Airflow 3 no longer has, and is given its old meaning; `updraft dags upgrade-check` lists it"
+                "the file has more of these; `updraft dags upgrade-check` lists all"
             );
         }
         let mut outcome = Self {

@@ -12,7 +12,7 @@ mod upkeep;
 use crate::Shared;
 use bootstrap::Stop;
 use chrono::Utc;
-use config::{Config, Executor};
+use config::Config;
 use kube::Error;
 use kube::api::PostParams;
 use kubernetes::cluster::{ANSWER, Pods, Way};
@@ -86,7 +86,7 @@ impl PodExecutor {
     /// Whether a hand-over is for a pod.
     pub(crate) fn is_for(config: &Config, dispatch: &Dispatch) -> bool {
         let wish = dispatch.executor.as_ref().map(model::ExecutorName::as_str);
-        config.core.executors.resolve(wish) == Some(Executor::Pods)
+        config.core.executors.is_pod(wish)
     }
 
     /// Takes hand-overs. Those that find no room are in the outbox still, and come again.

@@ -4,9 +4,13 @@ use harness::{Api, Cluster, Installation, Kubernetes, Process, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Seconds that a pod that is told to go waits for its task: far more than one needs that ends by itself, and few enough
+/// to wait for.
+const GRACE: u64 = 8;
 
 struct World {
     kubernetes: Kubernetes,
@@ -22,7 +26,7 @@ fn equip(installation: &mut Installation, kubernetes: &Kubernetes) {
     let template = installation.path().join("template.yaml");
     let program = Installation::program("updraft");
     let text = format!(
-        "metadata:\n  labels: {{tier: airflow}}\nspec:\n  containers:\n  - name: base\n    command: ['{}']\n    env:\n    - {{name: FROM, value: template}}\n    - {{name: AIRFLOW__UPDRAFT__DRAIN_GRACE, value: '1'}}\n",
+        "metadata:\n  labels: {{tier: airflow}}\nspec:\n  containers:\n  - name: base\n    command: ['{}']\n    env:\n    - {{name: FROM, value: template}}\n    - {{name: AIRFLOW__UPDRAFT__DRAIN_GRACE, value: '{GRACE}'}}\n",
         program.display()
     );
     std::fs::write(&template, text).expect("a template");
@@ -275,12 +279,10 @@ fn running_pod(kubernetes: &Kubernetes, api: &Api, run_id: &str) -> Value {
 
 #[test]
 fn a_pod_outlives_every_component_and_is_made_once() {
-    let Some(python) = harness::python() else { return };
     let kubernetes = Kubernetes::start();
     let Some(mut cluster) = Cluster::start_and(|installation| equip(installation, &kubernetes)) else {
         return;
     };
-    assert!(!python.is_empty());
     let go = cluster.installation.path().join("go");
     cluster
         .installation
@@ -334,6 +336,35 @@ fn a_pod_that_is_killed_is_followed_by_the_next_try_at_once() {
     );
     assert_eq!(task(&world.api, &run_id, "long")["try_number"], 2);
     assert_eq!(made(&world.kubernetes), 2);
+}
+
+#[test]
+fn a_pod_that_is_told_to_go_lets_its_task_end_if_it_ends_soon() {
+    let sign = tempfile::tempdir().expect("a folder");
+    let go = sign.path().join("go");
+    let Some(world) = world(&LONG.replace("GO", &go.to_string_lossy())) else {
+        return;
+    };
+    let run_id = start_run(&world.api);
+    let pod = running_pod(&world.kubernetes, &world.api, &run_id);
+    world
+        .kubernetes
+        .take_away(pod["metadata"]["name"].as_str().expect("a name"));
+    let begin = Instant::now();
+    std::fs::write(&go, "").expect("a sign");
+    assert_eq!(
+        ended(&world.api, &run_id),
+        "success",
+        "{}",
+        world.process.output()
+    );
+    assert!(
+        begin.elapsed().as_secs() < GRACE,
+        "its end is seen while it is waited for"
+    );
+    assert_eq!(task(&world.api, &run_id, "long")["try_number"], 1);
+    let log = world.api.log("own", &run_id, "long", 1);
+    assert!(log.contains(&"done".to_owned()), "{log:?}");
 }
 
 #[test]

@@ -145,8 +145,13 @@ pub(crate) async fn run_one(
             // A claim that was granted meanwhile is given back when the worker leaves.
             () = stop.draining().cancelled() => return None,
         };
-        if let Some(answer) = answer {
-            break answer?;
+        match answer {
+            Some(Some(start)) => break start,
+            Some(None) => {
+                tracing::info!(task_instance = %id, "there is nothing to run: the task is not waiting for this try any more");
+                return None;
+            }
+            None => {}
         }
     };
     let epoch = ClaimEpoch(start.epoch);
@@ -193,7 +198,7 @@ async fn claim(shared: &Shared, id: TaskInstanceId, try_number: TryNumber) -> Op
             Ok(reply) => match reply.outcome {
                 Some(Outcome::Start(start)) => return Some(Some(start)),
                 Some(Outcome::Refused(why)) => {
-                    tracing::info!(task_instance = %id, "nothing to run: {why}");
+                    tracing::debug!(task_instance = %id, "nothing to run: {why}");
                     return Some(None);
                 }
                 Some(Outcome::UnknownWorker(_)) | None => {

@@ -130,8 +130,9 @@ impl Worker {
         let ending = tokio::select! {
             ending = &mut running => ending,
             () = stop.draining().cancelled() => {
-                shared.drain(&stop).await;
-                running.await
+                // The task goes on while it is waited for.
+                let ((), ending) = tokio::join!(shared.drain(&stop), running);
+                ending
             }
         };
         beating.abort();

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use chrono::Utc;
 use identity::Role;
-use model::{DagId, MapIndex, RunId, TaskId};
+use model::{DagId, ExecutorName, MapIndex, RunId, TaskId};
 use serde_json::json;
 
 pub(crate) async fn of_task(State(app): State<App>, caller: Caller, Path(path): Path<TaskPath>) -> ApiResult {
@@ -37,7 +37,9 @@ async fn dependencies(app: &App, caller: &Caller, path: TaskPath, index: MapInde
             index.0
         )));
     };
-    let mut waits = db.waits_for(&app.graphs, ti, Utc::now()).await?;
+    let wish = ti.executor.as_ref().map(ExecutorName::as_str);
+    let in_pod = app.config.core.executors.is_pod(wish);
+    let mut waits = db.waits_for(&app.graphs, ti, in_pod, Utc::now()).await?;
     let reasons: Vec<&str> = waits.iter().map(|wait| wait.reason.as_str()).collect();
     let explanation = reasons.join("; ");
     let mut body = json!({});

@@ -53,17 +53,17 @@ impl Executors {
         })
     }
 
+    /// Whether a task that asks for this runs in a pod of its own.
+    pub fn is_pod(&self, wish: Option<&str>) -> bool {
+        self.resolve(wish) == Some(Executor::Pods)
+    }
+
     /// Where a task runs that asks for this; `None` for a name that means nothing here.
     pub fn resolve(&self, wish: Option<&str>) -> Option<Executor> {
         let Some(name) = wish.filter(|name| !name.is_empty()) else {
             return Some(self.first);
         };
         self.aliases.get(name).copied().or_else(|| known(name))
-    }
-
-    /// Whether tasks that ask for nothing run in pods.
-    pub fn first(&self) -> Executor {
-        self.first
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
         let path = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor";
         assert_eq!(executors.resolve(Some(path)), Some(Executor::Pods));
         assert_eq!(executors.resolve(Some("EcsExecutor")), None);
-        assert_eq!(read(path).unwrap().first(), Executor::Pods);
+        assert_eq!(read(path).unwrap().resolve(None), Some(Executor::Pods));
         assert!(read("EcsExecutor").unwrap_err().contains("LocalExecutor"));
     }
 }

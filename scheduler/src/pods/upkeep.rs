@@ -5,7 +5,7 @@ use super::{INSTALLATION, lock};
 use crate::Shared;
 use bootstrap::Stop;
 use chrono::Utc;
-use config::{Executor, KubernetesExecutor};
+use config::KubernetesExecutor;
 use k8s_openapi::api::core::v1::Pod;
 use kubernetes::state;
 use model::task_instance::StateName;
@@ -68,7 +68,7 @@ pub(crate) async fn look_after(shared: Arc<Shared>, stop: Stop) {
 impl Shared {
     /// Whether any task of this installation may ever have had a pod.
     async fn uses_pods(&self) -> bool {
-        if self.pods.cluster.initialized() || self.config.core.executors.first() == Executor::Pods {
+        if self.pods.cluster.initialized() || self.config.core.executors.is_pod(None) {
             return true;
         }
         let Ok(mut db) = self.store.reader().await else {

@@ -41,11 +41,14 @@ pub(super) async fn run(shared: Arc<Shared>, name: String, pod: Value) {
         pod["metadata"]["annotations"]["pid"] = pid.to_string().into();
         pod["status"] = json!({"phase": "Running", "containerStatuses": state(running)});
     });
+    // As a kubelet: once, and then it waits.
+    let mut told = false;
     let ended = loop {
         tokio::select! {
             ended = process.wait() => break ended.expect("the end of a process"),
             () = tokio::time::sleep(Duration::from_millis(50)) => {
-                if !shared.lock().pods.contains_key(&name) {
+                if !told && !shared.lock().pods.contains_key(&name) {
+                    told = true;
                     kill(pid, Signal::SIGTERM).ok();
                 }
             }

@@ -39,9 +39,20 @@ fn some(names: &[String]) -> String {
     }
 }
 
+/// Airflow's name for whatever a queued one waits for.
+const STATE: &str = "Task Instance State";
+
+fn waits_for_pod(ti: &TaskInstanceRecord) -> Wait {
+    let reason = format!(
+        "its pod has not taken it yet; see `kubectl get pods -l updraft/task-instance={}`",
+        ti.id
+    );
+    Wait::new(STATE, reason)
+}
+
 impl Tx {
     /// Why a task instance that is not running waits, the most decisive first. Empty for one that runs or has ended, and
-    /// for one that goes on at once.
+    /// for one that goes on at once. `in_pod` says that its executor is the KubernetesExecutor.
     ///
     /// # Errors
     /// As the database says.
@@ -49,6 +60,7 @@ impl Tx {
         &mut self,
         graphs: &Graphs,
         ti: &TaskInstanceRecord,
+        in_pod: bool,
         now: Timestamp,
     ) -> Result<Vec<Wait>, StoreError> {
         match ti.state {
@@ -57,6 +69,7 @@ impl Tx {
             | StateName::UpForReschedule
             | StateName::Deferred => self.waits_in_run(graphs, ti, now).await,
             StateName::Scheduled => self.waits_for_slots(ti).await,
+            StateName::Queued if in_pod => Ok(vec![waits_for_pod(ti)]),
             StateName::Queued => self.waits_for_worker(ti).await,
             StateName::AwaitingInput => Ok(vec![Wait::new(
                 "Ready To Reschedule",
@@ -198,16 +211,6 @@ impl Tx {
     }
 
     async fn waits_for_worker(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
-        const NAME: &str = "Task Instance State";
-        if let Some(executor) = &ti.executor
-            && executor.as_str().ends_with("KubernetesExecutor")
-        {
-            let reason = format!(
-                "its pod has not taken it yet; see `kubectl get pods -l updraft/task-instance={}`",
-                ti.id
-            );
-            return Ok(vec![Wait::new(NAME, reason)]);
-        }
         let sql = "SELECT id, queues, concurrency FROM worker WHERE state = 'active'";
         // On a laptop the one worker serves every queue.
         let any_queue = self.dialect() == Dialect::Sqlite;
@@ -226,7 +229,7 @@ impl Tx {
                 "no worker serves queue {}; it goes on when one is started with it",
                 ti.queue
             );
-            return Ok(vec![Wait::new(NAME, reason)]);
+            return Ok(vec![Wait::new(STATE, reason)]);
         }
         let sql = format!(
             "SELECT COUNT(*) FROM task_instance WHERE state = 'running' AND worker_id IN ({})",
@@ -245,6 +248,6 @@ impl Tx {
                 ti.queue
             )
         };
-        Ok(vec![Wait::new(NAME, reason)])
+        Ok(vec![Wait::new(STATE, reason)])
     }
 }
