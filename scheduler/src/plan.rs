@@ -148,12 +148,11 @@ impl Shared {
             .await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
-            let wanted = dag.has_callbacks;
-            if if end.is_failure() {
-                wanted.on_failure
-            } else {
-                wanted.on_success
-            } {
+            let is_wanted = match end.is_failure() {
+                true => dag.has_callbacks.on_failure,
+                false => dag.has_callbacks.on_success,
+            };
+            if is_wanted {
                 tx.add_run_callback(key, end.is_failure(), end.reason(), now)
                     .await?;
             }

@@ -18,7 +18,7 @@ use kube::api::PostParams;
 use kubernetes::cluster::{ANSWER, Pods, Way};
 use manifest::HandOver;
 use model::task_instance::StateName;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -274,21 +274,4 @@ pub(crate) async fn make(shared: Arc<Shared>, stop: Stop) {
     }
     let rest = async { while making.join_next().await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(5), rest).await.ok();
-}
-
-/// The pod that tasks run in where no template says otherwise.
-fn plain_template() -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {},
-        "spec": {
-            "restartPolicy": "Never",
-            "containers": [{
-                "name": "base",
-                "command": ["updraft"],
-                "envFrom": [{"secretRef": {"name": "updraft-worker", "optional": true}}],
-            }],
-        },
-    })
 }

@@ -1,9 +1,13 @@
 //! A client of the REST API, as small as can be: every answer is checked by the test itself.
 
+use crate::eventually;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
+
+/// How long a DAG may take to be there, and a run to end.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An answer as it came.
 #[derive(Debug, Clone)]
@@ -166,6 +170,35 @@ impl Api {
         let path = format!("/api/v2/dags/{dag_id}/dagRuns/{}", encode(run_id));
         let (_, run) = self.call("GET", &path, None).ok()?;
         run["state"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until a DAG is there.
+    ///
+    /// # Panics
+    /// When it does not come, with the import errors that there are.
+    pub fn wait_for_dag(&self, dag_id: &str) {
+        eventually(&format!("DAG {dag_id} is there"), PATIENCE, || {
+            match self.call("GET", &format!("/api/v2/dags/{dag_id}"), None) {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!(
+                    "{other:?} {:?}",
+                    self.call("GET", "/api/v2/importErrors", None)
+                )),
+            }
+        });
+    }
+
+    /// Waits until a run has ended; its state.
+    ///
+    /// # Panics
+    /// When it does not end, with its tasks.
+    pub fn wait_for_end(&self, dag_id: &str, run_id: &str) -> String {
+        eventually(&format!("run {run_id} of {dag_id} ends"), PATIENCE, || match self
+            .run_state(dag_id, run_id)
+        {
+            Some(state) if state == "success" || state == "failed" => Ok(state),
+            other => Err(format!("{other:?} {:?}", self.tasks(dag_id, run_id))),
+        })
     }
 
     /// Task instances of a run.

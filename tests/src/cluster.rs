@@ -105,16 +105,7 @@ impl Cluster {
             .map(|role| (role, start(&installation, role)))
             .collect();
         let api = installation.api();
-        eventually("the DAG is there", PATIENCE, || {
-            let (status, body) = api
-                .call("GET", "/api/v2/dags/diamond", None)
-                .map_err(|error| error.to_string())?;
-            if status == 200 {
-                Ok(())
-            } else {
-                Err(body.to_string())
-            }
-        });
+        api.wait_for_dag("diamond");
         Some(Self {
             installation,
             processes,

@@ -46,12 +46,7 @@ fn callbacks_of_a_dag_are_called_when_its_runs_end() {
         .expect("an answer");
     assert_eq!(status, 201, "{answer}");
     for dag in ["good", "bad"] {
-        eventually("the DAG is there", PATIENCE, || {
-            match api.call("GET", &format!("/api/v2/dags/{dag}"), None) {
-                Ok((200, _)) => Ok(()),
-                other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-            }
-        });
+        api.wait_for_dag(dag);
         api.trigger(
             dag,
             &json!({"logical_date": null, "dag_run_id": format!("of_{dag}"), "conf": {"n": 1}}),

@@ -109,22 +109,12 @@ fn no_python_task_fails_because_the_api_server_was_restarted() {
             witness.display()
         ),
     );
-    eventually("the DAG is there", PATIENCE, || {
-        match cluster.api.call("GET", "/api/v2/dags/asking", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    cluster.api.wait_for_dag("asking");
     let run_id = cluster.api.trigger("asking", &json!({"logical_date": null}));
     harness::wait_until("the task asks", PATIENCE, || witness.exists());
     cluster.kill("api-server");
     cluster.restart("api-server");
-    let state = eventually("the run ends", PATIENCE, || {
-        match cluster.api.run_state("asking", &run_id) {
-            Some(state) if state == "success" || state == "failed" => Ok(state),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    let state = cluster.api.wait_for_end("asking", &run_id);
     let tasks = cluster.api.tasks("asking", &run_id);
     assert_eq!((state.as_str(), &tasks[0]["try_number"]), ("success", &json!(1)));
 }

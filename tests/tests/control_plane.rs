@@ -1,10 +1,9 @@
 //! gRPC for clients: trigger, watch to the end, follow a log.
 
-use harness::{Installation, eventually};
+use harness::Installation;
 use proto::v1::run_service_client::RunServiceClient;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{RegisterRequest, RunName, TailLogRequest, TriggerRequest};
-use std::time::Duration;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request};
 
@@ -27,16 +26,7 @@ fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
     );
     let _process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    eventually("the DAG is there", Duration::from_secs(60), || {
-        let (status, body) = api
-            .call("GET", "/api/v2/dags/g", None)
-            .map_err(|error| error.to_string())?;
-        if status == 200 {
-            Ok(())
-        } else {
-            Err(body.to_string())
-        }
-    });
+    api.wait_for_dag("g");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let url = format!("http://127.0.0.1:{}", installation.control_port);

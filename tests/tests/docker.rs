@@ -48,23 +48,6 @@ fn standalone(engine: &Engine, dags: &[(&str, &str)]) -> Option<(Installation, P
     Some((installation, process, api))
 }
 
-fn wait_for_dag(api: &Api, dag_id: &str) {
-    eventually("the DAG is there", PATIENCE, || {
-        let path = format!("/api/v2/dags/{dag_id}");
-        match api.call("GET", &path, None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-        }
-    });
-}
-
-fn ended(api: &Api, dag_id: &str, run_id: &str) -> String {
-    eventually("the run ends", PATIENCE, || match api.run_state(dag_id, run_id) {
-        Some(state) if state == "success" || state == "failed" => Ok(state),
-        other => Err(format!("{other:?} {:?}", api.tasks(dag_id, run_id))),
-    })
-}
-
 /// What a user sees of a task, without what only a Python process says of itself.
 fn seen(api: &Api, run_id: &str, task: &str) -> Value {
     let path = format!(
@@ -102,9 +85,9 @@ fn a_container_runs_the_same_natively_and_in_python() {
     let Some((_home, _process, api)) = standalone(&engine, &[("twins.py", TWINS)]) else {
         return;
     };
-    wait_for_dag(&api, "twins");
+    api.wait_for_dag("twins");
     let run_id = api.trigger("twins", &json!({"logical_date": null}));
-    assert_eq!(ended(&api, "twins", &run_id), "failed");
+    assert_eq!(api.wait_for_end("twins", &run_id), "failed");
     let names: Vec<String> = api
         .tasks("twins", &run_id)
         .iter()
@@ -158,7 +141,7 @@ fn a_task_that_is_stopped_stops_its_container() {
     let Some((_home, _process, api)) = standalone(&engine, &[("slow.py", SLOW)]) else {
         return;
     };
-    wait_for_dag(&api, "slow");
+    api.wait_for_dag("slow");
     let run_id = api.trigger("slow", &json!({"logical_date": null, "dag_run_id": "stopped"}));
     for task in ["native", "python"] {
         let label = format!("updraft.task_id={task}");
@@ -213,7 +196,7 @@ fn a_killed_workers_container_ends_before_the_next_try_begins() {
         .replace("IMAGE", IMAGE)
         .replace("FOLDER", &folder.to_string_lossy());
     cluster.installation.dag("long.py", &text);
-    wait_for_dag(&cluster.api, "long");
+    cluster.api.wait_for_dag("long");
     let run_id = cluster
         .api
         .trigger("long", &json!({"logical_date": null, "dag_run_id": "killed"}));
@@ -236,7 +219,7 @@ fn a_killed_workers_container_ends_before_the_next_try_begins() {
         },
     );
     cluster.restart("worker-1");
-    assert_eq!(ended(&cluster.api, "long", &run_id), "success");
+    assert_eq!(cluster.api.wait_for_end("long", &run_id), "success");
     let text = witness();
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
@@ -262,9 +245,14 @@ fn a_flood_of_output_is_kept_line_by_line() {
     let Some((_home, process, api)) = standalone(&engine, &[("flood.py", &file)]) else {
         return;
     };
-    wait_for_dag(&api, "flood");
+    api.wait_for_dag("flood");
     let run_id = api.trigger("flood", &json!({"logical_date": null, "dag_run_id": "flood"}));
-    assert_eq!(ended(&api, "flood", &run_id), "success", "{}", process.output());
+    assert_eq!(
+        api.wait_for_end("flood", &run_id),
+        "success",
+        "{}",
+        process.output()
+    );
     let path = format!("/api/v2/dags/flood/dagRuns/{run_id}/taskInstances/flood/logs/1");
     let headers = vec![
         ("Authorization".to_owned(), format!("Bearer {}", api.token())),
@@ -351,7 +339,7 @@ fn the_container_file_of_a_course_runs_unmodified() {
     installation.dag("01_docker.py", &file);
     let _process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    wait_for_dag(&api, "01_docker");
+    api.wait_for_dag("01_docker");
     let runs = eventually("three days are done", PATIENCE, || {
         let runs = api.get("/api/v2/dags/01_docker/dagRuns?order_by=logical_date")["dag_runs"].clone();
         let states: Vec<&str> = runs

@@ -1,10 +1,8 @@
 //! Tasks that start a Python of their own, which talks to the supervisor, too.
 
-use harness::{Installation, eventually};
+use harness::Installation;
 use serde_json::json;
 use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 const FILE: &str = r#"
 import sys
@@ -34,19 +32,9 @@ fn a_python_that_a_task_starts_reaches_log_and_variables() {
         .call("POST", "/api/v2/variables", Some(&body))
         .expect("an answer");
     assert_eq!(status, 201, "{answer}");
-    eventually("the DAG is there", PATIENCE, || {
-        match api.call("GET", "/api/v2/dags/external", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-        }
-    });
+    api.wait_for_dag("external");
     api.trigger("external", &json!({"logical_date": null, "dag_run_id": "one"}));
-    let state = eventually("the run ends", PATIENCE, || {
-        match api.run_state("external", "one") {
-            Some(state) if state == "success" || state == "failed" => Ok(state),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    let state = api.wait_for_end("external", "one");
     let log = api.log("external", "one", "elsewhere", 1);
     assert_eq!(state, "success", "{log:?} {}", process.output());
     assert!(log.iter().any(|line| line.contains("printed one")), "{log:?}");

@@ -1,13 +1,10 @@
 //! Request/response pairs recorded from Airflow 3.3.2, replayed against us: status, content type and body must be the same
 //! but for what differs from run to run.
 
-use harness::{Api, Installation, eventually};
+use harness::{Api, Installation};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Recordings of these groups are replayed; the rest belongs to parts that are not there yet.
 const GROUPS: [&str; 24] = [
@@ -328,15 +325,6 @@ fn installation(folder: &Path, python: &str) -> Installation {
     installation
 }
 
-fn ended(api: &Api, dag_id: &str, run_id: &str) {
-    eventually(&format!("{run_id} ends"), PATIENCE, || {
-        match api.run_state(dag_id, run_id) {
-            Some(state) if state == "success" || state == "failed" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-}
-
 #[test]
 fn answers_are_those_of_the_real_server() {
     let (Some(python), Some(folder)) = (harness::python(), harness::recordings()) else {
@@ -346,12 +334,7 @@ fn answers_are_those_of_the_real_server() {
     let _process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
     for dag_id in ["simple_golden", "daily_golden", "consumer_golden"] {
-        eventually(&format!("{dag_id} is there"), PATIENCE, || {
-            match api.call("GET", &format!("/api/v2/dags/{dag_id}"), None) {
-                Ok((200, _)) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        });
+        api.wait_for_dag(dag_id);
     }
     let text = std::fs::read_to_string(
         installation
@@ -390,7 +373,7 @@ fn answers_are_those_of_the_real_server() {
         &all["trigger_null_logical_date_200"],
     );
     for run_id in ["golden_1", "golden_2"] {
-        ended(&api, "simple_golden", run_id);
+        api.wait_for_end("simple_golden", run_id);
     }
     for (key, value) in [("gk", json!("gv")), ("gj", json!({"a": 1}))] {
         let body =
@@ -420,7 +403,7 @@ fn answers_are_those_of_the_real_server() {
             replay.replay(name, recording);
         }
         if *name == "dagrun_create_del_200" {
-            ended(&api, "daily_golden", "to_delete");
+            api.wait_for_end("daily_golden", "to_delete");
         }
     }
     assert!(

@@ -73,20 +73,8 @@ fn write_dag(installation: &Installation, kubernetes: &Kubernetes, dag: &str) {
 }
 
 fn start_run(api: &Api, run_id: &str) {
-    eventually("the DAG is there", PATIENCE, || {
-        match api.call("GET", "/api/v2/dags/pods", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-        }
-    });
+    api.wait_for_dag("pods");
     api.trigger("pods", &json!({"logical_date": null, "dag_run_id": run_id}));
-}
-
-fn ended(api: &Api, run_id: &str) -> String {
-    eventually("the run ends", PATIENCE, || match api.run_state("pods", run_id) {
-        Some(state) if state == "success" || state == "failed" => Ok(state),
-        other => Err(format!("{other:?} {:?}", api.tasks("pods", run_id))),
-    })
 }
 
 /// What a user sees of a task, without what only a Python process says of itself, and without the random part of names.
@@ -157,7 +145,7 @@ fn seen(world: &World, run_id: &str, task: &str) -> Value {
 fn a_pod_runs_the_same_natively_and_in_python() {
     let Some(world) = world(TWINS) else { return };
     start_run(&world.api, "twins");
-    assert_eq!(ended(&world.api, "twins"), "failed");
+    assert_eq!(world.api.wait_for_end("pods", "twins"), "failed");
     for name in ["plain", "fails", "memory", "skips", "value", "empty", "full"] {
         let native = seen(&world, "twins", &format!("native_{name}"));
         let python = seen(&world, "twins", &format!("python_{name}"));
@@ -204,7 +192,12 @@ fn failures_of_the_api_server_are_lived_through_without_losing_a_line() {
         pods => Err(format!("{pods:?}")),
     });
     world.kubernetes.expire_watches();
-    assert_eq!(ended(&world.api, "hard"), "success", "{}", world.process.output());
+    assert_eq!(
+        world.api.wait_for_end("pods", "hard"),
+        "success",
+        "{}",
+        world.process.output()
+    );
     let log = world.api.log("pods", "hard", "hard", 1);
     let lines: Vec<&str> = log
         .iter()
@@ -231,7 +224,7 @@ with DAG("pods", schedule=None) as dag:
 fn why_a_pod_is_pending_is_told() {
     let Some(world) = world(PENDING) else { return };
     start_run(&world.api, "pending");
-    assert_eq!(ended(&world.api, "pending"), "failed");
+    assert_eq!(world.api.wait_for_end("pods", "pending"), "failed");
     let log = world.api.log("pods", "pending", "pending", 1).join("\n");
     for text in [
         "The Pod is pending: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu.",
@@ -289,7 +282,7 @@ fn the_pod_of_a_killed_worker_is_followed_by_the_next_try_and_never_doubled() {
         cluster.kill(role);
     }
     cluster.restart("worker-1");
-    assert_eq!(ended(&cluster.api, "killed"), "success");
+    assert_eq!(cluster.api.wait_for_end("pods", "killed"), "success");
     let history = kubernetes.history();
     assert_eq!(
         history.iter().filter(|what| what.starts_with("create")).count(),

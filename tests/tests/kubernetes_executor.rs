@@ -64,26 +64,21 @@ fn world(dag: &str) -> Option<World> {
 }
 
 fn start_run(api: &Api) -> String {
-    eventually("the DAG is there", PATIENCE, || {
-        match api.call("GET", "/api/v2/dags/own", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-        }
-    });
+    api.wait_for_dag("own");
     api.trigger("own", &json!({"logical_date": null}))
-}
-
-fn ended(api: &Api, run_id: &str) -> String {
-    eventually("the run ends", PATIENCE, || match api.run_state("own", run_id) {
-        Some(state) if state == "success" || state == "failed" => Ok(state),
-        other => Err(format!("{other:?} {:?}", api.tasks("own", run_id))),
-    })
 }
 
 fn task(api: &Api, run_id: &str, task_id: &str) -> Value {
     api.get(&format!(
         "/api/v2/dags/own/dagRuns/{run_id}/taskInstances/{task_id}"
     ))
+}
+
+fn wait_for_no_pods(kubernetes: &Kubernetes) {
+    eventually("the pods are gone", PATIENCE, || match kubernetes.pods() {
+        pods if pods.is_empty() => Ok(()),
+        pods => Err(format!("{pods:?}")),
+    });
 }
 
 fn made(kubernetes: &Kubernetes) -> usize {
@@ -133,7 +128,12 @@ fn any_task_runs_in_a_pod_of_its_own_as_template_and_override_say() {
     // What passes is waited for.
     world.kubernetes.fail("POST", "/pods", 500, 2);
     let run_id = start_run(&world.api);
-    assert_eq!(ended(&world.api, &run_id), "failed", "{}", world.process.output());
+    assert_eq!(
+        world.api.wait_for_end("own", &run_id),
+        "failed",
+        "{}",
+        world.process.output()
+    );
     let state = |name: &str| task(&world.api, &run_id, name)["state"].clone();
     assert_eq!(
         [state("bash"), state("python"), state("here")],
@@ -204,7 +204,12 @@ with DAG("own", schedule=None, default_args={"executor": "KubernetesExecutor", "
 fn a_pod_that_never_takes_its_task_fails_it_and_the_reason_is_told() {
     let Some(world) = world(OVERRIDES) else { return };
     let run_id = start_run(&world.api);
-    assert_eq!(ended(&world.api, &run_id), "failed", "{}", world.process.output());
+    assert_eq!(
+        world.api.wait_for_end("own", &run_id),
+        "failed",
+        "{}",
+        world.process.output()
+    );
     let reasons = [
         (
             "no_image",
@@ -296,7 +301,7 @@ fn a_pod_outlives_every_component_and_is_made_once() {
         cluster.restart(role);
     }
     std::fs::write(&go, "").expect("a sign");
-    assert_eq!(ended(&cluster.api, &run_id), "success");
+    assert_eq!(cluster.api.wait_for_end("own", &run_id), "success");
     let found = task(&cluster.api, &run_id, "long");
     assert_eq!(found["try_number"], 1);
     assert_eq!(made(&kubernetes), 1, "{:?}", kubernetes.history());
@@ -305,14 +310,7 @@ fn a_pod_outlives_every_component_and_is_made_once() {
         log.contains(&"begun".to_owned()) && log.contains(&"done".to_owned()),
         "{log:?}"
     );
-    eventually(
-        "a scheduler that never saw it being made clears it away",
-        PATIENCE,
-        || match kubernetes.pods() {
-            pods if pods.is_empty() => Ok(()),
-            pods => Err(format!("{pods:?}")),
-        },
-    );
+    wait_for_no_pods(&kubernetes);
 }
 
 #[test]
@@ -329,7 +327,7 @@ fn a_pod_that_is_killed_is_followed_by_the_next_try_at_once() {
         .expect("a pid");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process of the pod");
     assert_eq!(
-        ended(&world.api, &run_id),
+        world.api.wait_for_end("own", &run_id),
         "success",
         "{}",
         world.process.output()
@@ -353,7 +351,7 @@ fn a_pod_that_is_told_to_go_lets_its_task_end_if_it_ends_soon() {
     let begin = Instant::now();
     std::fs::write(&go, "").expect("a sign");
     assert_eq!(
-        ended(&world.api, &run_id),
+        world.api.wait_for_end("own", &run_id),
         "success",
         "{}",
         world.process.output()
@@ -378,7 +376,7 @@ fn a_pod_that_is_told_to_go_gives_its_task_back_for_another_try() {
         .kubernetes
         .take_away(pod["metadata"]["name"].as_str().expect("a name"));
     assert_eq!(
-        ended(&world.api, &run_id),
+        world.api.wait_for_end("own", &run_id),
         "success",
         "{}",
         world.process.output()
@@ -404,8 +402,5 @@ fn the_pod_of_a_task_that_is_not_wanted_any_more_ends() {
         .call("PATCH", &path, Some(&json!({"new_state": "success"})))
         .expect("an answer");
     assert_eq!(status, 200, "{body}");
-    eventually("the pod is gone", PATIENCE, || match world.kubernetes.pods() {
-        pods if pods.is_empty() => Ok(()),
-        pods => Err(format!("{pods:?}")),
-    });
+    wait_for_no_pods(&world.kubernetes);
 }

@@ -19,12 +19,7 @@ fn server() -> Option<(Installation, Process, Api)> {
     );
     let process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    eventually("the DAG is there", PATIENCE, || {
-        match api.call("GET", "/api/v2/dags/one", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    api.wait_for_dag("one");
     Some((installation, process, api))
 }
 

@@ -13,15 +13,6 @@ fn standalone() -> Option<(Installation, Process, Api)> {
     Some((installation, process, api))
 }
 
-fn end_of_run(api: &Api, dag_id: &str, run_id: &str) -> String {
-    eventually(&format!("{dag_id} {run_id} ends"), PATIENCE, || {
-        match api.run_state(dag_id, run_id) {
-            Some(state) if state == "success" || state == "failed" => Ok(state),
-            other => Err(format!("{other:?} {:?}", states(&api.tasks(dag_id, run_id)))),
-        }
-    })
-}
-
 fn states(tasks: &[Value]) -> Vec<String> {
     let mut states: Vec<String> = tasks
         .iter()
@@ -37,23 +28,10 @@ fn states(tasks: &[Value]) -> Vec<String> {
     states
 }
 
-fn wait_for_dag(api: &Api, dag_id: &str) {
-    eventually(&format!("DAG {dag_id} is there"), PATIENCE, || {
-        let (status, body) = api
-            .call("GET", &format!("/api/v2/dags/{dag_id}"), None)
-            .map_err(|e| e.to_string())?;
-        if status == 200 {
-            Ok(())
-        } else {
-            Err(format!("{body} {}", api.get("/api/v2/importErrors")))
-        }
-    });
-}
-
 fn run(api: &Api, dag_id: &str, conf: Value) -> (String, String) {
-    wait_for_dag(api, dag_id);
+    api.wait_for_dag(dag_id);
     let run_id = api.trigger(dag_id, &json!({"logical_date": null, "conf": conf}));
-    let state = end_of_run(api, dag_id, &run_id);
+    let state = api.wait_for_end(dag_id, &run_id);
     (run_id, state)
 }
 
@@ -72,9 +50,9 @@ fn the_course_file_runs_unmodified() {
             &std::fs::read_to_string(seeds.join(file)).unwrap_or_default(),
         );
     }
-    wait_for_dag(&api, "simple_dag");
+    api.wait_for_dag("simple_dag");
     let run_id = api.trigger("simple_dag", &json!({"logical_date": "2025-03-01T16:30:00Z"}));
-    assert_eq!(end_of_run(&api, "simple_dag", &run_id), "success");
+    assert_eq!(api.wait_for_end("simple_dag", &run_id), "success");
     assert_eq!(
         states(&api.tasks("simple_dag", &run_id)),
         ["print_date=success", "print_with_loop=success", "sleep=success"]
@@ -318,7 +296,7 @@ fn requests_that_make_no_sense_get_clear_answers() {
         "ok.py",
         "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\nwith DAG('ok', schedule=None):\n    BashOperator(task_id='t', bash_command='true')\n",
     );
-    wait_for_dag(&api, "ok");
+    api.wait_for_dag("ok");
     let call =
         |method: &str, path: &str, body: Value| api.call(method, path, Some(&body)).expect("an answer");
     let runs = "/api/v2/dags/ok/dagRuns";
@@ -459,7 +437,7 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     );
     let mut process = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    wait_for_dag(&api, "chain");
+    api.wait_for_dag("chain");
     let run_id = api.trigger("chain", &json!({"logical_date": null}));
     eventually("the chain is under way", PATIENCE, || {
         let lines = std::fs::read_to_string(&witness)
@@ -475,7 +453,7 @@ fn killed_in_the_middle_it_goes_on_where_it_was() {
     process.kill();
     let _again = installation.start("updraft", &["standalone"], &[]);
     let api = installation.api();
-    assert_eq!(end_of_run(&api, "chain", &run_id), "success");
+    assert_eq!(api.wait_for_end("chain", &run_id), "success");
     let text = std::fs::read_to_string(&witness).expect("the witness");
     let mut lines: Vec<&str> = text.lines().collect();
     let count = lines.len();
@@ -534,7 +512,7 @@ fn a_long_log_comes_whole_as_lines_and_in_pages_as_json() {
         "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\n\
          with DAG('long', schedule=None):\n    BashOperator(task_id='t', bash_command='seq -f \"line %.0f of many, all of them the same\" 60000')\n",
     );
-    wait_for_dag(&api, "long");
+    api.wait_for_dag("long");
     let (run_id, state) = run(&api, "long", json!({}));
     assert_eq!(state, "success");
     let run_id = run_id.replace('+', "%2B").replace(':', "%3A");

@@ -59,12 +59,7 @@ fn whatever_waits_says_for_what() {
         .expect("an answer");
     assert_eq!(status, 201, "{body}");
     installation.dag("waits.py", WAITS);
-    eventually("the DAG is there", PATIENCE, || {
-        match api.call("GET", "/api/v2/dags/waits", None) {
-            Ok((200, _)) => Ok(()),
-            other => Err(format!("{other:?} {}", api.get("/api/v2/importErrors"))),
-        }
-    });
+    api.wait_for_dag("waits");
     api.trigger("waits", &json!({"logical_date": null, "dag_run_id": "first"}));
     api.trigger("waits", &json!({"logical_date": null, "dag_run_id": "second"}));
     let told = [

@@ -11,7 +11,7 @@ use model::trigger::Deferral;
 use nix::sys::signal::Signal;
 use proto::v1::Ending;
 use python::frames::{FrameError, RequestFrame, read_request, write_reply, write_reply_with};
-use python::messages::{Answer, FromTask};
+use python::messages::{Answer, FromTask, timedelta};
 use python::{Child, ChildExit, Work};
 use serde_json::Value;
 use std::os::fd::{AsFd, AsRawFd};
@@ -272,7 +272,7 @@ impl Supervision<'_> {
                 next_method,
                 next_kwargs,
             } => {
-                let timeout = trigger_timeout.as_ref().and_then(duration);
+                let timeout = trigger_timeout.as_ref().and_then(timedelta);
                 let next = (next_method.as_str(), next_kwargs.as_ref());
                 match Deferral::to_time(&classpath, &trigger_kwargs, next, timeout, Utc::now()) {
                     Some(deferral) => End {
@@ -423,34 +423,4 @@ async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
             return;
         }
     }
-}
-
-/// A timedelta as pydantic writes it: seconds, or ISO 8601 such as `P1DT2H3.5S`.
-fn duration(value: &Value) -> Option<chrono::Duration> {
-    if let Some(seconds) = value.as_f64() {
-        return Some(chrono::Duration::microseconds((seconds * 1e6) as i64));
-    }
-    let text = value.as_str()?;
-    let (days, time) = text
-        .strip_prefix('P')?
-        .split_once('T')
-        .unwrap_or((text.strip_prefix('P')?, ""));
-    let mut seconds = days
-        .strip_suffix('D')
-        .map_or(Some(0.0), |days| Some(days.parse::<f64>().ok()? * 86_400.0))?;
-    let mut number = String::new();
-    for c in time.chars() {
-        let unit = match c {
-            'H' => 3600.0,
-            'M' => 60.0,
-            'S' => 1.0,
-            other => {
-                number.push(other);
-                continue;
-            }
-        };
-        seconds += number.parse::<f64>().ok()? * unit;
-        number.clear();
-    }
-    Some(chrono::Duration::microseconds((seconds * 1e6) as i64))
 }

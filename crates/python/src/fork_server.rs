@@ -1,5 +1,6 @@
 //! The fork server: one Python process that has imported the SDK, and its children.
 
+use crate::shim::{LOADER, PROGRAM};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair,
@@ -21,26 +22,6 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-/// The shim's modules, in the order in which they are run.
-const PROGRAM: [(&str, &str); 8] = [
-    (
-        "updraft_old_modules",
-        concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
-    ),
-    ("updraft_notes", include_str!("shim/notes.py")),
-    ("updraft_stand_ins", include_str!("shim/stand_ins.py")),
-    ("updraft_old_names", include_str!("shim/old_names.py")),
-    ("updraft_compat", include_str!("shim/compat.py")),
-    ("updraft_containers", include_str!("shim/containers.py")),
-    ("updraft_native", include_str!("shim/native.py")),
-    ("updraft_fork_server", include_str!("shim/fork_server.py")),
-];
-/// What stands on the command line: it runs the modules of the first packet it is sent, so that a list of processes stays
-/// readable.
-const LOADER: &str = "import json, os, sys, types
-for name, source in json.loads(os.read(0, 1 << 20)):
-    sys.modules[name] = module = types.ModuleType(name)
-    exec(compile(source, name, 'exec'), module.__dict__)";
 /// How long the fork server may take to import the SDK.
 const WARM_UP: Duration = Duration::from_secs(120);
 /// How long forking a child may take.

@@ -9,6 +9,7 @@ mod fork_server;
 pub mod frames;
 pub mod messages;
 mod parse;
+mod shim;
 
 pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
 pub use parse::{OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file};

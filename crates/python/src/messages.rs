@@ -385,6 +385,36 @@ impl Startup {
     }
 }
 
+/// A timedelta as pydantic writes it: seconds, or ISO 8601 such as `P1DT2H3.5S`.
+pub fn timedelta(value: &Value) -> Option<chrono::Duration> {
+    if let Some(seconds) = value.as_f64() {
+        return Some(chrono::Duration::microseconds((seconds * 1e6) as i64));
+    }
+    let text = value.as_str()?;
+    let (days, time) = text
+        .strip_prefix('P')?
+        .split_once('T')
+        .unwrap_or((text.strip_prefix('P')?, ""));
+    let mut seconds = days
+        .strip_suffix('D')
+        .map_or(Some(0.0), |days| Some(days.parse::<f64>().ok()? * 86_400.0))?;
+    let mut number = String::new();
+    for c in time.chars() {
+        let unit = match c {
+            'H' => 3600.0,
+            'M' => 60.0,
+            'S' => 1.0,
+            other => {
+                number.push(other);
+                continue;
+            }
+        };
+        seconds += number.parse::<f64>().ok()? * unit;
+        number.clear();
+    }
+    Some(chrono::Duration::microseconds((seconds * 1e6) as i64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,5 +435,15 @@ mod tests {
         let question: Question = serde_json::from_value(json!({"type": "GetVariable", "key": "k"})).unwrap();
         assert_eq!(question, Question::GetVariable { key: "k".to_owned() });
         assert!(serde_json::from_value::<Question>(json!({"type": "GetAssetByName", "name": "a"})).is_err());
+    }
+
+    #[test]
+    fn a_timedelta_is_read_as_pydantic_writes_it() {
+        let micros = |value| timedelta(&value).and_then(|length| length.num_microseconds());
+        assert_eq!(micros(json!(2.5)), Some(2_500_000));
+        assert_eq!(micros(json!("PT1M0.5S")), Some(60_500_000));
+        assert_eq!(micros(json!("P1DT2H")), Some(26 * 3_600_000_000));
+        assert_eq!(micros(json!("P2D")), Some(48 * 3_600_000_000));
+        assert_eq!(micros(json!("soon")), None);
     }
 }

@@ -8,6 +8,6 @@ mod run;
 mod slots;
 mod start;
 
-pub use run::{Blocker, Decision, Move, Plan, RunEnd, RunSnapshot, TaskSnapshot, blockers, plan_run};
+pub use run::{Blocker, Decision, Move, Plan, RunEnd, RunSnapshot, TaskSnapshot, blockers, plan_run, some};
 pub use slots::{Candidate, PoolUse, choose_for_slots};
 pub use start::{QueuedRun, choose_runs_to_start};

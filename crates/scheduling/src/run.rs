@@ -47,86 +47,6 @@ pub struct RunSnapshot<'a> {
     pub now: Timestamp,
 }
 
-/// What is to happen to one task instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Its dependencies are met and the run's limits leave room: it waits for a slot from now on.
-    Schedule,
-    /// Its trigger has fired: it goes on, within the same try.
-    Resume,
-    /// Its trigger has fired, and nothing is left to do: it succeeds.
-    EndDeferral,
-    /// There is nothing to execute: it succeeds right away.
-    Complete,
-    /// It will not run because something before it failed.
-    FailUpstream,
-    /// It will not run because something before it was skipped.
-    Skip,
-    /// Its task is gone from the DAG.
-    Remove,
-    /// It becomes the first of so many mapped instances (at least one).
-    Expand(usize),
-    /// It uses something that cannot be run; fails with this text.
-    Refuse(String),
-    /// It is stopped where it runs, and fails with this text.
-    Stop(&'static str),
-}
-
-/// A decision about a task instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Move {
-    /// The task instance.
-    pub id: TaskInstanceId,
-    /// State in which the decision found it; the change is guarded by it.
-    pub from: StateName,
-    /// The decision.
-    pub decision: Decision,
-}
-
-/// How a run ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunEnd {
-    /// Every deciding leaf succeeded or was skipped.
-    Success,
-    /// A deciding leaf failed.
-    TaskFailure,
-    /// Nothing can go on.
-    Deadlock,
-    /// It took longer than `dagrun_timeout`.
-    TimedOut,
-}
-
-impl RunEnd {
-    /// The reason that Airflow gives to callbacks.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::TaskFailure => "task_failure",
-            Self::Deadlock => "all_tasks_deadlocked",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    /// Whether the run failed.
-    pub const fn is_failure(self) -> bool {
-        match self {
-            Self::Success => false,
-            Self::TaskFailure | Self::Deadlock | Self::TimedOut => true,
-        }
-    }
-}
-
-/// What to do with a run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    /// Changes of task instances, those to schedule in the order of their weight.
-    pub moves: Vec<Move>,
-    /// How the run ends, if it does.
-    pub end: Option<RunEnd>,
-    /// When to look again because a waiting time is over.
-    pub wake_at: Option<Timestamp>,
-}
-
 /// Decides what becomes of a run. The same snapshot always gives the same plan.
 pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     let mut planner = Planner::new(snapshot);
@@ -135,6 +55,11 @@ pub fn plan_run(snapshot: &RunSnapshot<'_>) -> Plan {
     }
     planner.decide_all();
     planner.finish()
+}
+
+/// Whether a task instance in this state counts against the limits of its run.
+const fn is_active(state: StateName) -> bool {
+    matches!(state, StateName::Scheduled) || state.occupies_slot()
 }
 
 /// Mapped instances of one task. Each argument is bounded by `[core] max_map_length`; their product is not, elsewhere.
@@ -440,7 +365,6 @@ impl<'a> Planner<'a> {
                 self.snapshot.tasks[*at].map_index,
             )
         });
-        let is_active = |state: StateName| state == StateName::Scheduled || state.occupies_slot();
         let mut in_run =
             u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
@@ -510,7 +434,9 @@ impl<'a> Planner<'a> {
 }
 
 mod explain;
+mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use explain::{Blocker, blockers};
+pub use explain::{Blocker, blockers, some};
+pub use plan::{Decision, Move, Plan, RunEnd};

@@ -1,6 +1,5 @@
 //! The pod of a hand-over: the template, what we say, what the task's `pod_override` says, in this order.
 
-use super::plain_template;
 use chrono::SecondsFormat;
 use config::Config;
 use k8s_openapi::api::core::v1::Pod;
@@ -114,6 +113,23 @@ fn template(config: &Config) -> Result<Value, String> {
         Some(_) => Ok(template),
         None => Err(broken("it has no container".to_owned())),
     }
+}
+
+/// The pod that tasks run in where no template says otherwise.
+fn plain_template() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "base",
+                "command": ["updraft"],
+                "envFrom": [{"secretRef": {"name": "updraft-worker", "optional": true}}],
+            }],
+        },
+    })
 }
 
 /// What every pod gets.

@@ -1,11 +1,14 @@
 //! Reading Airflow's serialized DAG JSON. Defaults are those of `airflow/serialization/schema.json`; per task the
 //! order is schema default, then `client_defaults.tasks`, then the task's own keys.
 
-use super::{Dag, Expansion, MappedLength, RetryPolicy, RunCallbacks, Task};
+mod expansion;
+
+use super::{Dag, RetryPolicy, RunCallbacks, Task};
 use crate::timetable::{Timetable, TimetableError};
 use crate::trigger_rule::TriggerRule;
-use crate::{DagId, ExecutorName, GroupId, PoolName, QueueName, TaskId, Timestamp};
+use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
+use expansion::{expansion, map_groups};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use thiserror::Error;
@@ -257,100 +260,6 @@ fn retry_policy(fields: &Fields<'_>) -> RetryPolicy {
     }
 }
 
-fn expansion(object: &Map<String, Value>) -> Option<Expansion> {
-    if object.get("_is_mapped").and_then(Value::as_bool) != Some(true) {
-        return None;
-    }
-    let attribute = object
-        .get("_expand_input_attr")
-        .and_then(Value::as_str)
-        .unwrap_or("expand_input");
-    expansion_over(object.get(attribute)?)
-}
-
-/// Gives the tasks of mapped task groups what their group expands over. `outer` is the mapped group around this one.
-fn map_groups(tasks: &mut [Task], group: &Value, outer: Option<(&GroupId, &Expansion)>) {
-    let own = group
-        .get("expand_input")
-        .filter(|_| group.get("is_mapped").and_then(Value::as_bool) == Some(true))
-        .and_then(expansion_over)
-        .map(|expansion| match outer {
-            Some(_) => Expansion::Unsupported("a mapped task group within another".to_owned()),
-            None => expansion,
-        });
-    let id = GroupId::new(group.get("_group_id").and_then(Value::as_str).unwrap_or_default());
-    let mapped = own.as_ref().map(|own| (&id, own)).or(outer);
-    let children = group.get("children").map(plain).and_then(Value::as_object);
-    for child in children.into_iter().flat_map(Map::values) {
-        match (child.get(0).and_then(Value::as_str), child.get(1), mapped) {
-            (Some("taskgroup"), Some(inner), _) => map_groups(tasks, plain(inner), mapped),
-            (_, Some(Value::String(name)), Some((id, expansion))) => {
-                for task in tasks.iter_mut().filter(|task| task.task_id.as_str() == name) {
-                    task.is_mapped = true;
-                    task.expansion = Some(expansion.clone());
-                    task.mapped_group = Some(id.clone());
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn expansion_over(input: &Value) -> Option<Expansion> {
-    let unsupported = |what: &str| Some(Expansion::Unsupported(what.to_owned()));
-    let value = plain(input.get("value")?);
-    match (input.get("type").and_then(Value::as_str), value) {
-        (Some("dict-of-lists"), Value::Object(arguments)) => {
-            let lengths: Option<Vec<MappedLength>> = arguments.values().map(mapped_length).collect();
-            match lengths {
-                Some(lengths) => Some(Expansion::Product(lengths)),
-                None => unsupported("an argument that is neither a literal nor the value returned by a task"),
-            }
-        }
-        (Some("list-of-dicts"), value) => match mapped_length(value) {
-            Some(length) => Some(Expansion::Product(vec![length])),
-            None => unsupported("expand_kwargs over a computed value"),
-        },
-        _ => unsupported("an unknown form of expand"),
-    }
-}
-
-fn mapped_length(value: &Value) -> Option<MappedLength> {
-    if value.get("__type").and_then(Value::as_str) == Some("xcomref") {
-        return referred_length(value.get("__var")?);
-    }
-    match plain(value) {
-        Value::Array(items) => Some(MappedLength::Literal(items.len())),
-        Value::Object(items) => Some(MappedLength::Literal(items.len())),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    }
-}
-
-/// A reference to a returned value, or to what `map`, `zip` and `concat` make of such.
-fn referred_length(reference: &Value) -> Option<MappedLength> {
-    let reference = plain(reference);
-    let text = |key: &str| reference.get(key).and_then(Value::as_str);
-    let parts = || -> Option<Vec<MappedLength>> {
-        plain(reference.get("args")?)
-            .as_array()?
-            .iter()
-            .map(referred_length)
-            .collect()
-    };
-    match text("type") {
-        None if text("key").unwrap_or("return_value") == "return_value" => {
-            text("task_id").map(|id| MappedLength::XCom(TaskId::new(id)))
-        }
-        Some("map") => referred_length(reference.get("arg")?),
-        Some("zip") => Some(MappedLength::Zip {
-            parts: parts()?,
-            is_filled: reference.get("fillvalue").is_some(),
-        }),
-        Some("concat") => Some(MappedLength::Concat(parts()?)),
-        None | Some(_) => None,
-    }
-}
-
 fn connect(tasks: &mut [Task], items: &[Value]) -> Result<(), SerializedDagError> {
     let index: HashMap<TaskId, usize> = tasks
         .iter()
@@ -420,6 +329,7 @@ fn reachable(edges: &[Vec<usize>], from: usize) -> HashSet<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dag::{Expansion, MappedLength};
     use serde_json::json;
 
     fn sample(tasks: Value) -> Value {

@@ -1,6 +1,6 @@
 //! Why a task instance waits: the planner's own pieces, asked one after the other.
 
-use super::{Planner, RunSnapshot};
+use super::{Planner, RunSnapshot, is_active};
 use model::dag::{Expansion, Task};
 use model::task_instance::StateName;
 use model::trigger_rule::{TriggerRule, Verdict};
@@ -65,8 +65,8 @@ impl Blocker {
 /// Names shown at most.
 const SHOWN: usize = 3;
 
-/// Some names, and how many more there are.
-pub(crate) fn some(names: &[String]) -> String {
+/// The first names, and how many more there are.
+pub fn some(names: &[String]) -> String {
     match names.len().checked_sub(SHOWN) {
         None | Some(0) => names.join(", "),
         Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
@@ -244,10 +244,6 @@ impl Planner<'_> {
         let limit = self.snapshot.dag.max_active_tasks;
         reached(limit, holders.len()).then_some(Blocker::RunFull { limit, holders })
     }
-}
-
-const fn is_active(state: StateName) -> bool {
-    matches!(state, StateName::Scheduled) || state.occupies_slot()
 }
 
 fn reached(limit: u32, count: usize) -> bool {

@@ -110,18 +110,24 @@ fn a_leaf_that_runs_after_all_makes_the_run_succeed() {
     );
 }
 
-#[test]
-fn a_retry_waits_for_its_time_and_says_when() {
+/// A task instance in that state, with its DAG, which is due now; before, the plan says when to look.
+fn due_in_time(state: StateName) -> (Dag, Vec<TaskSnapshot>) {
     let dag = chain(&["all_success"]);
-    let mut tasks = instances(&dag, &[UpForRetry]);
+    let mut tasks = instances(&dag, &[state]);
     let due = DateTime::UNIX_EPOCH + Duration::seconds(5);
     tasks[0].not_before = Some(due);
-    let waiting = plan(&dag, &tasks);
+    let early = plan(&dag, &tasks);
     assert_eq!(
-        (waiting.moves.len(), waiting.wake_at, waiting.end),
+        (early.moves.len(), early.wake_at, early.end),
         (0, Some(due), None)
     );
     tasks[0].not_before = Some(DateTime::UNIX_EPOCH);
+    (dag, tasks)
+}
+
+#[test]
+fn a_retry_waits_for_its_time_and_says_when() {
+    let (dag, tasks) = due_in_time(UpForRetry);
     assert_eq!(decisions(&plan(&dag, &tasks)), [Decision::Schedule]);
 }
 
@@ -237,16 +243,7 @@ fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
 
 #[test]
 fn a_deferred_task_goes_on_when_its_trigger_fires_as_far_as_limits_allow() {
-    let dag = chain(&["all_success"]);
-    let mut tasks = instances(&dag, &[StateName::Deferred]);
-    let due = DateTime::UNIX_EPOCH + Duration::seconds(5);
-    tasks[0].not_before = Some(due);
-    let early = plan(&dag, &tasks);
-    assert_eq!(
-        (early.moves.len(), early.wake_at, early.end),
-        (0, Some(due), None)
-    );
-    tasks[0].not_before = Some(DateTime::UNIX_EPOCH);
+    let (dag, mut tasks) = due_in_time(StateName::Deferred);
     assert_eq!(decisions(&plan(&dag, &tasks)), [Decision::Resume]);
     let paused = plan_in(&world(), &dag, &tasks, true);
     assert_eq!((paused.moves.len(), paused.end), (0, None));

@@ -321,12 +321,7 @@ impl Tx {
             return Err(self.moved_meanwhile("lose", id));
         }
         if next == StateName::UpForRetry {
-            let ended = TaskInstanceRecord {
-                end_date: Some(now),
-                exit_cause: Some(cause.to_owned()),
-                ..ti.clone()
-            };
-            self.keep_try(&ended, StateName::Failed, now).await?;
+            self.keep_lost_try(&ti, cause, now).await?;
         }
         self.add_run_event(ti.run_key, now).await?;
         Ok(true)

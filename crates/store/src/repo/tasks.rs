@@ -390,6 +390,21 @@ impl Tx {
         self.add_run_event(key, now).await
     }
 
+    /// Keeps a try that ended without a report.
+    pub(super) async fn keep_lost_try(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        cause: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let ended = TaskInstanceRecord {
+            end_date: Some(now),
+            exit_cause: Some(cause.to_owned()),
+            ..ti.clone()
+        };
+        self.keep_try(&ended, StateName::Failed, now).await
+    }
+
     /// Stores what the templates of a task instance came to.
     ///
     /// # Errors

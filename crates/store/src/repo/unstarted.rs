@@ -65,12 +65,7 @@ impl Tx {
         )
         .await?;
         if next == StateName::UpForRetry {
-            let ended = TaskInstanceRecord {
-                end_date: Some(now),
-                exit_cause: Some(cause.to_owned()),
-                ..ti.clone()
-            };
-            self.keep_try(&ended, StateName::Failed, now).await?;
+            self.keep_lost_try(&ti, cause, now).await?;
         }
         self.add_run_event(ti.run_key, now).await?;
         Ok(Some(ti.run_key))

@@ -9,7 +9,7 @@ use model::Timestamp;
 use model::dag::Dag;
 use model::dag_run::DagRunState;
 use model::task_instance::StateName;
-use scheduling::{RunSnapshot, blockers};
+use scheduling::{RunSnapshot, blockers, some};
 
 /// One thing that a task instance waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +26,6 @@ impl Wait {
             name,
             reason: reason.into(),
         }
-    }
-}
-
-/// Holders of slots that are named.
-const NAMED: usize = 3;
-
-fn some(names: &[String]) -> String {
-    match names.len().saturating_sub(NAMED) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names[..NAMED].join(", ")),
     }
 }
 

@@ -1,0 +1,22 @@
+//! The Python that is sent to every interpreter that we drive.
+
+/// The shim's modules, in the order in which they are run.
+pub(crate) const PROGRAM: [(&str, &str); 8] = [
+    (
+        "updraft_old_modules",
+        concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
+    ),
+    ("updraft_notes", include_str!("shim/notes.py")),
+    ("updraft_stand_ins", include_str!("shim/stand_ins.py")),
+    ("updraft_old_names", include_str!("shim/old_names.py")),
+    ("updraft_compat", include_str!("shim/compat.py")),
+    ("updraft_containers", include_str!("shim/containers.py")),
+    ("updraft_native", include_str!("shim/native.py")),
+    ("updraft_fork_server", include_str!("shim/fork_server.py")),
+];
+/// What stands on the command line: it runs the modules of the first packet it is sent, so that a list of processes stays
+/// readable.
+pub(crate) const LOADER: &str = "import json, os, sys, types
+for name, source in json.loads(os.read(0, 1 << 20)):
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(source, name, 'exec'), module.__dict__)";
