@@ -2,7 +2,6 @@
 
 use harness::Installation;
 use serde_json::json;
-use std::time::Duration;
 
 const FILE: &str = r#"
 import sys
