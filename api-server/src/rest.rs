@@ -1,6 +1,9 @@
 //! Airflow's REST API v2 and `/auth`.
 
 mod access;
+mod asset_events;
+mod asset_states;
+mod assets;
 mod batch;
 mod body;
 mod bulk;
@@ -103,6 +106,42 @@ pub(crate) fn router(app: App) -> Router {
             &format!("{TI}/{{task_id}}/{{map_index}}/tries"),
             get(tries::all_of_mapped),
         );
+    let assets = Router::new()
+        .route("/assets", get(assets::list))
+        .route("/assets/aliases", get(assets::aliases))
+        .route("/assets/aliases/{id}", get(assets::alias))
+        .route(
+            "/assets/events",
+            get(asset_events::list).post(asset_events::create),
+        )
+        .route("/assets/{id}", get(assets::show))
+        .route("/assets/{id}/materialize", post(assets::materialize))
+        .route(
+            "/assets/{id}/queuedEvents",
+            get(asset_events::queued_of_asset).delete(asset_events::drop_of_asset),
+        )
+        .route(
+            "/assets/{id}/state-store",
+            get(asset_states::list).delete(asset_states::clear),
+        )
+        .route(
+            "/assets/{id}/state-store/{*key}",
+            get(asset_states::show)
+                .put(asset_states::set)
+                .delete(asset_states::delete),
+        )
+        .route(
+            "/dags/{dag_id}/assets/queuedEvents",
+            get(asset_events::queued_of_dag).delete(asset_events::drop_of_dag),
+        )
+        .route(
+            "/dags/{dag_id}/assets/{id}/queuedEvents",
+            get(asset_events::queued_one).delete(asset_events::drop_one),
+        )
+        .route(
+            "/dags/{dag_id}/dagRuns/{run_id}/upstreamAssetEvents",
+            get(asset_events::of_run),
+        );
     let admin = Router::new()
         .route(
             "/variables",
@@ -133,7 +172,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/version", get(meta::version))
         .route("/monitor/health", get(meta::health));
     Router::new()
-        .nest("/api/v2", dag.merge(task).merge(admin))
+        .nest("/api/v2", dag.merge(task).merge(assets).merge(admin))
         .route(
             "/auth/token",
             post(access::create_token).get(access::token_for_all),

@@ -32,6 +32,8 @@ pub struct TriggerRequest {
     pub triggered_by: &'static str,
     /// Who asked.
     pub user: Option<String>,
+    /// The partition that the run is about; only of DAGs that have partitions.
+    pub partition_key: Option<String>,
 }
 
 /// Why no run was made.
@@ -106,13 +108,17 @@ pub async fn trigger_run(
     let version_id: DagVersionId = record.version_id;
     let graph = graphs.get(&mut db, version_id).await?;
     drop(db);
+    if request.partition_key.is_some() {
+        let text = format!("Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key.");
+        return Err(TriggerError::Invalid(text));
+    }
     let run_after = request.run_after.unwrap_or(now);
     let run_id = match request.run_id.as_deref().filter(|run_id| !run_id.is_empty()) {
         Some(run_id) => {
             check_run_id(run_id, request.run_type)?;
             RunId::new(run_id)
         }
-        None => DagRunType::Manual.generate_run_id(run_after, None),
+        None => request.run_type.generate_run_id(run_after, None),
     };
     let interval = match (request.logical_date, request.interval) {
         (None, _) => None,
@@ -143,6 +149,7 @@ pub async fn trigger_run(
         triggering_user: request.user.clone(),
         note: request.note.clone(),
         trace_context: telemetry::context_of(&span),
+        partition_key: None,
     };
     let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
     let made = store::transact!(store, "trigger run", |tx| {

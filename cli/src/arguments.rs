@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Tasks
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Assets
+    #[command(subcommand)]
+    Assets(AssetsCommand),
     /// Variables
     #[command(subcommand)]
     Variables(VariablesCommand),
@@ -208,6 +211,46 @@ pub(crate) enum TasksCommand {
         #[command(flatten)]
         output: OutputOptions,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AssetsCommand {
+    /// Lists assets
+    List {
+        /// Lists aliases instead
+        #[arg(long)]
+        alias: bool,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Shows an asset
+    Details {
+        /// Shows an alias instead
+        #[arg(long)]
+        alias: bool,
+        #[command(flatten)]
+        wish: AssetWish,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Triggers the DAG that updates an asset
+    Materialize {
+        #[command(flatten)]
+        wish: AssetWish,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+}
+
+/// Which asset is meant.
+#[derive(Debug, Args)]
+pub(crate) struct AssetWish {
+    /// Its name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Its URI
+    #[arg(long)]
+    pub(crate) uri: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,7 @@ use model::time::rest_format;
 use model::{DagId, Timestamp};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use store::repo::{Condition, Listing, Order};
+use store::repo::{Condition, Listing, Order, RunRecord};
 use store::{Graphs, Store};
 
 pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<()> {
@@ -58,7 +58,7 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
 }
 
 /// What tells the schedulers of a cluster. On one machine, the scheduler finds out by itself within a second.
-fn hints(config: &Config) -> Arc<dyn Broker> {
+pub(crate) fn hints(config: &Config) -> Arc<dyn Broker> {
     match &config.database.url {
         DatabaseUrl::Sqlite(_) => Arc::new(LocalBroker::default()),
         DatabaseUrl::MariaDb(_) => {
@@ -212,10 +212,17 @@ async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> 
         run_type: DagRunType::Manual,
         triggered_by: "cli",
         user: Some(bootstrap::username()),
+        partition_key: None,
     };
     let broker = hints(config);
     let run = trigger_run(store, &Graphs::default(), &*broker, &request).await?;
     broker.close().await;
+    run_made(format, &run);
+    Ok(())
+}
+
+/// Shows a run that has just been made.
+pub(crate) fn run_made(format: Format, run: &RunRecord) {
     let when = |at: Option<Timestamp>| at.map(rest_format);
     let columns = [
         "conf",
@@ -235,5 +242,4 @@ async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> 
         "run_type": run.run_type.as_str(), "start_date": null, "state": run.state.as_str(),
     });
     rows(format, &columns, &[row]);
-    Ok(())
 }

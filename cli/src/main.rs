@@ -1,6 +1,7 @@
 //! `updraft`: everything in one command.
 
 mod arguments;
+mod assets;
 mod configuration;
 mod dags;
 mod database;
@@ -92,6 +93,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Db(command) => block_on(database::run(command, config)),
         Command::Dags(command) => block_on(dags::run(command, config)),
         Command::Tasks(command) => block_on(tasks::run(command, config)),
+        Command::Assets(command) => block_on(assets::run(command, config)),
         Command::Variables(command) => block_on(variables::run(command, config)),
         Command::Version | Command::Config(_) | Command::Info(_) => ExitCode::SUCCESS,
     }

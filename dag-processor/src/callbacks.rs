@@ -87,11 +87,12 @@ impl Shared {
                 "run_id": ti.run_id, "try_number": ti.try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
             })
         });
+        let dag_run = db.run_for_sdk(&run).await?;
         let request = json!({
             "type": "DagCallbackRequest", "filepath": graph.relative_fileloc, "bundle_name": bundle.name,
             "bundle_version": Value::Null, "msg": callback.reason, "dag_id": run.dag_id, "run_id": run.run_id,
             "is_failure_callback": callback.is_failure,
-            "context_from_server": {"dag_run": run.for_sdk(), "last_ti": last_ti},
+            "context_from_server": {"dag_run": dag_run, "last_ti": last_ti},
         });
         Ok(Some(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),

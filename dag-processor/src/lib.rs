@@ -240,7 +240,7 @@ impl Shared {
     async fn forget(&self, relative: &str) -> anyhow::Result<()> {
         let now = chrono::Utc::now();
         let retired = store::transact!(self.store, "forget file", |tx| {
-            let retired = tx.retire_missing_dags(relative, &[]).await?;
+            let retired = tx.retire_missing_dags(relative, &[], now).await?;
             tx.set_import_error(relative, "", "", None, now).await?;
             tx.forget_file(relative).await?;
             Ok(retired)

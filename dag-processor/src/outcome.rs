@@ -184,6 +184,7 @@ impl Shared {
                 let saved = tx.save_dag(&read.parsed, *id, now).await?;
                 new_versions += usize::from(saved.is_new_version);
                 set_next_run(tx, &read.dag, now).await?;
+                tx.set_asset_references(&read.dag, now).await?;
                 present.push(read.dag.dag_id.clone());
             }
             let fileloc = file.path.to_string_lossy();
@@ -197,7 +198,7 @@ impl Shared {
             }
             // A file that is broken right now keeps its DAGs, hidden behind the error.
             if errors.is_empty() || !present.is_empty() {
-                tx.retire_missing_dags(&file.relative, &present).await?;
+                tx.retire_missing_dags(&file.relative, &present, now).await?;
             } else {
                 tx.set_import_error_flag(&file.relative, true).await?;
             }

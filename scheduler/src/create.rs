@@ -45,13 +45,20 @@ impl Shared {
         let mut db = self.store.reader().await?;
         let due = db.due_dags(now, DAGS_PER_TURN).await?;
         let waiting = db.dags_with_queued_runs(now).await?;
+        let updated = db.dags_with_updated_assets().await?;
         let next = db.next_due(now).await?;
         drop(db);
         let mut more = false;
         for dag_id in &due {
             more |= self.create_due_runs(dag_id).await?;
         }
-        for dag_id in waiting.iter().filter(|dag_id| !due.contains(dag_id)) {
+        for dag_id in &updated {
+            self.create_asset_runs(dag_id).await?;
+        }
+        for dag_id in waiting
+            .iter()
+            .filter(|dag_id| !due.contains(dag_id) && !updated.contains(dag_id))
+        {
             self.start_waiting(dag_id).await?;
         }
         if more {
@@ -90,6 +97,79 @@ impl Shared {
         Ok(true)
     }
 
+    /// Creates the run that a DAG's updated assets ask for, and starts what may start.
+    async fn create_asset_runs(&self, dag_id: &DagId) -> Result<(), StoreError> {
+        let now = Utc::now();
+        let suffix = random_suffix();
+        let (created, started) = store::transact!(self.store, "create asset run", |tx| {
+            let Some(record) = tx.lock_dag(dag_id).await? else {
+                return Ok((false, Vec::new()));
+            };
+            let created = self.create_if_updated(tx, &record, &suffix, now).await?;
+            let started = start_queued(tx, &record, now).await?;
+            Ok((created, started))
+        })?;
+        self.dirty_all(&started);
+        if created {
+            metrics::counter!(metric::RUNS_CREATED, "type" => "asset_triggered").increment(1);
+        }
+        Ok(())
+    }
+
+    /// As `SchedulerJobRunner._create_dag_runs_asset_triggered`, but exact: a run consumes what its DAG has not consumed
+    /// yet, not what lies between two instants.
+    async fn create_if_updated(
+        &self,
+        tx: &mut Tx,
+        record: &DagRecord,
+        suffix: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        if record.is_paused || record.is_stale || record.has_import_errors {
+            return Ok(false);
+        }
+        let Some(pending) = tx.pending_assets(&record.dag_id).await? else {
+            return Ok(false);
+        };
+        let graph = self.graphs.get(tx, record.version_id).await?;
+        let dag = &graph.dag;
+        if !dag
+            .asset_condition
+            .as_ref()
+            .is_some_and(|it| it.is_met(&pending.updated))
+        {
+            return Ok(false);
+        }
+        let active = [DagRunState::Queued, DagRunState::Running];
+        if tx.count_active_runs(&record.dag_id, &active).await? >= run_limit(dag, record) {
+            return Ok(false);
+        }
+        let mut events = Vec::new();
+        if dag.catchup {
+            events = tx.earlier_asset_events(&record.dag_id).await?;
+        }
+        events.extend(&pending.events);
+        let span = tracing::info_span!("dag_run.create", dag.id = %record.dag_id);
+        let run = NewRun {
+            dag,
+            version_id: record.version_id,
+            run_id: DagRunType::AssetTriggered.generate_run_id(pending.last, Some(suffix)),
+            run_type: DagRunType::AssetTriggered,
+            logical_date: None,
+            interval: None,
+            run_after: pending.last,
+            conf: "{}".to_owned(),
+            triggered_by: "asset",
+            triggering_user: None,
+            note: None,
+            trace_context: telemetry::context_of(&span),
+            partition_key: None,
+        };
+        let key = tx.create_run(&run, &mut new_task_instance_id, now).await?;
+        tx.consume_asset_events(&record.dag_id, key, &events).await?;
+        Ok(true)
+    }
+
     async fn create_if_due(
         &self,
         tx: &mut Tx,
@@ -123,6 +203,7 @@ impl Shared {
             triggering_user: None,
             note: None,
             trace_context: telemetry::context_of(&span),
+            partition_key: None,
         };
         // The run may be there already: made by hand for this date, or by a transaction whose commit seemed to fail.
         let exists = tx.run(&record.dag_id, &run.run_id).await?.is_some()
@@ -170,6 +251,12 @@ async fn start_queued(tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result
     let queued: Vec<QueuedRun> = queued.into_iter().map(|key| QueuedRun { key }).collect();
     let chosen = choose_runs_to_start(&queued, running, record.max_active_runs);
     tx.start_runs(&chosen, now).await
+}
+
+/// What tells runs apart whose assets were updated at the same instant.
+fn random_suffix() -> String {
+    let text = uuid::Uuid::new_v4().simple().to_string();
+    text.chars().take(8).collect()
 }
 
 fn run_limit(dag: &Dag, record: &DagRecord) -> u32 {

@@ -76,6 +76,14 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
     }
 }
 
+/// A list as it is reported: nothing for an empty one.
+fn listed(items: Option<Vec<Value>>) -> String {
+    let items = items.filter(|items| !items.is_empty());
+    items
+        .map(|items| Value::from(items).to_string())
+        .unwrap_or_default()
+}
+
 struct Supervision<'a> {
     shared: &'a Shared,
     facts: &'a Facts,
@@ -221,10 +229,14 @@ impl Supervision<'_> {
             FromTask::SucceedTask {
                 end_date,
                 rendered_map_index,
+                task_outlets,
+                outlet_events,
             } => {
                 self.label = rendered_map_index.or_else(|| self.label.take());
                 End {
                     end_date: instant(&end_date),
+                    task_outlets: listed(task_outlets),
+                    outlet_events: listed(outlet_events),
                     ..End::of(Ending::Success)
                 }
             }

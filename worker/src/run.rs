@@ -31,6 +31,9 @@ pub(crate) struct End {
     pub(crate) rendered_fields: Option<String>,
     pub(crate) map_label: Option<String>,
     pub(crate) next: Option<(String, String)>,
+    /// What a success updates: JSON lists, empty for nothing.
+    pub(crate) task_outlets: String,
+    pub(crate) outlet_events: String,
 }
 
 impl End {
@@ -219,6 +222,8 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
         next_kwargs,
         log_offset,
         log_tail: log_tail.into(),
+        task_outlets: end.task_outlets,
+        outlet_events: end.outlet_events,
     };
     let begin = Instant::now();
     let mut wait = Duration::from_millis(50);

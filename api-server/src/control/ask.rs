@@ -1,5 +1,6 @@
 //! What running tasks ask for.
 
+mod assets;
 mod runs;
 mod secrets;
 mod states;
@@ -9,7 +10,7 @@ mod xcoms;
 use crate::App;
 use model::MapIndex;
 use python::messages::{Answer, Question};
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::repo::TaskInstanceRecord;
 use store::{StoreError, Tx};
 
@@ -95,9 +96,20 @@ impl Asked<'_> {
             | Q::GetTaskBreadcrumbs { .. }
             | Q::GetPreviousTI { .. }
             | Q::GetTaskRescheduleStartDate {} => self.tasks(question).await?,
-            Q::ValidateInletsAndOutlets {} => {
-                Answer::of("InactiveAssetsResult", json!({"inactive_assets": []}))
-            }
+            Q::ValidateInletsAndOutlets {} => self.inactive_assets().await?,
+            Q::GetAssetByName { .. }
+            | Q::GetAssetByUri { .. }
+            | Q::GetAssetsByAlias { .. }
+            | Q::GetAssetEventByAsset { .. }
+            | Q::GetAssetEventByAssetAlias { .. } => self.assets(question).await?,
+            Q::GetAssetStateStoreByName { .. }
+            | Q::GetAssetStateStoreByUri { .. }
+            | Q::SetAssetStateStoreByName { .. }
+            | Q::SetAssetStateStoreByUri { .. }
+            | Q::DeleteAssetStateStoreByName { .. }
+            | Q::DeleteAssetStateStoreByUri { .. }
+            | Q::ClearAssetStateStoreByName { .. }
+            | Q::ClearAssetStateStoreByUri { .. } => self.asset_states(question).await?,
         })
     }
 }

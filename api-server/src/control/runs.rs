@@ -241,6 +241,7 @@ impl RunService for Runs {
             run_type: DagRunType::Manual,
             triggered_by: "rest_api",
             user: Some(user),
+            partition_key: None,
         };
         let app = &self.app;
         let run = trigger_run(&app.store, &app.graphs, &*app.broker, &wish)

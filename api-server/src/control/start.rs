@@ -7,6 +7,7 @@ use model::WorkerId;
 use model::time::rest_format;
 use proto::v1::StartTask;
 use python::messages::Startup;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
@@ -16,6 +17,7 @@ pub(super) fn start_task(
     app: &App,
     ti: &TaskInstanceRecord,
     run: &RunRecord,
+    dag_run: Value,
     graph: &Graph,
     worker: WorkerId,
 ) -> Result<StartTask, Status> {
@@ -48,7 +50,7 @@ pub(super) fn start_task(
         trace_context: trace_context
             .clone()
             .map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
-        dag_run: run.for_sdk(),
+        dag_run,
     };
     let claim = ClaimToken {
         task_instance: ti.id,

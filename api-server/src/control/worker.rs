@@ -6,6 +6,7 @@ use crate::logs::LogName;
 use broker::Hint;
 use chrono::{Duration, Utc};
 use identity::ClaimToken;
+use model::asset::{Outlet, OutletEvent};
 use model::task_instance::StateName;
 use model::{ClaimEpoch, TryNumber, WorkerId};
 use proto::v1::claim_reply::Outcome as ClaimOutcome;
@@ -215,17 +216,18 @@ impl WorkerService for Workers {
             match tx.claim(&wish, now).await? {
                 Claimed::Granted(granted) => {
                     let graph = self.app.graphs.get(tx, granted.0.version_id).await?;
-                    Ok(Ok((granted, graph)))
+                    let dag_run = tx.run_for_sdk(&granted.1).await?;
+                    Ok(Ok((granted, dag_run, graph)))
                 }
                 other => Ok(Err(other)),
             }
         });
         let (word, outcome) = match claimed.map_err(|error| store_status(&error))? {
-            Ok((granted, graph)) => {
+            Ok((granted, dag_run, graph)) => {
                 let (ti, run) = *granted;
                 (
                     "granted",
-                    ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, &graph, worker)?),
+                    ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, dag_run, &graph, worker)?),
                 )
             }
             Err(Claimed::UnknownWorker) => ("unknown_worker", ClaimOutcome::UnknownWorker(true)),
@@ -297,6 +299,8 @@ impl WorkerService for Workers {
         let outcome = proto::outcome_of(&message, || retry_at)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = Utc::now();
+        let listed =
+            |text: &str| -> Vec<serde_json::Value> { serde_json::from_str(text).unwrap_or_default() };
         let xcom = |xcom: proto::v1::XCom| NewXCom {
             key: xcom.key,
             value: xcom.value,
@@ -314,7 +318,16 @@ impl WorkerService for Workers {
             next: message
                 .next_method
                 .map(|method| (method, message.next_kwargs.unwrap_or_else(|| "{}".to_owned()))),
+            outlets: listed(&message.task_outlets)
+                .iter()
+                .filter_map(Outlet::read)
+                .collect(),
+            outlet_events: listed(&message.outlet_events)
+                .iter()
+                .filter_map(OutletEvent::read)
+                .collect(),
         };
+        let updates_assets = !report.outlets.is_empty();
         let reported = store::transact!(self.app.store, "report", |tx| tx.report(&report, now).await);
         let (word, stale) = match reported.map_err(|error| store_status(&error))? {
             Reported::Applied(_) => ("applied", false),
@@ -325,6 +338,9 @@ impl WorkerService for Workers {
         metrics::counter!(metric::REPORTS, "outcome" => word).increment(1);
         if !stale {
             self.app.broker.hint(Hint::Run(ti.run_key)).await;
+        }
+        if updates_assets && !stale {
+            self.app.broker.hint(Hint::Timetables).await;
         }
         Ok(Response::new(ReportReply { stale }))
     }

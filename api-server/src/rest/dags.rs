@@ -240,7 +240,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
     let more = json!({
         "catchup": graph.dag.catchup,
         "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
-        "asset_expression": null,
+        "asset_expression": graph.dag.asset_condition.as_ref().map(model::asset::AssetCondition::expression),
         "doc_md": field("doc_md"),
         "start_date": when(graph.dag.start_date),
         "end_date": when(graph.dag.end_date),

@@ -19,7 +19,7 @@ use model::dag_run::{DagRunState, DagRunType};
 use model::task_instance::StateName;
 use model::time::rest_format;
 use model::timetable::DataInterval;
-use model::{DagId, DagVersionId, RunId};
+use model::{DagId, DagVersionId, RunId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use store::StoreError;
@@ -103,8 +103,8 @@ pub(crate) async fn response(
         "dag_versions": if version.is_null() { json!([]) } else { json!([version]) },
         "bundle_version": null,
         "dag_display_name": references.display_name(app, &run.dag_id).await?,
-        "partition_key": null,
-        "partition_date": null,
+        "partition_key": run.partition_key,
+        "partition_date": when(run.partition_date),
     }))
 }
 
@@ -232,6 +232,81 @@ pub(crate) async fn show(
     Ok(Json(response(&app, &run, &mut References::default()).await?))
 }
 
+/// `TriggerDAGRunPostBody`
+#[derive(Debug, Default)]
+pub(crate) struct TriggerBody {
+    run_id: Option<String>,
+    logical_date: Option<Timestamp>,
+    interval: Option<DataInterval>,
+    run_after: Option<Timestamp>,
+    conf: Value,
+    note: Option<String>,
+    partition_key: Option<String>,
+}
+
+impl TriggerBody {
+    pub(crate) fn read(body: &mut Body, needs_date: bool) -> Self {
+        let run_id = body.text("dag_run_id", 250);
+        let start = body.instant("data_interval_start", false);
+        let end = body.instant("data_interval_end", false);
+        let logical_date = body.instant("logical_date", needs_date);
+        let run_after = body.instant("run_after", false);
+        let conf = body.object("conf");
+        let note = body.text("note", 1000).filter(|note| !note.is_empty());
+        let partition_key = body.text("partition_key", 250);
+        if start.is_some() != end.is_some() {
+            body.refuse(
+                "Either both data_interval_start and data_interval_end must be provided or both must be None",
+            );
+        }
+        Self {
+            run_id,
+            logical_date,
+            interval: start.zip(end).map(|(start, end)| DataInterval { start, end }),
+            run_after,
+            conf,
+            note,
+            partition_key,
+        }
+    }
+
+    pub(crate) fn request(
+        self,
+        dag_id: DagId,
+        run_type: DagRunType,
+        triggered_by: &'static str,
+        user: String,
+    ) -> TriggerRequest {
+        TriggerRequest {
+            dag_id,
+            run_id: self.run_id,
+            logical_date: self.logical_date,
+            interval: self.interval,
+            run_after: self.run_after,
+            conf: if self.conf.is_object() {
+                self.conf
+            } else {
+                json!({})
+            },
+            note: self.note,
+            run_type,
+            triggered_by,
+            user: Some(user),
+            partition_key: self.partition_key,
+        }
+    }
+}
+
+/// Why no run was made, for clients.
+pub(crate) fn refused(error: TriggerError) -> ApiError {
+    match error {
+        TriggerError::UnknownDag(_) => ApiError::not_found(error.to_string()),
+        TriggerError::ImportErrors(_) | TriggerError::Invalid(_) => ApiError::bad_request(error.to_string()),
+        TriggerError::Duplicate { .. } => ApiError::duplicate(),
+        TriggerError::Store(error) => error.into(),
+    }
+}
+
 pub(crate) async fn trigger(
     State(app): State<App>,
     caller: Caller,
@@ -241,50 +316,17 @@ pub(crate) async fn trigger(
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let run_id = body.text("dag_run_id", 250);
-    let start = body.instant("data_interval_start", false);
-    let end = body.instant("data_interval_end", false);
-    let logical_date = body.instant("logical_date", true);
-    let run_after = body.instant("run_after", false);
-    let conf = body.object("conf");
-    let note = body.text("note", 1000).filter(|note| !note.is_empty());
-    let partition_key = body.text("partition_key", 250);
-    if start.is_some() != end.is_some() {
-        body.refuse(
-            "Either both data_interval_start and data_interval_end must be provided or both must be None",
-        );
-    }
+    let wish = TriggerBody::read(&mut body, true);
     body.finish()?;
-    if partition_key.is_some() {
-        let text = format!("Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key.");
-        return Err(ApiError::bad_request(text));
-    }
-    let request = TriggerRequest {
-        dag_id,
-        run_id,
-        logical_date,
-        interval: start.zip(end).map(|(start, end)| DataInterval { start, end }),
-        run_after,
-        conf,
-        note,
-        run_type: DagRunType::Manual,
-        triggered_by: if headers.contains_key(header::REFERER) {
-            "ui"
-        } else {
-            "rest_api"
-        },
-        user: Some(caller.name),
+    let by = if headers.contains_key(header::REFERER) {
+        "ui"
+    } else {
+        "rest_api"
     };
+    let request = wish.request(dag_id, DagRunType::Manual, by, caller.name);
     let run = trigger_run(&app.store, &app.graphs, &*app.broker, &request)
         .await
-        .map_err(|error| match error {
-            TriggerError::UnknownDag(_) => ApiError::not_found(error.to_string()),
-            TriggerError::ImportErrors(_) | TriggerError::Invalid(_) => {
-                ApiError::bad_request(error.to_string())
-            }
-            TriggerError::Duplicate { .. } => ApiError::duplicate(),
-            TriggerError::Store(error) => error.into(),
-        })?;
+        .map_err(refused)?;
     Ok(Json(response(&app, &run, &mut References::default()).await?))
 }
 

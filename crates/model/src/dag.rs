@@ -4,6 +4,7 @@ mod parse;
 
 pub use parse::SerializedDagError;
 
+use crate::asset::{AssetCondition, AssetLike};
 use crate::timetable::Timetable;
 use crate::trigger_rule::TriggerRule;
 use crate::{DagId, ExecutorName, GroupId, PoolName, QueueName, TaskId, Timestamp};
@@ -22,6 +23,8 @@ pub struct Dag {
     pub relative_fileloc: String,
     /// When it runs by itself.
     pub timetable: Timetable,
+    /// Which updates of assets start a run.
+    pub asset_condition: Option<AssetCondition>,
     /// Whether runs missed in the past are made up for.
     pub catchup: bool,
     /// Earliest logical date.
@@ -110,6 +113,10 @@ pub struct Task {
     pub is_mapped: bool,
     /// What a mapped task expands over: its own definition or its task group's says so.
     pub expansion: Option<Expansion>,
+    /// The assets that it reads.
+    pub inlets: Vec<AssetLike>,
+    /// The assets that it updates by succeeding.
+    pub outlets: Vec<AssetLike>,
     /// The mapped task group that it belongs to; instances of one group with the same index belong together.
     pub mapped_group: Option<GroupId>,
 }

@@ -148,6 +148,21 @@ number_id!(
     i64
 );
 number_id!(
+    /// The metadata store's number for an asset.
+    AssetId,
+    i64
+);
+number_id!(
+    /// The metadata store's number for an alias of assets.
+    AssetAliasId,
+    i64
+);
+number_id!(
+    /// The metadata store's number for an update of an asset.
+    AssetEventId,
+    i64
+);
+number_id!(
     /// Counts the claims of a task instance; every write of a worker carries the one it holds.
     ClaimEpoch,
     i64

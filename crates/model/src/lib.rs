@@ -5,6 +5,7 @@
 //! The time and all randomness arrive as arguments, so the same input always
 //! gives the same answer.
 
+pub mod asset;
 pub mod dag;
 pub mod dag_run;
 pub mod ids;
@@ -16,7 +17,7 @@ pub mod trigger;
 pub mod trigger_rule;
 
 pub use ids::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, GroupId, MapIndex, PoolName, QueueName, RunId,
-    TaskId, TaskInstanceId, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, GroupId,
+    MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, TryNumber, WorkerId,
 };
 pub use time::Timestamp;

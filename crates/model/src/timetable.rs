@@ -92,6 +92,8 @@ pub enum Timetable {
     Continuous,
     /// When its assets are updated; makes no runs by the clock.
     AssetTriggered,
+    /// When its assets are updated, and at the times of another timetable.
+    AssetOrTime(Box<Self>),
     /// At the times of cron expressions.
     CronTrigger {
         /// When; the earliest counts.
@@ -171,6 +173,12 @@ impl Timetable {
             "simple.OnceTimetable" => Self::Once,
             "simple.ContinuousTimetable" => Self::Continuous,
             "simple.AssetTriggeredTimetable" => Self::AssetTriggered,
+            "assets.AssetOrTimeSchedule" => {
+                let inner = body.get("timetable");
+                let inner =
+                    inner.ok_or_else(|| TimetableError::Malformed("`timetable` is missing".to_owned()))?;
+                Self::AssetOrTime(Box::new(Self::from_serialized(inner)?))
+            }
             "trigger.CronTriggerTimetable" => Self::CronTrigger {
                 crons: vec![cron(body.get("expression"))?],
                 zone: zone()?,
@@ -210,8 +218,9 @@ impl Timetable {
     }
 
     /// Whether the scheduler may make runs of it.
-    pub const fn can_be_scheduled(&self) -> bool {
+    pub fn can_be_scheduled(&self) -> bool {
         match self {
+            Self::AssetOrTime(inner) => inner.can_be_scheduled(),
             Self::Null | Self::AssetTriggered | Self::Foreign { .. } => false,
             Self::Once
             | Self::Continuous
@@ -224,8 +233,9 @@ impl Timetable {
     }
 
     /// Most runs that may be active at the same time, where the timetable itself limits them.
-    pub const fn active_runs_limit(&self) -> Option<u32> {
+    pub fn active_runs_limit(&self) -> Option<u32> {
         match self {
+            Self::AssetOrTime(inner) => inner.active_runs_limit(),
             Self::Continuous => Some(1),
             Self::Null
             | Self::Once
@@ -245,6 +255,7 @@ impl Timetable {
     /// When a cron expression names no date before it.
     pub fn manual_interval(&self, at: Timestamp) -> Result<DataInterval, TimetableError> {
         Ok(match self {
+            Self::AssetOrTime(inner) => return inner.manual_interval(at),
             Self::CronTrigger { interval, .. } | Self::DeltaTrigger { interval, .. } => DataInterval {
                 start: interval.before(at),
                 end: at,
@@ -293,6 +304,7 @@ impl Timetable {
     ) -> Result<Option<NextRun>, TimetableError> {
         let run = match self {
             Self::Null | Self::AssetTriggered | Self::Foreign { .. } => return Ok(None),
+            Self::AssetOrTime(inner) => return inner.next_run(last, restriction, now),
             Self::Once => match last {
                 Some(_) => return Ok(None),
                 None => NextRun::over(DataInterval::exact(restriction.earliest.unwrap_or(now))),

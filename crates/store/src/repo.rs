@@ -1,6 +1,9 @@
 //! Repositories: methods of [`crate::Tx`], one file per noun.
 
 mod admin;
+mod asset_events;
+mod asset_states;
+mod assets;
 mod by_hand;
 mod callbacks;
 mod claims;
@@ -19,6 +22,9 @@ mod workers;
 mod xcoms;
 
 pub use admin::{ConnectionRecord, PoolRecord, PoolSlots, VariableRecord};
+pub use asset_events::{AssetEventRecord, AssetEventSource, NewAssetEvent, PendingAssets, QueuedAssetEvent};
+pub use asset_states::AssetStateRecord;
+pub use assets::{AssetAliasRecord, AssetRecord, AssetReference, AssetUse};
 pub use callbacks::RunCallback;
 pub use claims::{ClaimRequest, Claimed, Report, Reported};
 pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};

@@ -60,6 +60,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "callbacks",
         steps: CALLBACKS,
     },
+    Migration {
+        version: 5,
+        name: "assets",
+        steps: ASSETS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -94,6 +99,84 @@ const CALLBACKS: &[Step] = &[
             created_at INT64 NOT NULL, claimed_until INT64 NOT NULL, attempts INT64 NOT NULL",
     },
     index("ix_run_callback", "run_callback", "claimed_until, id"),
+];
+
+/// Assets, who reads and writes them, their updates, and the runs that these start.
+const ASSETS: &[Step] = &[
+    Step::Table {
+        name: "asset",
+        columns:
+            "id KEY64, key_hash WORD NOT NULL, name NAME NOT NULL, uri PATH NOT NULL, asset_group NAME NOT NULL,
+            extra TEXT NOT NULL, is_active INT64 NOT NULL, created_at INT64 NOT NULL, updated_at INT64 NOT NULL",
+    },
+    unique("ux_asset", "asset", "key_hash"),
+    index("ix_asset_name", "asset", "name"),
+    index("ix_asset_uri", "asset", "uri"),
+    Step::Table {
+        name: "asset_alias",
+        columns: "id KEY64, name NAME NOT NULL, asset_group NAME NOT NULL",
+    },
+    unique("ux_asset_alias", "asset_alias", "name"),
+    Step::Table {
+        name: "asset_alias_asset",
+        columns: "alias_id INT64 NOT NULL, asset_id INT64 NOT NULL, PRIMARY KEY (alias_id, asset_id)",
+    },
+    index("ix_asset_alias_asset", "asset_alias_asset", "asset_id"),
+    // Who names what: target is an asset or an alias; a reference by name or URI has words instead.
+    Step::Table {
+        name: "asset_reference",
+        columns: "id KEY64, dag_id NAME NOT NULL, task_id NAME NOT NULL, kind WORD NOT NULL, target INT64 NOT NULL,
+            words PATH, created_at INT64 NOT NULL, updated_at INT64 NOT NULL",
+    },
+    index("ix_asset_reference", "asset_reference", "kind, target"),
+    index("ix_asset_reference_dag", "asset_reference", "dag_id, kind"),
+    Step::Table {
+        name: "asset_event",
+        columns: "id KEY64, asset_id INT64 NOT NULL, created_at INT64 NOT NULL, extra TEXT NOT NULL,
+            source_dag_id NAME, source_run_id NAME, source_task_id NAME, source_map_index INT64 NOT NULL,
+            partition_key NAME",
+    },
+    index("ix_asset_event", "asset_event", "asset_id, created_at"),
+    index("ix_asset_event_age", "asset_event", "created_at"),
+    index("ix_asset_event_source", "asset_event", "source_dag_id, source_run_id"),
+    Step::Table {
+        name: "asset_event_alias",
+        columns: "event_id INT64 NOT NULL, alias_id INT64 NOT NULL, PRIMARY KEY (event_id, alias_id)",
+    },
+    index("ix_asset_event_alias", "asset_event_alias", "alias_id"),
+    // Updates that a DAG has not consumed yet. One that came while the DAG was paused starts nothing by itself.
+    Step::Table {
+        name: "asset_queue",
+        columns: "dag_id NAME NOT NULL, event_id INT64 NOT NULL, asset_id INT64 NOT NULL, is_trigger INT64 NOT NULL,
+            created_at INT64 NOT NULL, PRIMARY KEY (dag_id, event_id)",
+    },
+    index("ix_asset_queue", "asset_queue", "is_trigger, dag_id"),
+    index("ix_asset_queue_asset", "asset_queue", "asset_id"),
+    Step::Table {
+        name: "run_asset_event",
+        columns: "run_key INT64 NOT NULL, event_id INT64 NOT NULL, PRIMARY KEY (run_key, event_id)",
+    },
+    index("ix_run_asset_event", "run_asset_event", "event_id"),
+    Step::Table {
+        name: "asset_state",
+        columns: "asset_id INT64 NOT NULL, state_key NAME NOT NULL, value TEXT NOT NULL, updated_at INT64 NOT NULL,
+            writer TEXT, PRIMARY KEY (asset_id, state_key)",
+    },
+    Step::Column {
+        table: "dag",
+        name: "asset_expression",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "dag_run",
+        name: "partition_key",
+        word: "NAME",
+    },
+    Step::Column {
+        table: "dag_run",
+        name: "partition_date",
+        word: "INT64",
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

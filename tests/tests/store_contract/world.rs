@@ -123,6 +123,7 @@ impl World {
             triggering_user: None,
             note: None,
             trace_context: None,
+            partition_key: None,
         };
         store::transact!(self.store, "create run", |tx| {
             let key = tx.create_run(&run, &mut ti_id, Utc::now()).await?;
@@ -210,6 +211,8 @@ impl World {
             rendered_fields: Some("{}".into()),
             map_label: None,
             next: None,
+            outlets: Vec::new(),
+            outlet_events: Vec::new(),
         };
         store::transact!(self.store, "report", |tx| tx.report(&report, Utc::now()).await).unwrap()
     }

@@ -47,6 +47,7 @@ impl Asked<'_> {
             run_type: DagRunType::OperatorTriggered,
             triggered_by: "operator",
             user: None,
+            partition_key: None,
         };
         let app = self.app;
         match trigger_run(&app.store, &app.graphs, &*app.broker, &request).await {
@@ -85,7 +86,7 @@ impl Asked<'_> {
         Ok(match question {
             Question::GetDagRun { dag_id, run_id } => {
                 match db.run(&DagId::new(dag_id), &RunId::new(run_id)).await? {
-                    Some(run) => Answer::of("DagRunResult", run.for_sdk()),
+                    Some(run) => Answer::of("DagRunResult", db.run_for_sdk(&run).await?),
                     None => Answer::failure(404, "the DAG run was not found"),
                 }
             }
@@ -138,10 +139,11 @@ impl Asked<'_> {
                     Some(date) => db.previous_run(&DagId::new(dag_id), date, state).await?,
                     None => None,
                 };
-                Answer::of(
-                    "PreviousDagRunResult",
-                    json!({"dag_run": found.as_ref().map(store::repo::RunRecord::for_sdk)}),
-                )
+                let shown = match &found {
+                    Some(run) => db.run_for_sdk(run).await?,
+                    None => Value::Null,
+                };
+                Answer::of("PreviousDagRunResult", json!({"dag_run": shown}))
             }
             Question::GetPrevSuccessfulDagRun {} => {
                 let own = db.run_by_key(self.ti.run_key).await?;

@@ -4,6 +4,7 @@
 mod expansion;
 
 use super::{Dag, RetryPolicy, RunCallbacks, Task};
+use crate::asset::{AssetCondition, AssetLike};
 use crate::timetable::{Timetable, TimetableError};
 use crate::trigger_rule::TriggerRule;
 use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
@@ -114,6 +115,9 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
     let timetable = fields
         .get("timetable")
         .ok_or_else(|| malformed("`timetable` is missing"))?;
+    let asset_condition = plain(timetable)
+        .get("asset_condition")
+        .and_then(AssetCondition::from_serialized);
     let timetable =
         Timetable::from_serialized(timetable).map_err(|source| SerializedDagError::Timetable {
             dag_id: dag_id.clone(),
@@ -147,6 +151,7 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
         fileloc: fields.text("fileloc").unwrap_or_default().to_owned(),
         relative_fileloc: fields.text("relative_fileloc").unwrap_or_default().to_owned(),
         timetable,
+        asset_condition,
         catchup: fields.truth("catchup"),
         start_date,
         end_date,
@@ -235,8 +240,17 @@ fn task(
             || fields.truth("_on_failure_fail_dagrun"),
         is_mapped: fields.truth("_is_mapped") || fields.truth("_needs_expansion"),
         expansion: expansion(object),
+        inlets: assets(&fields, "inlets"),
+        outlets: assets(&fields, "outlets"),
         mapped_group: None,
     })
+}
+
+/// The assets among the inlets or outlets of a task; other things may stand there too.
+fn assets(fields: &Fields<'_>, key: &str) -> Vec<AssetLike> {
+    let items = fields.get(key).map(plain).and_then(Value::as_array);
+    let read = |items: &Vec<Value>| items.iter().filter_map(AssetLike::from_serialized).collect();
+    items.map(read).unwrap_or_default()
 }
 
 fn retry_policy(fields: &Fields<'_>) -> RetryPolicy {

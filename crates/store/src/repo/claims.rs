@@ -7,6 +7,7 @@ use super::xcoms::NewXCom;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use chrono::Duration;
+use model::asset::{Outlet, OutletEvent};
 use model::task_instance::{Outcome, StateName, TaskEvent};
 use model::{ClaimEpoch, DagRunKey, TaskInstanceId, Timestamp, TryNumber, WorkerId};
 
@@ -61,6 +62,10 @@ pub struct Report {
     pub map_label: Option<String>,
     /// For one that is handed over to a trigger or a person: the method to go on with, and its arguments.
     pub next: Option<(String, String)>,
+    /// The assets that it updated by succeeding.
+    pub outlets: Vec<Outlet>,
+    /// What it says about these updates.
+    pub outlet_events: Vec<OutletEvent>,
 }
 
 /// Answer to a report.
@@ -190,6 +195,10 @@ impl Tx {
         }
         if let Some(fields) = &report.rendered_fields {
             self.set_rendered_fields(ti.id, ti.run_key, fields).await?;
+        }
+        if next == StateName::Success {
+            self.register_outlets(&ti, &report.outlets, &report.outlet_events, now)
+                .await?;
         }
         if next == StateName::UpForRetry {
             self.keep_try(&ended, StateName::Failed, now).await?;

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 const COLUMNS: &str = "dag_id, is_paused, is_stale, fileloc, relative_fileloc, bundle_name, display_name, description, \
     owners, tags, timetable_type, timetable_summary, timetable_description, has_timetable, max_active_runs, \
     max_active_tasks, max_consecutive_failed, has_import_errors, has_task_limits, version_id, version_number, \
-    last_parsed_at, last_parse_duration, next_logical_date, next_interval_start, next_interval_end, next_run_after";
+    last_parsed_at, last_parse_duration, next_logical_date, next_interval_start, next_interval_end, next_run_after, \
+    asset_expression";
 
 /// A DAG as lists show it.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct DagRecord {
     pub next_interval_start: Option<Timestamp>,
     pub next_interval_end: Option<Timestamp>,
     pub next_run_after: Option<Timestamp>,
+    /// Airflow's `asset_expression`: JSON.
+    pub asset_expression: Option<String>,
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -82,6 +85,7 @@ impl DagRecord {
             next_interval_start: row.next()?,
             next_interval_end: row.next()?,
             next_run_after: row.next()?,
+            asset_expression: row.next()?,
         })
     }
 }
@@ -381,6 +385,7 @@ impl Tx {
         &mut self,
         relative_fileloc: &str,
         present: &[DagId],
+        now: Timestamp,
     ) -> Result<Vec<DagId>, StoreError> {
         let sql = "SELECT dag_id FROM dag WHERE relative_fileloc = ? AND is_stale = 0";
         let mut gone = Vec::new();
@@ -393,6 +398,7 @@ impl Tx {
         for dag_id in &gone {
             self.execute("UPDATE dag SET is_stale = 1 WHERE dag_id = ?", params![dag_id])
                 .await?;
+            self.drop_asset_references(dag_id, now).await?;
         }
         Ok(gone)
     }
@@ -423,8 +429,11 @@ impl Tx {
         for mut row in runs {
             self.delete_run(row.next()?).await?;
         }
-        self.execute("DELETE FROM dag_version WHERE dag_id = ?", params![dag_id])
-            .await?;
+        for table in ["dag_version", "asset_reference", "asset_queue"] {
+            self.execute(&format!("DELETE FROM {table} WHERE dag_id = ?"), params![dag_id])
+                .await?;
+        }
+        self.activate_assets().await?;
         Ok(self
             .execute("DELETE FROM dag WHERE dag_id = ?", params![dag_id])
             .await?

@@ -29,6 +29,8 @@ pub enum Condition {
     NullOr(&'static str, Box<Condition>),
     /// The condition holds for the DagRun that the row belongs to.
     OfRun(Box<Condition>),
+    /// The column is among what this `SELECT ... WHERE` finds with the condition.
+    Through(&'static str, &'static str, Box<Condition>),
 }
 
 /// A column to order by.
@@ -100,6 +102,11 @@ impl Condition {
             }
             Self::OfRun(inner) => {
                 sql.push_str("run_key IN (SELECT id FROM dag_run WHERE ");
+                inner.write(dialect, sql, params);
+                sql.push(')');
+            }
+            Self::Through(column, select, inner) => {
+                sql.push_str(&format!("{column} IN ({select} "));
                 inner.write(dialect, sql, params);
                 sql.push(')');
             }

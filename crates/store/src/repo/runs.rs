@@ -11,7 +11,7 @@ use model::{DagId, DagRunKey, DagVersionId, RunId, TaskInstanceId, Timestamp};
 
 const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
     run_after, queued_at, start_date, end_date, version_id, triggered_by, triggering_user, note, clear_number, \
-    last_decision_at, trace_context";
+    last_decision_at, trace_context, partition_key, partition_date";
 
 /// A DagRun.
 #[derive(Debug, Clone)]
@@ -41,11 +41,13 @@ pub struct RunRecord {
     pub clear_number: i64,
     pub last_decision_at: Option<Timestamp>,
     pub trace_context: Option<String>,
+    pub partition_key: Option<String>,
+    pub partition_date: Option<Timestamp>,
 }
 
 impl RunRecord {
-    /// The run as the Task SDK knows it; it forbids any other field.
-    pub fn for_sdk(&self) -> serde_json::Value {
+    /// The run as the Task SDK knows it, with the updates of assets that started it; it forbids any other field.
+    pub(super) fn for_sdk(&self, consumed: Vec<serde_json::Value>) -> serde_json::Value {
         let when = |at: Option<Timestamp>| at.map(model::time::rest_format);
         serde_json::json!({
             "dag_id": self.dag_id,
@@ -61,8 +63,8 @@ impl RunRecord {
             "state": self.state.as_str(),
             "conf": serde_json::from_str::<serde_json::Value>(&self.conf).unwrap_or_else(|_| serde_json::json!({})),
             "triggering_user_name": self.triggering_user,
-            "consumed_asset_events": [],
-            "partition_key": null,
+            "consumed_asset_events": consumed,
+            "partition_key": self.partition_key,
         })
     }
 
@@ -88,6 +90,8 @@ impl RunRecord {
             clear_number: row.next()?,
             last_decision_at: row.next()?,
             trace_context: row.next()?,
+            partition_key: row.next()?,
+            partition_date: row.next()?,
         })
     }
 }
@@ -119,6 +123,8 @@ pub struct NewRun<'a> {
     pub note: Option<String>,
     /// W3C trace context that the run belongs to.
     pub trace_context: Option<String>,
+    /// The partition that it is about.
+    pub partition_key: Option<String>,
 }
 
 impl Tx {
@@ -134,7 +140,8 @@ impl Tx {
     ) -> Result<DagRunKey, StoreError> {
         let sql = "INSERT INTO dag_run (dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, \
                    data_interval_end, run_after, queued_at, version_id, triggered_by, triggering_user, note, clear_number, \
-                   trace_context, updated_at) VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)";
+                   trace_context, partition_key, updated_at) \
+                   VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
         let values = params![
             &run.dag.dag_id,
             &run.run_id,
@@ -150,6 +157,7 @@ impl Tx {
             run.triggering_user.clone(),
             run.note.clone(),
             run.trace_context.clone(),
+            run.partition_key.clone(),
             now,
         ];
         let key = DagRunKey(self.execute(sql, values).await?.last_key);
@@ -392,6 +400,7 @@ impl Tx {
         self.execute(sql, params![key]).await?;
         for table in [
             "run_event",
+            "run_asset_event",
             "xcom",
             "rendered_fields",
             "task_state",

@@ -3,8 +3,8 @@
 use super::Value;
 use crate::StoreError;
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
-    TaskInstanceId, Timestamp, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
+    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
 use std::str::FromStr;
 
@@ -161,4 +161,12 @@ macro_rules! number_ids {
         fn from_value(value: Value) -> Result<Self, StoreError> { FromValue::from_value(value).map($type) }
     })* };
 }
-number_ids!(DagRunKey, ClaimEpoch, MapIndex, TryNumber);
+number_ids!(
+    AssetAliasId,
+    AssetEventId,
+    AssetId,
+    DagRunKey,
+    ClaimEpoch,
+    MapIndex,
+    TryNumber
+);

@@ -1,8 +1,8 @@
 //! Values as both databases know them.
 
 use model::{
-    ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
-    TaskInstanceId, Timestamp, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
+    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
 
 /// A bind parameter or a column's value.
@@ -51,7 +51,15 @@ macro_rules! from_number_id {
         fn from(value: $type) -> Self { Self::Integer(i64::from(value.0)) }
     })* };
 }
-from_number_id!(DagRunKey, ClaimEpoch, MapIndex, TryNumber);
+from_number_id!(
+    AssetAliasId,
+    AssetEventId,
+    AssetId,
+    DagRunKey,
+    ClaimEpoch,
+    MapIndex,
+    TryNumber
+);
 
 impl From<&str> for Value {
     fn from(value: &str) -> Self {
