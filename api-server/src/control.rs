@@ -3,6 +3,7 @@
 mod ask;
 mod runs;
 mod start;
+mod triggers;
 mod worker;
 
 use crate::App;

@@ -36,9 +36,10 @@ pub fn outcome_of(
         }
         Ending::Deferred => {
             let until = report.reschedule_at.and_then(model::time::from_micros);
-            Outcome::Deferred {
-                until: until.ok_or_else(|| InvalidMessage("a deferral needs a time".to_owned()))?,
+            if until.is_none() && report.trigger.is_none() {
+                return Err(InvalidMessage("a deferral needs a time or a trigger".to_owned()));
             }
+            Outcome::Deferred { until }
         }
         Ending::AwaitingInput => Outcome::AwaitingInput,
         Ending::Removed => Outcome::Removed,

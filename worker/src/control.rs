@@ -8,6 +8,7 @@ use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{
     AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
     HeartbeatRequest, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    SyncTriggersReply, SyncTriggersRequest, TriggerFiredReply, TriggerFiredRequest,
 };
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
@@ -164,6 +165,33 @@ impl ControlPlane {
             QUESTION,
         )?;
         Ok(self.client.clone().ask(request).await?.into_inner())
+    }
+
+    /// Asks on behalf of a trigger, which has no claim of its own.
+    pub(crate) async fn ask_for_trigger(&self, id: WorkerId, request: Vec<u8>) -> Result<AskReply, Status> {
+        let token = self
+            .tokens
+            .for_worker(id)
+            .map_err(|error| Status::unauthenticated(error.to_string()))?;
+        self.ask(&token, request).await
+    }
+
+    pub(crate) async fn sync_triggers(
+        &self,
+        id: WorkerId,
+        message: SyncTriggersRequest,
+    ) -> Result<SyncTriggersReply, Status> {
+        let request = self.as_worker(message, id)?;
+        Ok(self.client.clone().sync_triggers(request).await?.into_inner())
+    }
+
+    pub(crate) async fn trigger_fired(
+        &self,
+        id: WorkerId,
+        message: TriggerFiredRequest,
+    ) -> Result<TriggerFiredReply, Status> {
+        let request = self.as_worker(message, id)?;
+        Ok(self.client.clone().trigger_fired(request).await?.into_inner())
     }
 
     pub(crate) async fn append_log(&self, token: &str, offset: u64, data: Vec<u8>) -> Result<u64, Status> {

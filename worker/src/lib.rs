@@ -15,6 +15,7 @@ mod native;
 mod python_task;
 mod run;
 pub mod service;
+mod triggers;
 pub mod watchdog;
 
 use bootstrap::{Health, Stop};
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     identity: Mutex<WorkerId>,
     /// Set when the worker must register anew.
     register: Notify,
+    /// Set when there may be a trigger to run.
+    triggers: Notify,
     watchdog: Watchdog,
     engines: Engines,
     /// Good while heartbeats are acknowledged.
@@ -105,6 +108,7 @@ impl Worker {
             running: Running::default(),
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
+            triggers: Notify::new(),
             watchdog,
             engines: Engines::default(),
             health,
@@ -171,8 +175,18 @@ impl Worker {
                 stop.clone(),
             ));
         }
+        let hosting = (shared.config.triggerer.capacity > 0)
+            .then(|| tokio::spawn(triggers::host(Arc::clone(&shared), stop.clone())));
+        if consumers.is_empty() {
+            // It serves triggers only.
+            stop.draining().cancelled().await;
+        }
         while let Some(ended) = consumers.join_next().await {
             ended??;
+        }
+        if let Some(hosting) = hosting {
+            // Others take its triggers when it has left.
+            hosting.await.ok();
         }
         shared.drain(&stop).await;
         beating.abort();

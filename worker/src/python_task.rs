@@ -7,9 +7,9 @@ use crate::log::{Lines, TryLog};
 use crate::run::{End, Facts};
 use chrono::{DateTime, Utc};
 use model::Timestamp;
-use model::trigger::Deferral;
+use model::trigger::{Deferral, timed_out};
 use nix::sys::signal::Signal;
-use proto::v1::Ending;
+use proto::v1::{Ending, NewTrigger};
 use python::frames::{FrameError, RequestFrame, read_request, write_reply, write_reply_with};
 use python::messages::{Answer, FromTask, timedelta};
 use python::{Child, ChildExit, Work};
@@ -74,6 +74,12 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
         map_label: supervision.label,
         ..end
     }
+}
+
+/// Arguments as JSON; none is an empty object.
+fn object(arguments: Option<Value>) -> String {
+    let arguments = arguments.filter(|arguments| !arguments.is_null());
+    arguments.map_or_else(|| "{}".to_owned(), |arguments| arguments.to_string())
 }
 
 /// A list as it is reported: nothing for an empty one.
@@ -281,6 +287,7 @@ impl Supervision<'_> {
                 classpath,
                 trigger_kwargs,
                 trigger_timeout,
+                queue,
                 next_method,
                 next_kwargs,
             } => {
@@ -294,12 +301,22 @@ impl Supervision<'_> {
                             .map(|(method, arguments)| (method, Value::Object(arguments).to_string())),
                         ..End::of(Ending::Deferred)
                     },
-                    None => End {
-                        exit_cause: Some(format!(
-                            "the task defers to {classpath}, but only triggers that wait for a time are supported yet"
-                        )),
-                        ..End::of(Ending::Failed)
-                    },
+                    None => {
+                        let (method, arguments) = timed_out();
+                        let trigger = NewTrigger {
+                            classpath,
+                            kwargs: object(Some(trigger_kwargs)),
+                            queue,
+                            next_method,
+                            next_kwargs: object(next_kwargs),
+                        };
+                        End {
+                            reschedule_at: timeout.and_then(|timeout| Utc::now().checked_add_signed(timeout)),
+                            next: Some((method, Value::Object(arguments).to_string())),
+                            trigger: Some(trigger),
+                            ..End::of(Ending::Deferred)
+                        }
+                    }
                 }
             }
             FromTask::AwaitInputTask { .. } => {

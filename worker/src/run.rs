@@ -5,7 +5,7 @@ use crate::log::TryLog;
 use crate::{Shared, native, python_task};
 use chrono::Utc;
 use model::Timestamp;
-use proto::v1::{Ending, ReportRequest, StartTask, XCom};
+use proto::v1::{Ending, NewTrigger, ReportRequest, StartTask, XCom};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(crate) struct End {
     /// What a success updates: JSON lists, empty for nothing.
     pub(crate) task_outlets: String,
     pub(crate) outlet_events: String,
+    /// What a deferred task waits for, if it is not a time.
+    pub(crate) trigger: Option<NewTrigger>,
 }
 
 impl End {
@@ -170,7 +172,11 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
         log.record("error", "task", cause).await;
     }
     let ending = end.ending;
+    let wakes_triggers = end.trigger.is_some();
     report(shared, facts, &log, end, stop).await;
+    if wakes_triggers {
+        shared.triggers.notify_one();
+    }
     ending
 }
 
@@ -224,6 +230,7 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
         log_tail: log_tail.into(),
         task_outlets: end.task_outlets,
         outlet_events: end.outlet_events,
+        trigger: end.trigger,
     };
     let begin = Instant::now();
     let mut wait = Duration::from_millis(50);

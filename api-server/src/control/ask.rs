@@ -15,12 +15,15 @@ use store::repo::TaskInstanceRecord;
 use store::{StoreError, Tx};
 
 /// Answers a question of a running task.
-pub(super) async fn answer(app: &App, ti: &TaskInstanceRecord, question: Question) -> Answer {
+///
+/// Without a task instance the question is a trigger's, which has none of its own.
+pub(super) async fn answer(app: &App, ti: Option<&TaskInstanceRecord>, question: Question) -> Answer {
     let asked = Asked { app, ti };
     match asked.answer(question).await {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::warn!("a question of task {} could not be answered: {error}", ti.task_id);
+            let task = ti.map_or("a trigger", |ti| ti.task_id.as_str());
+            tracing::warn!("a question of {task} could not be answered: {error}");
             Answer::failure(if error.is_transient() { 503 } else { 500 }, error.to_string())
         }
     }
@@ -28,7 +31,7 @@ pub(super) async fn answer(app: &App, ti: &TaskInstanceRecord, question: Questio
 
 struct Asked<'a> {
     app: &'a App,
-    ti: &'a TaskInstanceRecord,
+    ti: Option<&'a TaskInstanceRecord>,
 }
 
 fn json_of(text: &str) -> Value {
@@ -54,6 +57,12 @@ fn instants(texts: &[String]) -> Vec<store::sql::Value> {
 }
 
 impl Asked<'_> {
+    /// The task instance that asks.
+    fn own(&self) -> Result<&TaskInstanceRecord, StoreError> {
+        let missing = || StoreError::Inconsistent("only a task can ask for this, not a trigger".to_owned());
+        self.ti.ok_or_else(missing)
+    }
+
     async fn db(&self) -> Result<Tx, StoreError> {
         self.app.store.reader().await
     }
@@ -62,7 +71,8 @@ impl Asked<'_> {
         use Question as Q;
         Ok(match question {
             Q::SetRenderedFields { rendered_fields } => {
-                let (id, run, fields) = (self.ti.id, self.ti.run_key, rendered_fields.to_string());
+                let own = self.own()?;
+                let (id, run, fields) = (own.id, own.run_key, rendered_fields.to_string());
                 store::transact!(self.app.store, "rendered fields", |tx| tx
                     .set_rendered_fields(id, run, &fields)
                     .await)?;

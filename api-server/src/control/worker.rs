@@ -1,6 +1,6 @@
 //! What workers call.
 
-use super::{ask, start, store_status, token_of};
+use super::{ask, start, store_status, token_of, triggers};
 use crate::App;
 use crate::logs::LogName;
 use broker::Hint;
@@ -14,10 +14,11 @@ use proto::v1::worker_service_server::WorkerService;
 use proto::v1::{
     AppendLogReply, AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
     HeartbeatRequest, LeaveReply, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    SyncTriggersReply, SyncTriggersRequest, TriggerFiredReply, TriggerFiredRequest,
 };
 use python::messages::Question;
 use std::collections::HashSet;
-use store::repo::{Claimed, NewXCom, Report, Reported, TaskInstanceRecord, WorkerRecord};
+use store::repo::{Claimed, NewTrigger, NewXCom, Report, Reported, TaskInstanceRecord, WorkerRecord};
 use telemetry::metric;
 use tonic::{Request, Response, Status};
 
@@ -65,9 +66,12 @@ impl Workers {
             .await
             .map_err(|error| store_status(&error))?;
         let ti = ti.ok_or_else(|| Status::not_found("the task instance is gone"))?;
-        let holds =
-            matches!(ti.state, StateName::Running | StateName::Restarting) && ti.claim_epoch == claim.epoch;
-        if holds {
+        // A trigger writes on in the log of the try that it belongs to.
+        let goes_on = matches!(
+            ti.state,
+            StateName::Running | StateName::Restarting | StateName::Deferred
+        );
+        if goes_on && ti.claim_epoch == claim.epoch {
             Ok(ti)
         } else {
             Err(Status::failed_precondition(
@@ -241,12 +245,17 @@ impl WorkerService for Workers {
     }
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
-        let claim = self.claim(&request)?;
-        let ti = self.current(&claim).await?;
+        // A worker asks on behalf of its triggers, none of which has a claim.
+        let is_worker = self.app.tokens.worker(token_of(&request)?).is_ok();
+        let ti = if is_worker {
+            None
+        } else {
+            Some(self.current(&self.claim(&request)?).await?)
+        };
         let bytes = request.into_inner().request;
         let question: Result<Question, _> = serde_json::from_slice(&bytes);
         let answer = match question {
-            Ok(question) => ask::answer(&self.app, &ti, question).await,
+            Ok(question) => ask::answer(&self.app, ti.as_ref(), question).await,
             Err(_) => python::messages::Answer::failure(400, "Unhandled request"),
         };
         let write = |value: Option<serde_json::Value>| {
@@ -269,6 +278,24 @@ impl WorkerService for Workers {
             .write_log(&ti, claim.try_number, message.offset, message.data)
             .await?;
         Ok(Response::new(AppendLogReply { length }))
+    }
+
+    async fn sync_triggers(
+        &self,
+        request: Request<SyncTriggersRequest>,
+    ) -> Result<Response<SyncTriggersReply>, Status> {
+        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        let reply = triggers::sync(&self.app, worker, request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn trigger_fired(
+        &self,
+        request: Request<TriggerFiredRequest>,
+    ) -> Result<Response<TriggerFiredReply>, Status> {
+        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        let reply = triggers::fired(&self.app, worker, request.into_inner()).await?;
+        Ok(Response::new(reply))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {
@@ -326,6 +353,16 @@ impl WorkerService for Workers {
                 .iter()
                 .filter_map(OutletEvent::read)
                 .collect(),
+            trigger: message.trigger.map(|trigger| {
+                let (kwargs, is_encrypted) = self.app.cipher.seal(&trigger.kwargs);
+                NewTrigger {
+                    classpath: trigger.classpath,
+                    kwargs,
+                    is_encrypted,
+                    queue: trigger.queue,
+                    next: (trigger.next_method, trigger.next_kwargs),
+                }
+            }),
         };
         let updates_assets = !report.outlets.is_empty();
         let reported = store::transact!(self.app.store, "report", |tx| tx.report(&report, now).await);

@@ -54,6 +54,11 @@ async fn response(app: &App, db: &mut Tx, asset: &AssetRecord) -> ApiResult<Valu
     }
     let [scheduled, producing, consuming] = users.try_into().unwrap_or_default();
     let aliases = db.aliases_of_asset(asset.id).await?;
+    let watchers = db.watchers_of_asset(asset.id).await?;
+    let watchers: Vec<Value> = watchers
+        .into_iter()
+        .map(|(name, id, at)| json!({"name": name, "trigger_id": id, "created_date": rest_format(at)}))
+        .collect();
     let newest = Listing {
         conditions: vec![Condition::Is("asset_id", asset.id.into())],
         order: ["created_at", "id"]
@@ -72,7 +77,7 @@ async fn response(app: &App, db: &mut Tx, asset: &AssetRecord) -> ApiResult<Valu
         "created_at": rest_format(asset.created_at), "updated_at": rest_format(asset.updated_at),
         "scheduled_dags": scheduled, "producing_tasks": producing, "consuming_tasks": consuming,
         "aliases": aliases.iter().map(alias_response).collect::<Value>(),
-        "watchers": [],
+        "watchers": watchers,
         "last_asset_event": {
             "id": last.as_ref().map(|event| event.id),
             "timestamp": last.as_ref().map(|event| rest_format(event.created_at)),

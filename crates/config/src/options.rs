@@ -188,6 +188,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Tasks that one worker runs at the same time.",
     ),
     option(
+        "triggerer",
+        "capacity",
+        "1000",
+        "Triggers that one worker (or triggerer) runs at the same time; 0: none.",
+    ),
+    option(
         "operators",
         "default_queue",
         "default",

@@ -21,6 +21,8 @@ pub struct Config {
     pub logging: Logging,
     /// `[celery]` and `[operators] default_queue`
     pub celery: Celery,
+    /// `[triggerer]`
+    pub triggerer: Triggerer,
     /// `[api]`
     pub api: Api,
     /// `[api_auth]`
@@ -109,6 +111,13 @@ pub struct Celery {
     pub broker_url: Secret,
     pub worker_concurrency: u32,
     pub default_queue: String,
+}
+
+/// `[triggerer]`
+#[derive(Debug, Clone)]
+pub struct Triggerer {
+    /// Triggers that run at the same time; 0 for none.
+    pub capacity: u32,
 }
 
 /// `[api]`
@@ -225,6 +234,9 @@ impl Config {
                 broker_url: Secret::new(read.text("celery", "broker_url")),
                 worker_concurrency: read.positive("celery", "worker_concurrency")?,
                 default_queue: read.text("operators", "default_queue"),
+            },
+            triggerer: Triggerer {
+                capacity: read.number("triggerer", "capacity", "a whole number from 0")?,
             },
             api: read.api()?,
             api_auth: ApiAuth {

@@ -32,6 +32,32 @@ pub struct Asset {
     pub group: String,
     /// What the file says about it.
     pub extra: Map<String, Value>,
+    /// Triggers that update it.
+    pub watchers: Vec<Watcher>,
+}
+
+/// A trigger that updates an asset when it fires.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watcher {
+    /// Its name.
+    pub name: String,
+    /// Import path of the trigger's class.
+    pub classpath: String,
+    /// Its arguments, as Airflow serializes them.
+    pub kwargs: Value,
+}
+
+impl Watcher {
+    fn read(value: &Value) -> Option<Self> {
+        let value = value.get("__var").unwrap_or(value);
+        let trigger = value.get("trigger")?;
+        let trigger = trigger.get("__var").unwrap_or(trigger);
+        Some(Self {
+            name: value.get("name")?.as_str()?.to_owned(),
+            classpath: trigger.get("classpath")?.as_str()?.to_owned(),
+            kwargs: trigger.get("kwargs").cloned().unwrap_or_default(),
+        })
+    }
 }
 
 /// What may stand where an asset is wanted.
@@ -63,6 +89,12 @@ impl AssetLike {
                 key: AssetKey::read(body)?,
                 group: group(),
                 extra: extra(body.get("extra")),
+                watchers: body
+                    .get("watchers")
+                    .map(|list| list.get("__var").unwrap_or(list))
+                    .and_then(Value::as_array)
+                    .map(|list| list.iter().filter_map(Watcher::read).collect())
+                    .unwrap_or_default(),
             })),
             "asset_ref" => text("name")
                 .map(Self::NameRef)

@@ -18,6 +18,6 @@ pub mod trigger_rule;
 
 pub use ids::{
     AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, GroupId,
-    MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, TryNumber, WorkerId,
+    MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, TriggerId, TryNumber, WorkerId,
 };
 pub use time::Timestamp;

@@ -1,6 +1,7 @@
-//! Triggers that need no Python: those that fire at a time.
+//! Triggers: those that fire at a time, which need no Python, and what becomes of tasks when any other one fires.
 
 use crate::Timestamp;
+use crate::task_instance::Outcome;
 use chrono::{DateTime, Duration, Utc};
 use serde_json::{Map, Value};
 
@@ -17,6 +18,54 @@ pub struct Deferral {
 const FAIL: &str = "__fail__";
 /// `TriggerFailureReason.TRIGGER_TIMEOUT`
 const TIMEOUT: &str = "Trigger timeout";
+/// `TriggerFailureReason.TRIGGER_FAILURE`
+const FAILURE: &str = "Trigger failure";
+
+/// What a task goes on with whose trigger does not fire in time: method and arguments.
+pub fn timed_out() -> (String, Map<String, Value>) {
+    let error = Map::from_iter([("error".to_owned(), TIMEOUT.into())]);
+    (FAIL.to_owned(), error)
+}
+
+/// What came of a trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TriggerEvent {
+    /// It fired, with this payload as the Task SDK serializes it.
+    Fired(Value),
+    /// It ended the task, which leaves these XComs behind (keys and JSON).
+    Ended {
+        /// How.
+        outcome: Outcome,
+        /// Keys and values.
+        xcoms: Vec<(String, String)>,
+    },
+    /// It failed: the lines of a traceback.
+    Failed(Vec<String>),
+}
+
+impl TriggerEvent {
+    /// The method that the task goes on with and its arguments (JSON), where `next` is what it asked for.
+    pub fn goes_on_with(&self, next: (Option<&str>, Option<&str>)) -> (String, String) {
+        let (method, arguments) = next;
+        let arguments = arguments.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+        match self {
+            Self::Fired(payload) => {
+                let mut arguments = arguments.unwrap_or_default();
+                arguments.insert("event".to_owned(), payload.clone());
+                let method = method.unwrap_or("execute_complete").to_owned();
+                (method, Value::Object(arguments).to_string())
+            }
+            Self::Failed(_) | Self::Ended { .. } => {
+                let lines = match self {
+                    Self::Failed(lines) => lines.as_slice(),
+                    Self::Fired(_) | Self::Ended { .. } => &[],
+                };
+                let error = serde_json::json!({"error": FAILURE, "traceback": lines});
+                (FAIL.to_owned(), error.to_string())
+            }
+        }
+    }
+}
 
 impl Deferral {
     /// Reads a deferral to `DateTimeTrigger`, which `TimeDeltaTrigger` becomes when it is serialized, too. `None` for
@@ -42,10 +91,9 @@ impl Deferral {
             .unwrap_or(false);
         let gives_up_at = timeout.and_then(|timeout| now.checked_add_signed(timeout));
         if let Some(until) = gives_up_at.filter(|limit| *limit < fires_at) {
-            let error = Map::from_iter([("error".to_owned(), TIMEOUT.into())]);
             return Some(Self {
                 until,
-                next: Some((FAIL.to_owned(), error)),
+                next: Some(timed_out()),
             });
         }
         let mut arguments = arguments.and_then(Value::as_object).cloned().unwrap_or_default();
@@ -78,6 +126,22 @@ mod tests {
     fn kwargs(ends: bool) -> Value {
         json!({"end_from_trigger": ends, "moment": {"__classname__": "pendulum.datetime.DateTime", "__version__": 2,
                "__data__": {"timestamp": 100.5, "tz": ["UTC", "pendulum.tz.timezone.Timezone", 1, true]}}})
+    }
+
+    #[test]
+    fn what_fired_goes_along_and_what_failed_fails_the_task() {
+        let next = (Some("resume"), Some(r#"{"a": 1}"#));
+        let fired = TriggerEvent::Fired(json!({"path": "/x"}));
+        let (method, arguments) = fired.goes_on_with(next);
+        let arguments: Value = serde_json::from_str(&arguments).unwrap();
+        assert_eq!(
+            (method.as_str(), arguments),
+            ("resume", json!({"a": 1, "event": {"path": "/x"}}))
+        );
+        let failed = TriggerEvent::Failed(vec!["ValueError: no".to_owned()]);
+        let (method, arguments) = failed.goes_on_with(next);
+        assert_eq!(method, "__fail__");
+        assert!(arguments.contains("Trigger failure") && arguments.contains("ValueError: no"));
     }
 
     #[test]

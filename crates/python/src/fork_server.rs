@@ -87,6 +87,8 @@ pub enum PythonError {
 pub enum Work {
     /// Run the task that is sent as `StartupDetails` on the requests socket.
     Task,
+    /// Run the triggers that are asked for on the requests socket.
+    Triggers,
     /// Parse a DAG file.
     Parse {
         /// The file.
@@ -253,7 +255,12 @@ impl ForkServer {
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let mut request = json!({"tag": tag, "op": "task", "env": env});
+        let op = match work {
+            Work::Task => "task",
+            Work::Triggers => "triggers",
+            Work::Parse { .. } => "parse",
+        };
+        let mut request = json!({"tag": tag, "op": op, "env": env});
         if let (
             Work::Parse {
                 file,
@@ -264,7 +271,6 @@ impl ForkServer {
             Some(fields),
         ) = (work, request.as_object_mut())
         {
-            fields.insert("op".to_owned(), "parse".into());
             fields.insert("file".to_owned(), file.to_string_lossy().into());
             fields.insert("bundle_path".to_owned(), bundle.path.to_string_lossy().into());
             fields.insert("bundle_name".to_owned(), bundle.name.as_str().into());

@@ -47,6 +47,8 @@ pub enum FromTask {
         trigger_kwargs: Value,
         #[serde(default)]
         trigger_timeout: Option<Value>,
+        #[serde(default)]
+        queue: Option<String>,
         next_method: String,
         #[serde(default)]
         next_kwargs: Option<Value>,

@@ -16,8 +16,10 @@ mod planning;
 mod runs;
 mod task_states;
 mod tasks;
+mod triggers;
 mod unstarted;
 mod waits;
+mod watchers;
 mod workers;
 mod xcoms;
 
@@ -35,6 +37,7 @@ pub use list::{Condition, Listing, Order, Paged};
 pub use planning::LockedRun;
 pub use runs::{NewRun, RunRecord};
 pub use tasks::{HistoryRecord, TaskInstanceRecord};
+pub use triggers::{Fired, NewTrigger, TriggerHost, TriggerRecord};
 pub use waits::Wait;
 pub use workers::{LostTask, WorkerRecord};
 pub use xcoms::{NewXCom, XComRecord};

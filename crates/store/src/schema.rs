@@ -65,6 +65,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "assets",
         steps: ASSETS,
     },
+    Migration {
+        version: 6,
+        name: "triggers",
+        steps: TRIGGERS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -177,6 +182,27 @@ const ASSETS: &[Step] = &[
         name: "partition_date",
         word: "INT64",
     },
+];
+
+/// Triggers that need Python: those that tasks wait for, and those that watch over assets.
+const TRIGGERS: &[Step] = &[
+    Step::Table {
+        name: "pending_trigger",
+        columns: "id KEY64, ti_id UUID, claim_epoch INT64 NOT NULL, watcher_hash WORD, classpath TEXT NOT NULL,
+            kwargs TEXT NOT NULL, is_encrypted INT64 NOT NULL, queue NAME, next_method NAME, next_kwargs TEXT,
+            timeout_at INT64, worker_id UUID, created_at INT64 NOT NULL",
+    },
+    index("ix_pending_trigger_ti", "pending_trigger", "ti_id"),
+    index("ix_pending_trigger_worker", "pending_trigger", "worker_id, id"),
+    unique("ux_pending_trigger_watcher", "pending_trigger", "watcher_hash"),
+    Step::Table {
+        name: "asset_watcher",
+        columns: "id KEY64, dag_id NAME NOT NULL, asset_id INT64 NOT NULL, name NAME NOT NULL, watcher_hash WORD NOT NULL,
+            created_at INT64 NOT NULL",
+    },
+    index("ix_asset_watcher", "asset_watcher", "asset_id"),
+    index("ix_asset_watcher_dag", "asset_watcher", "dag_id"),
+    index("ix_asset_watcher_hash", "asset_watcher", "watcher_hash"),
 ];
 
 /// Translates the neutral type words of a table's columns.

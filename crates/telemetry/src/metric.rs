@@ -45,6 +45,10 @@ pub const START_SECONDS: &str = "updraft_worker_start_seconds";
 pub const FILES_PARSED: &str = "updraft_dag_processor_files_parsed_total";
 /// Time that parsing a file took.
 pub const PARSE_SECONDS: &str = "updraft_dag_processor_parse_seconds";
+/// Triggers that fired or failed, by outcome.
+pub const TRIGGERS: &str = "updraft_triggers_total";
+/// Triggers that run now.
+pub const TRIGGERS_RUNNING: &str = "updraft_worker_triggers_running";
 /// Transactions run again.
 pub const STORE_RETRIES: &str = "updraft_store_retries_total";
 
@@ -63,6 +67,7 @@ pub(crate) fn describe() {
         (REQUESTS, "REST requests"),
         (TASKS_ENDED, "Tasks ended"),
         (FILES_PARSED, "DAG files parsed"),
+        (TRIGGERS, "Triggers that fired or failed"),
         (STORE_RETRIES, "Transactions run again"),
     ] {
         describe_counter!(name, Unit::Count, text);
@@ -77,4 +82,5 @@ pub(crate) fn describe() {
     }
     describe_gauge!(LAST_SWEEP, Unit::Seconds, "Unix time of the last completed sweep");
     describe_gauge!(RUNNING, Unit::Count, "Tasks that run now");
+    describe_gauge!(TRIGGERS_RUNNING, Unit::Count, "Triggers that run now");
 }

@@ -213,6 +213,7 @@ impl World {
             next: None,
             outlets: Vec::new(),
             outlet_events: Vec::new(),
+            trigger: None,
         };
         store::transact!(self.store, "report", |tx| tx.report(&report, Utc::now()).await).unwrap()
     }

@@ -48,9 +48,10 @@ impl Asked<'_> {
     /// Assets that the task reads or updates and that others hold the name or URI of.
     pub(super) async fn inactive_assets(&self) -> Result<Answer, StoreError> {
         let mut db = self.db().await?;
-        let graph = self.app.graphs.get(&mut db, self.ti.version_id).await?;
+        let ti = self.own()?;
+        let graph = self.app.graphs.get(&mut db, ti.version_id).await?;
         let mut inactive = Vec::new();
-        if let Some(task) = graph.dag.task(&self.ti.task_id) {
+        if let Some(task) = graph.dag.task(&ti.task_id) {
             for leaf in task.inlets.iter().chain(&task.outlets) {
                 let AssetLike::Asset(asset) = leaf else { continue };
                 let key = &asset.key;
@@ -159,7 +160,9 @@ impl Asked<'_> {
 
     /// Who writes, as the REST API shows it.
     fn writer(&self) -> Value {
-        let ti = self.ti;
+        let Some(ti) = self.ti else {
+            return json!({"kind": "watcher", "dag_id": null, "run_id": null, "task_id": null, "map_index": null});
+        };
         json!({"kind": "task", "dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index.0})
     }
 }

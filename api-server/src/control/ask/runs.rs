@@ -146,10 +146,11 @@ impl Asked<'_> {
                 Answer::of("PreviousDagRunResult", json!({"dag_run": shown}))
             }
             Question::GetPrevSuccessfulDagRun {} => {
-                let own = db.run_by_key(self.ti.run_key).await?;
+                let ti = self.own()?;
+                let own = db.run_by_key(ti.run_key).await?;
                 let found = match own.and_then(|run| run.logical_date) {
                     Some(date) => {
-                        db.previous_run(&self.ti.dag_id, date, Some(DagRunState::Success))
+                        db.previous_run(&ti.dag_id, date, Some(DagRunState::Success))
                             .await?
                     }
                     None => None,

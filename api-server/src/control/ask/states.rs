@@ -8,7 +8,7 @@ use store::StoreError;
 
 impl Asked<'_> {
     pub(super) async fn states(&self, question: Question) -> Result<Answer, StoreError> {
-        let ti = self.ti;
+        let ti = self.own()?;
         Ok(match question {
             Question::GetTaskStateStore { key } => {
                 match self.db().await?.task_state(ti, &key, Utc::now()).await? {

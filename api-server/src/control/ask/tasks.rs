@@ -21,7 +21,7 @@ impl Asked<'_> {
             }
         };
         let tasks: Vec<(TaskId, MapIndex)> = tasks.iter().filter_map(name).collect();
-        let (run, now) = (self.ti.run_key, Utc::now());
+        let (run, now) = (self.own()?.run_key, Utc::now());
         store::transact!(self.app.store, "skip downstream", |tx| tx
             .skip_tasks(run, &tasks, now)
             .await)?;
@@ -160,11 +160,8 @@ impl Asked<'_> {
                 Answer::of("PreviousTIResult", json!({"task_instance": found}))
             }
             Question::GetTaskRescheduleStartDate {} => {
-                let first = if self.ti.reschedules > 0 {
-                    self.ti.first_start
-                } else {
-                    None
-                };
+                let ti = self.own()?;
+                let first = if ti.reschedules > 0 { ti.first_start } else { None };
                 Answer::of(
                     "TaskRescheduleStartDate",
                     json!({"start_date": first.map(rest_format)}),

@@ -42,8 +42,11 @@ impl Asked<'_> {
         dag_id: &str,
         run_id: &str,
     ) -> Result<Option<DagRunKey>, StoreError> {
-        if self.ti.dag_id.as_str() == dag_id && self.ti.run_id.as_str() == run_id {
-            return Ok(Some(self.ti.run_key));
+        if let Some(ti) = self.ti
+            && ti.dag_id.as_str() == dag_id
+            && ti.run_id.as_str() == run_id
+        {
+            return Ok(Some(ti.run_key));
         }
         Ok(db
             .run(&DagId::new(dag_id), &RunId::new(run_id))

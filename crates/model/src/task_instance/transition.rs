@@ -40,10 +40,11 @@ pub enum TaskInstanceState {
         /// Earliest start of the next poke.
         not_before: Timestamp,
     },
-    /// Waits for a trigger, which fires at `fires_at`.
+    /// Waits for a trigger: for one that fires at `fires_at`, or, for one of which nobody knows when it fires, until
+    /// then at the latest.
     Deferred {
-        /// When the task goes on.
-        fires_at: Timestamp,
+        /// When the task goes on by itself.
+        fires_at: Option<Timestamp>,
     },
     /// Waits for a person.
     AwaitingInput,
@@ -78,8 +79,8 @@ pub enum Outcome {
     },
     /// Handed over to a trigger.
     Deferred {
-        /// When the trigger fires.
-        until: Timestamp,
+        /// When the task goes on by itself.
+        until: Option<Timestamp>,
     },
     /// Handed over to a person.
     AwaitingInput,
@@ -123,6 +124,8 @@ pub enum TaskEvent {
     Resume,
     /// Its trigger fired, and that was all that there was to do.
     EndDeferral,
+    /// Its trigger said how it ended.
+    Settle(Outcome),
     /// Something before it failed.
     FailUpstream,
     /// Something before it decided that it shall not run.
@@ -203,6 +206,7 @@ impl TaskInstanceState {
             }
             TaskEvent::Resume if name == StateName::Deferred => Ok(Self::Scheduled),
             TaskEvent::EndDeferral if name == StateName::Deferred => Ok(Self::Success),
+            TaskEvent::Settle(outcome) if name == StateName::Deferred => Ok(Self::after(outcome)),
             TaskEvent::FailUpstream if name.is_undecided() => Ok(Self::UpstreamFailed),
             TaskEvent::Skip if name.is_undecided() => Ok(Self::Skipped),
             TaskEvent::Queue
@@ -211,6 +215,7 @@ impl TaskInstanceState {
             | TaskEvent::Refuse { .. }
             | TaskEvent::Resume
             | TaskEvent::EndDeferral
+            | TaskEvent::Settle(_)
             | TaskEvent::FailUpstream
             | TaskEvent::Skip => Err(refused),
             TaskEvent::Clear => Ok(self.claim().map_or(Self::NoStatus, Self::Restarting)),
@@ -318,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_deferred_one_goes_on_or_ends_when_its_trigger_fires() {
-        let until = crate::time::from_micros(9).unwrap();
+        let until = crate::time::from_micros(9);
         let deferred = running()
             .apply(report(7, Outcome::Deferred { until }), LAST)
             .unwrap();
@@ -332,6 +337,9 @@ mod tests {
             Ok(TaskInstanceState::Success)
         );
         assert!(running().apply(TaskEvent::Resume, LAST).is_err());
+        let skipped = TaskEvent::Settle(Outcome::Skipped);
+        assert_eq!(deferred.apply(skipped, LAST), Ok(TaskInstanceState::Skipped));
+        assert!(running().apply(skipped, LAST).is_err());
     }
 
     #[test]

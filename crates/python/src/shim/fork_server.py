@@ -49,6 +49,7 @@ try:
     import updraft_compat
     import updraft_containers
     import updraft_notes
+    import updraft_triggers
     from updraft_native import side_document
 
     updraft_compat.install()
@@ -263,7 +264,8 @@ def child(request, fds):
     control.close()
     os.environ.update(request.get("env", {}))
     requests, out, err, logs = (socket.socket(fileno=fd) for fd in fds)
-    target = task_runner.main if request["op"] == "task" else lambda: parse(request)
+    work = {"task": task_runner.main, "triggers": updraft_triggers.run, "parse": lambda: parse(request)}
+    target = work[request["op"]]
     supervisor._fork_main(requests, out, err, logs.detach(), target)
 
 

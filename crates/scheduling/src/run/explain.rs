@@ -26,6 +26,8 @@ pub enum Blocker {
         /// When it goes on.
         at: Timestamp,
     },
+    /// It waits for a trigger of which nobody knows when it fires.
+    Trigger,
     /// The same task of the run before has not succeeded.
     Past,
     /// `max_active_tasks`
@@ -54,7 +56,7 @@ impl Blocker {
                 what: StateName::UpForRetry,
                 ..
             } => "Not In Retry Period",
-            Self::Until { .. } => "Ready To Reschedule",
+            Self::Until { .. } | Self::Trigger => "Ready To Reschedule",
             Self::Past => "Previous Dagrun State",
             Self::RunFull { .. } => "Task Instance Slots Available",
             Self::TaskFull { .. } => "Task Concurrency",
@@ -96,6 +98,7 @@ impl fmt::Display for Blocker {
                 };
                 write!(f, "{what} at {}", model::time::rest_format(*at))
             }
+            Self::Trigger => write!(f, "its trigger has not fired yet"),
             Self::Past => write!(
                 f,
                 "depends_on_past: the same task of the run before has not succeeded yet"
@@ -150,6 +153,9 @@ pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> 
     }
     if let Some(at) = ti.not_before.filter(|at| *at > snapshot.now) {
         found.push(Blocker::Until { what: ti.state, at });
+    }
+    if ti.state == StateName::Deferred && ti.not_before.is_none() {
+        found.push(Blocker::Trigger);
     }
     if snapshot.held_by_past.contains(&task.task_id) {
         found.push(Blocker::Past);

@@ -191,6 +191,7 @@ impl Tx {
                         key,
                         group: "asset".to_owned(),
                         extra: event.asset_extra.clone(),
+                        watchers: Vec::new(),
                     };
                     self.asset_id(&asset, now).await?
                 }

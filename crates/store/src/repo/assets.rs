@@ -314,6 +314,20 @@ impl Tx {
                 }
             }
         }
+        let mut watchers = Vec::new();
+        for leaf in dag
+            .asset_condition
+            .iter()
+            .flat_map(|condition| condition.leaves())
+        {
+            if let AssetLike::Asset(asset) = leaf
+                && !asset.watchers.is_empty()
+            {
+                let id = self.asset_id(asset, now).await?;
+                watchers.extend(asset.watchers.iter().map(|watcher| (id, watcher)));
+            }
+        }
+        self.set_watchers(&dag.dag_id, &watchers, now).await?;
         let expression = dag.asset_condition.as_ref().map(|it| it.expression().to_string());
         let sql = "UPDATE dag SET asset_expression = ? WHERE dag_id = ?";
         self.execute(sql, params![expression, &dag.dag_id]).await?;
@@ -329,6 +343,7 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn drop_asset_references(&mut self, dag_id: &DagId, now: Timestamp) -> Result<(), StoreError> {
+        self.set_watchers(dag_id, &[], now).await?;
         self.replace_references(dag_id, BTreeSet::new(), now).await
     }
 

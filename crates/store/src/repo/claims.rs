@@ -2,6 +2,7 @@
 
 use super::runs::RunRecord;
 use super::tasks::{COLUMNS, TaskInstanceRecord};
+use super::triggers::NewTrigger;
 use super::workers::LostTask;
 use super::xcoms::NewXCom;
 use crate::unit_of_work::Tx;
@@ -66,6 +67,8 @@ pub struct Report {
     pub outlets: Vec<Outlet>,
     /// What it says about these updates.
     pub outlet_events: Vec<OutletEvent>,
+    /// For a deferral to anything but a time: the trigger.
+    pub trigger: Option<NewTrigger>,
 }
 
 /// Answer to a report.
@@ -200,6 +203,11 @@ impl Tx {
             self.register_outlets(&ti, &report.outlets, &report.outlet_events, now)
                 .await?;
         }
+        if let (StateName::Deferred, Some(trigger), Outcome::Deferred { until }) =
+            (next, &report.trigger, report.outcome)
+        {
+            self.add_trigger(&ti, report.epoch, trigger, until, now).await?;
+        }
         if next == StateName::UpForRetry {
             self.keep_try(&ended, StateName::Failed, now).await?;
         }
@@ -218,7 +226,7 @@ impl Tx {
         let not_before = match report.outcome {
             Outcome::Failed { retry_at } => retry_at,
             Outcome::Reschedule { at } => Some(at),
-            Outcome::Deferred { until } => Some(until),
+            Outcome::Deferred { until } => until,
             Outcome::Success | Outcome::Skipped | Outcome::AwaitingInput | Outcome::Removed => None,
         };
         let reschedules = match report.outcome {

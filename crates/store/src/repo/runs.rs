@@ -396,8 +396,12 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_run(&mut self, key: DagRunKey) -> Result<bool, StoreError> {
-        let sql = "DELETE FROM outbox WHERE ti_id IN (SELECT id FROM task_instance WHERE run_key = ?)";
-        self.execute(sql, params![key]).await?;
+        for table in ["outbox", "pending_trigger"] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE ti_id IN (SELECT id FROM task_instance WHERE run_key = ?)"
+            );
+            self.execute(&sql, params![key]).await?;
+        }
         for table in [
             "run_event",
             "run_asset_event",

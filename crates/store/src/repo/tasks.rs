@@ -145,7 +145,7 @@ impl TaskInstanceRecord {
                 not_before: not_before()?,
             },
             StateName::Deferred => TaskInstanceState::Deferred {
-                fires_at: not_before()?,
+                fires_at: self.not_before,
             },
             StateName::AwaitingInput => TaskInstanceState::AwaitingInput,
             StateName::Success => TaskInstanceState::Success,

@@ -2,6 +2,7 @@
 
 use super::runs::RunRecord;
 use super::tasks::TaskInstanceRecord;
+use super::triggers::TriggerRecord;
 use crate::sql::{Dialect, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{Graphs, StoreError, params};
@@ -53,6 +54,11 @@ impl Tx {
         in_pod: bool,
         now: Timestamp,
     ) -> Result<Vec<Wait>, StoreError> {
+        if ti.state == StateName::Deferred
+            && let Some(trigger) = self.trigger_of(ti).await?
+        {
+            return Ok(vec![self.waits_for_trigger(&trigger).await?]);
+        }
         match ti.state {
             StateName::NoStatus
             | StateName::UpForRetry
@@ -76,6 +82,24 @@ impl Tx {
             | StateName::Skipped
             | StateName::Removed => Ok(Vec::new()),
         }
+    }
+
+    async fn waits_for_trigger(&mut self, trigger: &TriggerRecord) -> Result<Wait, StoreError> {
+        let host = match trigger.worker {
+            Some(worker) => self.worker_name(worker).await?,
+            None => None,
+        };
+        let mut reason = match host {
+            Some(name) => format!("its trigger {} on {name} has not fired yet", trigger.classpath),
+            None => format!(
+                "its trigger {} waits for a worker or triggerer that runs it",
+                trigger.classpath
+            ),
+        };
+        if let Some(at) = trigger.timeout_at {
+            reason.push_str(&format!("; it fails at {}", model::time::rest_format(at)));
+        }
+        Ok(Wait::new("Ready To Reschedule", reason))
     }
 
     async fn waits_in_run(

@@ -139,6 +139,13 @@ impl Tx {
         Ok((expired, alive))
     }
 
+    /// The name of a worker that is not gone.
+    pub(super) async fn worker_name(&mut self, id: WorkerId) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT name FROM worker WHERE id = ? AND state <> 'gone'";
+        let row = self.query_one(sql, params![id]).await?;
+        row.map(|mut row| row.next()).transpose()
+    }
+
     /// Task instances that a worker holds, by its claims.
     ///
     /// # Errors

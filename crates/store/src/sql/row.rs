@@ -4,7 +4,7 @@ use super::Value;
 use crate::StoreError;
 use model::{
     AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
-    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TryNumber, WorkerId,
+    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId, TryNumber, WorkerId,
 };
 use std::str::FromStr;
 
@@ -168,5 +168,6 @@ number_ids!(
     DagRunKey,
     ClaimEpoch,
     MapIndex,
+    TriggerId,
     TryNumber
 );

@@ -2,7 +2,7 @@
 
 use model::{
     AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
-    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TryNumber, WorkerId,
+    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId, TryNumber, WorkerId,
 };
 
 /// A bind parameter or a column's value.
@@ -58,6 +58,7 @@ from_number_id!(
     DagRunKey,
     ClaimEpoch,
     MapIndex,
+    TriggerId,
     TryNumber
 );
 
