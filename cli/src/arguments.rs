@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Scheduler(NoOptions),
     /// Starts a worker
     Worker(WorkerOptions),
+    /// Starts a triggerer: a worker that runs triggers only
+    Triggerer(TriggererOptions),
     /// Starts a DAG processor
     DagProcessor(NoOptions),
     /// Starts an API server with the gRPC control plane
@@ -73,6 +75,16 @@ pub(crate) struct ApiServerOptions {
     /// Address to listen on
     #[arg(short = 'H', long)]
     pub(crate) host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TriggererOptions {
+    /// Triggers that run at the same time
+    #[arg(long)]
+    pub(crate) capacity: Option<u32>,
+    /// Name of this triggerer, the same after a restart
+    #[arg(short = 'H', long)]
+    pub(crate) hostname: Option<String>,
 }
 
 #[derive(Debug, Args)]

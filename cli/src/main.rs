@@ -68,6 +68,11 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
             set(&mut raw, "updraft", "queues", options.queues.clone());
             set(&mut raw, "updraft", "worker_name", options.hostname.clone());
         }
+        Command::Triggerer(options) => {
+            let capacity = options.capacity.map(|n| n.to_string());
+            set(&mut raw, "triggerer", "capacity", capacity);
+            set(&mut raw, "updraft", "worker_name", options.hostname.clone());
+        }
         Command::Standalone(options) => {
             set(&mut raw, "api", "port", options.port.map(|port| port.to_string()));
         }
@@ -88,6 +93,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
                 None => run_component("worker", config, worker::service::run),
             }
         }
+        Command::Triggerer(_) => run_component("triggerer", config, worker::service::run_triggerer),
         Command::DagProcessor(_) => run_component("dag-processor", config, dag_processor::service::run),
         Command::ApiServer(_) => run_component("api-server", config, api_server::service::run),
         Command::Db(command) => block_on(database::run(command, config)),

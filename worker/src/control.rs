@@ -82,6 +82,7 @@ impl ControlPlane {
             hostname: shared.hostname.clone(),
             queues: shared.config.updraft.queues.clone(),
             concurrency: shared.config.celery.worker_concurrency,
+            trigger_capacity: shared.config.triggerer.capacity,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok(self

@@ -37,6 +37,19 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a worker that serves triggers only: Airflow's triggerer. `queues` are those of the triggers.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_triggerer(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+    config.updraft.queues.clear();
+    config
+        .updraft
+        .worker_name
+        .get_or_insert_with(|| format!("{}:triggerer", bootstrap::hostname()));
+    run(config, telemetry).await
+}
+
 /// Runs one task to its end, as a worker of its own: what a pod of the KubernetesExecutor does. There is no broker, and
 /// no health page.
 ///

@@ -151,6 +151,7 @@ impl WorkerService for Workers {
             hostname: message.hostname,
             queues: message.queues,
             concurrency: message.concurrency,
+            trigger_capacity: message.trigger_capacity,
         };
         let lease = self.app.config.scheduler.worker_lease;
         let earlier = store::transact!(self.app.store, "register worker", |tx| tx

@@ -225,21 +225,21 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
     let limit = app.config.scheduler.health_check_threshold;
     let jobs = async {
         let mut db = app.store.reader().await?;
-        Ok::<_, store::StoreError>((db.now().await?, db.latest_jobs().await?))
+        let triggerers = db.triggerers_seen().await?;
+        Ok::<_, store::StoreError>((db.now().await?, db.latest_jobs().await?, triggerers))
     };
-    let Ok((now, jobs)) = jobs.await else {
+    let Ok((now, jobs, triggerers)) = jobs.await else {
         let unknown = |name: &str| json!({"status": null, format!("latest_{name}_heartbeat"): null});
         return Json(json!({
             "metadatabase": {"status": "unhealthy"}, "scheduler": unknown("scheduler"),
             "triggerer": unknown("triggerer"), "dag_processor": unknown("dag_processor"),
         }));
     };
-    let part = |name: &str, absent: Value| {
-        let latest = jobs
-            .iter()
-            .filter(|job| job.kind == name)
-            .map(|job| job.heartbeat_at)
-            .max();
+    let latest_job = |name: &str| {
+        let of_kind = jobs.iter().filter(|job| job.kind == name);
+        of_kind.map(|job| job.heartbeat_at).max()
+    };
+    let part = |name: &str, latest: Option<model::Timestamp>, absent: Value| {
         let status = latest.map_or(absent, |at| {
             let fresh = (now - at).to_std().map_or(true, |age| age <= limit);
             json!(if fresh { "healthy" } else { "unhealthy" })
@@ -248,9 +248,9 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
     };
     Json(json!({
         "metadatabase": {"status": "healthy"},
-        "scheduler": part("scheduler", json!("unhealthy")),
-        "triggerer": part("triggerer", Value::Null),
-        "dag_processor": part("dag_processor", Value::Null),
+        "scheduler": part("scheduler", latest_job("scheduler"), json!("unhealthy")),
+        "triggerer": part("triggerer", triggerers, Value::Null),
+        "dag_processor": part("dag_processor", latest_job("dag_processor"), Value::Null),
     }))
 }
 

@@ -203,6 +203,11 @@ const TRIGGERS: &[Step] = &[
     index("ix_asset_watcher", "asset_watcher", "asset_id"),
     index("ix_asset_watcher_dag", "asset_watcher", "dag_id"),
     index("ix_asset_watcher_hash", "asset_watcher", "watcher_hash"),
+    Step::Column {
+        table: "worker",
+        name: "trigger_capacity",
+        word: "INT64",
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -301,6 +301,7 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
             hostname: "h".into(),
             queues: vec![],
             concurrency: 1,
+            trigger_capacity: 0,
         };
         let earlier = store::transact!(world.store, "register", |tx| tx
             .register_worker(&second, LEASE)
@@ -338,6 +339,7 @@ async fn leases_run_out_by_the_databases_clock() {
             hostname: "h".into(),
             queues: vec![],
             concurrency: 1,
+            trigger_capacity: 0,
         };
         let none = StdDuration::ZERO;
         store::transact!(world.store, "register", |tx| tx

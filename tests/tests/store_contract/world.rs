@@ -175,6 +175,7 @@ impl World {
             hostname: "h".into(),
             queues: vec!["default".into()],
             concurrency: 4,
+            trigger_capacity: 0,
         };
         store::transact!(self.store, "register", |tx| tx
             .register_worker(&worker, LEASE)

@@ -147,6 +147,17 @@ impl Tx {
         Ok(())
     }
 
+    /// Whether there is any trigger.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn has_triggers(&mut self) -> Result<bool, StoreError> {
+        let row = self
+            .query_one("SELECT id FROM pending_trigger LIMIT 1", &[])
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// Gives free triggers to a worker, and returns all that are its own now. Those of a worker that is gone are free.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::{ClaimEpoch, TaskInstanceId, WorkerId};
+use model::{ClaimEpoch, TaskInstanceId, Timestamp, WorkerId};
 use std::time::Duration;
 
 /// A worker's present life.
@@ -19,6 +19,8 @@ pub struct WorkerRecord {
     pub queues: Vec<String>,
     /// Tasks that it runs at the same time.
     pub concurrency: u32,
+    /// Triggers that it runs at the same time.
+    pub trigger_capacity: u32,
 }
 
 /// A task instance whose worker is gone.
@@ -63,8 +65,8 @@ impl Tx {
             .dialect()
             .on_duplicate("id", &["state", "seen_at", "lease_expires_at"]);
         let sql = format!(
-            "INSERT INTO worker (id, name, hostname, queues, concurrency, state, registered_at, seen_at, lease_expires_at) \
-             VALUES (?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
+            "INSERT INTO worker (id, name, hostname, queues, concurrency, trigger_capacity, state, registered_at, seen_at, \
+             lease_expires_at) VALUES (?, ?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
         );
         let queues = serde_json::to_string(&worker.queues).unwrap_or_else(|_| "[]".to_owned());
         let values = params![
@@ -73,6 +75,7 @@ impl Tx {
             &worker.hostname,
             queues,
             worker.concurrency,
+            worker.trigger_capacity,
             micros(lease)
         ];
         self.execute(&sql, values).await?;
@@ -137,6 +140,17 @@ impl Tx {
             }
         }
         Ok((expired, alive))
+    }
+
+    /// The last sign of life of those that run triggers.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn triggerers_seen(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT MAX(seen_at) FROM worker WHERE state = 'active' AND trigger_capacity > 0";
+        self.query_one(sql, &[])
+            .await?
+            .map_or(Ok(None), |mut row| row.next())
     }
 
     /// The name of a worker that is not gone.
