@@ -3,6 +3,8 @@
 //! It never loads user code, and never decides what runs next: it reads and changes the store, and hints to the
 //! schedulers that something changed.
 
+mod backfill;
+mod clearing;
 mod control;
 mod logs;
 mod params;
@@ -12,6 +14,7 @@ pub mod service;
 mod trigger;
 mod watch;
 
+pub use backfill::{BackfillError, BackfillRequest, Reprocess, create_backfill, dry_run};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
 use bootstrap::{Health, Stop};

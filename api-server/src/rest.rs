@@ -4,6 +4,7 @@ mod access;
 mod asset_events;
 mod asset_states;
 mod assets;
+mod backfills;
 mod batch;
 mod body;
 mod bulk;
@@ -31,7 +32,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use error::ApiError;
 use serde_json::json;
 use std::time::Instant;
@@ -142,6 +143,13 @@ pub(crate) fn router(app: App) -> Router {
             "/dags/{dag_id}/dagRuns/{run_id}/upstreamAssetEvents",
             get(asset_events::of_run),
         );
+    let assets = assets
+        .route("/backfills", get(backfills::list).post(backfills::create))
+        .route("/backfills/dry_run", post(backfills::try_out))
+        .route("/backfills/{id}", get(backfills::show))
+        .route("/backfills/{id}/pause", put(backfills::pause))
+        .route("/backfills/{id}/unpause", put(backfills::unpause))
+        .route("/backfills/{id}/cancel", put(backfills::cancel));
     let admin = Router::new()
         .route(
             "/variables",

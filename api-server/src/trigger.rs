@@ -2,6 +2,7 @@
 
 use broker::{Broker, Hint};
 use chrono::Utc;
+use model::dag::Dag;
 use model::dag_run::{DagRunType, is_valid_run_id};
 use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, RunId, TaskInstanceId, Timestamp};
@@ -87,6 +88,20 @@ fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> 
     }
 }
 
+fn check_run_type(dag: &Dag, run_type: DagRunType) -> Result<(), TriggerError> {
+    let what = match run_type {
+        DagRunType::Manual => "manual",
+        DagRunType::AssetMaterialization => "asset materialization",
+        DagRunType::OperatorTriggered => "operator-triggered",
+        DagRunType::Backfill | DagRunType::Scheduled | DagRunType::AssetTriggered => return Ok(()),
+    };
+    if dag.allows(run_type) {
+        return Ok(());
+    }
+    let text = format!("Dag with dag_id: '{}' does not allow {what} runs", dag.dag_id);
+    Err(TriggerError::Invalid(text))
+}
+
 /// Makes a run in state queued and tells the schedulers.
 ///
 /// # Errors
@@ -134,6 +149,7 @@ pub async fn trigger_run(
     let nothing = serde_json::Map::new();
     let conf = request.conf.as_object().unwrap_or(&nothing);
     let body = graph.document.get("dag").unwrap_or(&serde_json::Value::Null);
+    check_run_type(&graph.dag, request.run_type)?;
     crate::params::check(body, conf).map_err(TriggerError::Invalid)?;
     let span = tracing::info_span!("dag_run.create", dag.id = %dag_id, run.id = %run_id);
     let run = NewRun {

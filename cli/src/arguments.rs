@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Assets
     #[command(subcommand)]
     Assets(AssetsCommand),
+    /// Backfills
+    #[command(subcommand)]
+    Backfill(BackfillCommand),
     /// Variables
     #[command(subcommand)]
     Variables(VariablesCommand),
@@ -252,6 +255,43 @@ pub(crate) enum AssetsCommand {
         #[command(flatten)]
         output: OutputOptions,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackfillCommand {
+    /// Makes a backfill: runs of a DAG for a range of logical dates
+    Create(BackfillOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackfillOptions {
+    /// The DAG
+    #[arg(long)]
+    pub(crate) dag_id: String,
+    /// First logical date (RFC 3339, or YYYY-MM-DD)
+    #[arg(long)]
+    pub(crate) from_date: String,
+    /// Last logical date
+    #[arg(long)]
+    pub(crate) to_date: String,
+    /// Parameters of the runs, a JSON object
+    #[arg(long)]
+    pub(crate) dag_run_conf: Option<String>,
+    /// Runs the last date first
+    #[arg(long)]
+    pub(crate) run_backwards: bool,
+    /// Runs at the same time
+    #[arg(long, default_value_t = 10)]
+    pub(crate) max_active_runs: u32,
+    /// What to do about dates that have a run already
+    #[arg(long, value_parser = ["none", "failed", "completed"])]
+    pub(crate) reprocess_behavior: Option<String>,
+    /// Whether runs that are run again take the DAG's latest version
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) run_on_latest_version: Option<bool>,
+    /// Only shows the dates
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Which asset is meant.

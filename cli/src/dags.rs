@@ -184,7 +184,7 @@ struct Wish {
     logical_date: Option<String>,
 }
 
-fn instant(text: &str) -> anyhow::Result<Timestamp> {
+pub(crate) fn instant(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod assets;
+mod backfill;
 mod configuration;
 mod dags;
 mod database;
@@ -11,7 +12,7 @@ mod tasks;
 mod upgrade_check;
 mod variables;
 
-use arguments::{Arguments, CeleryCommand, Command, ConfigCommand};
+use arguments::{Arguments, BackfillCommand, CeleryCommand, Command, ConfigCommand};
 use bootstrap::{fail, run_component};
 use clap::Parser;
 use config::{Config, RawConfig};
@@ -99,6 +100,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Db(command) => block_on(database::run(command, config)),
         Command::Dags(command) => block_on(dags::run(command, config)),
         Command::Tasks(command) => block_on(tasks::run(command, config)),
+        Command::Backfill(BackfillCommand::Create(options)) => block_on(backfill::create(options, config)),
         Command::Assets(command) => block_on(assets::run(command, config)),
         Command::Variables(command) => block_on(variables::run(command, config)),
         Command::Version | Command::Config(_) | Command::Info(_) => ExitCode::SUCCESS,

@@ -131,6 +131,10 @@ fn read_dag(
             .tasks
             .iter()
             .any(|task| task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some()),
+        allowed_run_types: dag
+            .allowed_run_types
+            .as_ref()
+            .map(|allowed| allowed.iter().map(|kind| kind.as_str().to_owned()).collect()),
         paused_at_creation: found
             .paused_upon_creation
             .unwrap_or(config.core.dags_are_paused_at_creation),

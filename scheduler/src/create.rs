@@ -184,6 +184,9 @@ impl Shared {
         }
         let graph = self.graphs.get(tx, record.version_id).await?;
         let dag = &graph.dag;
+        if !dag.allows(DagRunType::Scheduled) {
+            return Ok(false);
+        }
         let limit = run_limit(dag, record);
         let active = [DagRunState::Queued, DagRunState::Running];
         if tx.count_active_runs(&record.dag_id, &active).await? >= limit {
@@ -240,17 +243,35 @@ async fn start_queued(tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result
     if record.is_paused || record.is_stale {
         return Ok(Vec::new());
     }
+    let mut started = start_backfills(tx, record, now).await?;
     let running = tx
         .count_active_runs(&record.dag_id, &[DagRunState::Running])
         .await?;
     let places = record.max_active_runs.saturating_sub(running);
     if places == 0 {
-        return Ok(Vec::new());
+        return Ok(started);
     }
     let queued = tx.queued_runs(&record.dag_id, now, places).await?;
     let queued: Vec<QueuedRun> = queued.into_iter().map(|key| QueuedRun { key }).collect();
     let chosen = choose_runs_to_start(&queued, running, record.max_active_runs);
-    tx.start_runs(&chosen, now).await
+    started.extend(tx.start_runs(&chosen, now).await?);
+    Ok(started)
+}
+
+/// Starts the queued runs of a locked DAG's backfills, each under its own limit and in its own order.
+async fn start_backfills(
+    tx: &mut Tx,
+    record: &DagRecord,
+    now: Timestamp,
+) -> Result<Vec<DagRunKey>, StoreError> {
+    let mut started = Vec::new();
+    for backfill in tx.waiting_backfills(&record.dag_id).await? {
+        let running = tx.running_backfill_runs(backfill.id).await?;
+        let places = backfill.max_active_runs.saturating_sub(running);
+        let queued = tx.queued_backfill_runs(backfill.id, places).await?;
+        started.extend(tx.start_runs(&queued, now).await?);
+    }
+    Ok(started)
 }
 
 /// What tells runs apart whose assets were updated at the same instant.

@@ -42,6 +42,13 @@ impl Shared {
         let mut db = self.store.reader().await?;
         let mut runs = db.overlooked_runs(now - OVERLOOKED, BATCH).await?;
         runs.extend(db.runs_with_due_tasks(now, BATCH).await?);
+        let exhausted = db.exhausted_backfills().await?;
+        for id in exhausted {
+            store::transact!(self.store, "complete backfill", |tx| tx
+                .complete_backfill(id, now)
+                .await)?;
+            tracing::info!(backfill = %id, "the backfill is complete");
+        }
         if full {
             runs.extend(db.running_runs().await?);
         }

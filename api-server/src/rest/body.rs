@@ -74,6 +74,11 @@ impl Body {
         self.fields.contains_key(key)
     }
 
+    /// Whether the body had a field, also one that has been taken since.
+    pub(crate) fn had(&self, key: &str) -> bool {
+        self.whole.get(key).is_some()
+    }
+
     fn missing(&mut self, key: &str) {
         let whole = self.whole.clone();
         self.wrong(key, "missing", "Field required", whole);
@@ -267,6 +272,17 @@ impl Body {
                 Value::Null
             }
         }
+    }
+
+    /// An instant that must be there; without a time zone it is taken as UTC.
+    pub(crate) fn required_instant(&mut self, key: &str) -> Option<Timestamp> {
+        if let Some(Value::String(text)) = self.fields.get(key)
+            && let Ok((at, _)) = super::query::read_instant(text)
+        {
+            self.fields.shift_remove(key);
+            return Some(at);
+        }
+        self.instant(key, true)
     }
 
     /// An instant with its time zone.

@@ -4,8 +4,9 @@ use super::access::Caller;
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::runs::{self, References, RunChange};
-use super::tasks::{envelope, responses};
+use super::tasks::{envelope, map_index, responses};
 use crate::App;
+use crate::clearing::{self, Clearing, Selection, has_failed};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -13,43 +14,47 @@ use axum::http::HeaderMap;
 use broker::Hint;
 use chrono::Utc;
 use identity::Role;
-use model::dag_run::DagRunState;
 use model::task_instance::StateName;
-use model::{DagId, RunId, TaskId};
+use model::{DagId, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::{Value, json};
+use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
 
-fn has_failed(ti: &TaskInstanceRecord) -> bool {
-    matches!(ti.state, StateName::Failed | StateName::UpstreamFailed)
-}
-
-/// Clears the instances of a run that fit; starts the run again if it had ended and `reset_run` says so. Returns what was
-/// cleared, as it was.
+/// Clears instances of any runs of a DAG, and tells the schedulers.
 async fn clear(
     app: &App,
-    run: &RunRecord,
-    fits: impl Fn(&TaskInstanceRecord) -> bool,
-    reset_run: bool,
-) -> ApiResult<Vec<TaskInstanceRecord>> {
-    let dag = super::dags::find(app, &run.dag_id).await?;
-    let graph = super::dags::graph(app, &dag).await?;
+    dag_id: &DagId,
+    tis: &[TaskInstanceRecord],
+    how: Clearing,
+    note: Option<&str>,
+) -> ApiResult<()> {
     let now = Utc::now();
-    let cleared = store::transact!(app.store, "clear tasks", |tx| {
-        let mut tis = tx.task_instances_of(run.key).await?;
-        tis.retain(&fits);
-        for ti in &tis {
-            let retries = graph.dag.task(&ti.task_id).map_or(0, |task| task.retries);
-            tx.clear_task_instance(ti, retries, now).await?;
+    let runs = store::transact!(app.store, "clear tasks", |tx| {
+        let runs = clearing::clear(tx, &app.graphs, tis, how, now).await?;
+        if let Some(note) = note {
+            for ti in tis {
+                let note = Some(note).filter(|note| !note.is_empty());
+                tx.set_task_note(ti.id, note, now).await?;
+            }
         }
-        let state = tx.run_by_key(run.key).await?.map(|run| run.state);
-        if reset_run && !tis.is_empty() && state.is_some_and(DagRunState::is_finished) {
-            tx.mark_run(run.key, DagRunState::Queued, now).await?;
-        }
-        Ok(tis)
+        Ok(runs)
     })?;
-    app.broker.hint(Hint::Run(run.key)).await;
-    app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
-    Ok(cleared)
+    for run in runs {
+        app.broker.hint(Hint::Run(run)).await;
+    }
+    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    Ok(())
+}
+
+/// Whether cleared runs go on with the latest version: as the request says, else the DAG, else the installation.
+fn on_latest(app: &App, graph: &Graph, wish: Option<bool>) -> bool {
+    let of_dag = graph
+        .document
+        .pointer("/dag/rerun_with_latest_version")
+        .and_then(Value::as_bool);
+    wish.or(of_dag)
+        .or(app.config.core.rerun_with_latest_version)
+        .unwrap_or(false)
 }
 
 /// The instances of a run that fit.
@@ -63,7 +68,116 @@ async fn preview(
     Ok(tis)
 }
 
-/// `POST clearTaskInstances`: of one run.
+/// What `POST clearTaskInstances` asks for.
+struct TasksToClear {
+    dry_run: bool,
+    only_failed: bool,
+    only_running: bool,
+    reset_runs: bool,
+    tasks: Option<Vec<(TaskId, Option<MapIndex>)>>,
+    run_id: Option<RunId>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    upstream: bool,
+    downstream: bool,
+    future: bool,
+    past: bool,
+    on_latest: Option<bool>,
+    prevent_running: bool,
+    note: Option<String>,
+}
+
+impl TasksToClear {
+    fn read(mut body: Body) -> ApiResult<Self> {
+        let wish = Self {
+            dry_run: body.boolean("dry_run", Some(true)),
+            from: body.instant("start_date", false),
+            to: body.instant("end_date", false),
+            only_failed: body.boolean("only_failed", Some(true)),
+            only_running: body.boolean("only_running", Some(false)),
+            reset_runs: body.boolean("reset_dag_runs", Some(true)),
+            tasks: body
+                .has("task_ids")
+                .then(|| body.any("task_ids"))
+                .filter(|ids| !ids.is_null())
+                .map(|ids| ids.as_array().into_iter().flatten().filter_map(named).collect()),
+            run_id: body.text("dag_run_id", 250).map(RunId::new),
+            upstream: body.boolean("include_upstream", Some(false)),
+            downstream: body.boolean("include_downstream", Some(false)),
+            future: body.boolean("include_future", Some(false)),
+            past: body.boolean("include_past", Some(false)),
+            on_latest: optional_boolean(&mut body, "run_on_latest_version"),
+            prevent_running: body.boolean("prevent_running_task", Some(false)),
+            note: body.text("note", 1000),
+        };
+        let dated = wish.from.is_some() || wish.to.is_some();
+        for (wrong, text) in [
+            (
+                wish.only_running && body.had("only_failed") && wish.only_failed,
+                "only_failed and only_running both are set to True",
+            ),
+            (
+                wish.from.zip(wish.to).is_some_and(|(from, to)| from > to),
+                "end_date is sooner than start_date",
+            ),
+            (
+                dated && wish.run_id.is_some(),
+                "Exactly one of dag_run_id or (start_date and end_date) must be provided",
+            ),
+            (
+                wish.tasks.as_ref().is_some_and(Vec::is_empty),
+                "task_ids list should have at least 1 element.",
+            ),
+        ] {
+            if wrong {
+                body.refuse(text);
+            }
+        }
+        body.finish()?;
+        Ok(wish)
+    }
+
+    /// The runs that it is about.
+    async fn runs(&self, app: &App, dag_id: &DagId) -> ApiResult<Vec<RunRecord>> {
+        let mut db = app.store.reader().await?;
+        let Some(run_id) = &self.run_id else {
+            let from = self.from.filter(|_| !self.past);
+            let to = self.to.filter(|_| !self.future);
+            return Ok(db.runs_dated(dag_id, from, to).await?);
+        };
+        let run = db.run(dag_id, run_id).await?;
+        let run =
+            run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
+        if !self.past && !self.future {
+            return Ok(vec![run]);
+        }
+        let Some(date) = run.logical_date else {
+            return Err(ApiError::bad_request(
+                "Cannot use include_past or include_future with no logical_date(e.g. manually or asset-triggered).",
+            ));
+        };
+        let from = Some(date).filter(|_| !self.past);
+        let to = Some(date).filter(|_| !self.future);
+        Ok(db.runs_dated(dag_id, from, to).await?)
+    }
+}
+
+/// A truth, or nothing said.
+fn optional_boolean(body: &mut Body, key: &str) -> Option<bool> {
+    let value = body.has(key).then(|| body.any(key))?;
+    value.as_bool()
+}
+
+/// A task as a request names it: by name, or `[name, map index]`.
+fn named(id: &Value) -> Option<(TaskId, Option<MapIndex>)> {
+    if let Some(task) = id.as_str() {
+        return Some((TaskId::new(task), None));
+    }
+    let index = id.get(1)?.as_i64()?;
+    Some((TaskId::new(id.get(0)?.as_str()?), Some(map_index(index))))
+}
+
+/// `POST clearTaskInstances`
 pub(crate) async fn clear_tasks(
     State(app): State<App>,
     caller: Caller,
@@ -72,34 +186,56 @@ pub(crate) async fn clear_tasks(
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let dry_run = body.boolean("dry_run", Some(true));
-    let only_failed = body.boolean("only_failed", Some(true));
-    let only_running = body.boolean("only_running", Some(false));
-    let reset_runs = body.boolean("reset_dag_runs", Some(true));
-    let task_ids = body
-        .has("task_ids")
-        .then(|| body.any("task_ids"))
-        .filter(|ids| !ids.is_null());
-    let run_id = body.text("dag_run_id", 250);
-    let downstream = body.boolean("include_downstream", Some(false));
-    body.finish()?;
+    let wish = TasksToClear::read(Body::read(&headers, &bytes)?)?;
     let dag = super::dags::find(&app, &dag_id).await?;
-    let run_id = RunId::new(run_id.ok_or_else(|| ApiError::bad_request("dag_run_id is required"))?);
-    let graph = super::dags::graph(&app, &dag).await?;
-    let run = app.store.reader().await?.run(&dag_id, &run_id).await?;
-    let run =
-        run.ok_or_else(|| ApiError::not_found(format!("Dag Run id {run_id} not found in dag {dag_id}")))?;
-    let wanted = task_ids.map(|ids| chosen_tasks(&graph.dag, &ids, downstream));
+    let runs = wish.runs(&app, &dag_id).await?;
+    let graph = match (&wish.run_id, runs.first()) {
+        (Some(_), Some(run)) => {
+            app.graphs
+                .get(&mut app.store.reader().await?, run.version_id)
+                .await?
+        }
+        _ => super::dags::graph(&app, &dag).await?,
+    };
+    let selection = wish.tasks.clone().map(|tasks| {
+        let (mut down, mut up) = (Selection::of(tasks.clone()), Selection::of(tasks));
+        if wish.downstream {
+            down.add_relatives(&graph.dag, false, true);
+        }
+        if wish.upstream {
+            up.add_relatives(&graph.dag, true, true);
+        }
+        (down, up)
+    });
     let fits = |ti: &TaskInstanceRecord| {
-        let chosen = wanted.as_ref().is_none_or(|wanted| wanted.contains(&ti.task_id));
-        chosen && (!only_failed || has_failed(ti)) && (!only_running || ti.state == StateName::Running)
+        let chosen = selection
+            .as_ref()
+            .is_none_or(|(down, up)| down.has(ti) || up.has(ti));
+        let wanted = match (wish.only_failed, wish.only_running) {
+            (true, true) => has_failed(ti) || ti.state == StateName::Running,
+            (true, false) => has_failed(ti),
+            (false, true) => ti.state == StateName::Running,
+            (false, false) => true,
+        };
+        chosen && wanted
     };
-    let tis = if dry_run {
-        preview(&app, &run, fits).await?
-    } else {
-        clear(&app, &run, fits, reset_runs).await?
-    };
+    let mut tis = Vec::new();
+    for run in &runs {
+        tis.extend(preview(&app, run, &fits).await?);
+    }
+    if !wish.dry_run {
+        if wish.prevent_running && tis.iter().any(|ti| ti.state == StateName::Running) {
+            return Err(ApiError::conflict(
+                "AirflowClearRunningTaskException: Disable 'prevent_running_task' to proceed, or wait until the task is \
+                 not running, queued, or scheduled state.",
+            ));
+        }
+        let how = Clearing {
+            on_latest: on_latest(&app, &graph, wish.on_latest),
+            reset_runs: wish.reset_runs,
+        };
+        clear(&app, &dag_id, &tis, how, wish.note.as_deref()).await?;
+    }
     envelope(&app, &tis).await
 }
 
@@ -116,15 +252,20 @@ pub(crate) async fn clear_run(
     let dry_run = body.boolean("dry_run", Some(true));
     let only_failed = body.boolean("only_failed", Some(false));
     let only_new = body.boolean("only_new", Some(false));
-    if body.has("run_on_latest_version") {
-        body.any("run_on_latest_version");
-    }
+    let wish = optional_boolean(&mut body, "run_on_latest_version");
     let note = body.text("note", 1000);
     body.finish()?;
     let run = runs::find(&app, &dag_id, &run_id).await?;
     if only_new {
         let present = preview(&app, &run, |_| true).await?;
-        return only_new_tasks(&app, &run, &present, dry_run).await;
+        if dry_run {
+            return only_new_tasks(&app, &run, &present).await;
+        }
+        add_new_tasks(&app, &run).await?;
+        let run = runs::find(&app, &dag_id, &run_id).await?;
+        return Ok(Json(
+            runs::response(&app, &run, &mut References::default()).await?,
+        ));
     }
     let fits = |ti: &TaskInstanceRecord| !only_failed || has_failed(ti);
     if dry_run {
@@ -133,7 +274,16 @@ pub(crate) async fn clear_run(
         let shown = responses(&app, &tis).await?;
         return Ok(Json(json!({"task_instances": shown, "total_entries": tis.len()})));
     }
-    clear(&app, &run, fits, true).await?;
+    let graph = app
+        .graphs
+        .get(&mut app.store.reader().await?, run.version_id)
+        .await?;
+    let how = Clearing {
+        on_latest: on_latest(&app, &graph, wish),
+        reset_runs: true,
+    };
+    let tis = preview(&app, &run, fits).await?;
+    clear(&app, &dag_id, &tis, how, None).await?;
     if note.is_some() {
         let change = RunChange {
             state: None,
@@ -147,18 +297,21 @@ pub(crate) async fn clear_run(
     ))
 }
 
-/// Tasks that the DAG's latest version has and the run has not. They can be named, but not yet added to a run.
-async fn only_new_tasks(
-    app: &App,
-    run: &RunRecord,
-    present: &[TaskInstanceRecord],
-    dry_run: bool,
-) -> ApiResult {
-    if !dry_run {
-        return Err(ApiError::bad_request(
-            "only_new cannot be carried out; clear the run, or trigger a new one",
-        ));
-    }
+/// Lets a run go on with its DAG's latest version, of which only the new tasks run.
+async fn add_new_tasks(app: &App, run: &RunRecord) -> ApiResult<()> {
+    let dag = super::dags::find(app, &run.dag_id).await?;
+    let graph = super::dags::graph(app, &dag).await?;
+    let now = Utc::now();
+    store::transact!(app.store, "add tasks to a run", |tx| {
+        clearing::adopt(tx, run, &graph.dag, dag.version_id, now).await?;
+        tx.note_clearing(run.key, clearing::has_ended(run), now).await
+    })?;
+    app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
+    Ok(())
+}
+
+/// Tasks that the DAG's latest version has and the run has not.
+async fn only_new_tasks(app: &App, run: &RunRecord, present: &[TaskInstanceRecord]) -> ApiResult {
     let dag = super::dags::find(app, &run.dag_id).await?;
     let graph = super::dags::graph(app, &dag).await?;
     let new: Vec<Value> = graph
@@ -170,21 +323,4 @@ async fn only_new_tasks(
         .map(|id| json!({"task_id": id, "task_display_name": id}))
         .collect();
     Ok(Json(json!({"task_instances": new, "total_entries": new.len()})))
-}
-
-/// The tasks named in a request, as names or `[name, map index]`, with everything after them if asked for.
-fn chosen_tasks(dag: &model::dag::Dag, ids: &Value, downstream: bool) -> Vec<TaskId> {
-    let name = |id: &Value| id.as_str().or_else(|| id.get(0)?.as_str()).map(TaskId::new);
-    let mut chosen: Vec<TaskId> = ids.as_array().into_iter().flatten().filter_map(name).collect();
-    let mut next = 0;
-    while let (true, Some(task)) = (downstream, chosen.get(next).and_then(|id| dag.task(id))) {
-        next += 1;
-        for after in &task.downstream {
-            let id = &dag.tasks[*after].task_id;
-            if !chosen.contains(id) {
-                chosen.push(id.clone());
-            }
-        }
-    }
-    chosen
 }

@@ -67,11 +67,16 @@ pub(crate) fn response(dag: &DagRecord) -> Value {
         "next_dagrun_data_interval_start": when(dag.next_interval_start),
         "next_dagrun_data_interval_end": when(dag.next_interval_end),
         "next_dagrun_run_after": when(dag.next_run_after),
-        "allowed_run_types": null,
+        "allowed_run_types": dag.allowed_run_types,
         "owners": if owners.is_empty() { vec!["airflow"] } else { owners },
-        "is_backfillable": is_periodic(dag),
+        "is_backfillable": is_periodic(dag) && allows_backfills(dag),
         "file_token": file_token(dag),
     })
+}
+
+fn allows_backfills(dag: &DagRecord) -> bool {
+    let allowed = dag.allowed_run_types.as_ref();
+    allowed.is_none_or(|allowed| allowed.iter().any(|kind| kind == "backfill"))
 }
 
 fn is_periodic(dag: &DagRecord) -> bool {

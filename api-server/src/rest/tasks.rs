@@ -8,6 +8,7 @@ use super::error::{ApiError, ApiResult};
 use super::query::{DURATION, Query, listing, path_number};
 use super::runs::References;
 use crate::App;
+use crate::clearing::{self, Clearing, Selection, has_failed};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -367,21 +368,20 @@ pub(crate) struct TaskChange {
     pub(crate) state: Option<StateName>,
     /// An empty one removes the note.
     pub(crate) note: Option<String>,
+    upstream: bool,
+    downstream: bool,
+    future: bool,
+    past: bool,
 }
 
 impl TaskChange {
-    /// Takes `new_state` and `note` out of a body.
+    /// Takes `new_state`, `note` and what else is to change out of a body.
     pub(crate) fn read(body: &mut Body) -> Self {
         let word = body.text("new_state", 50);
         let note = body.text("note", 1000);
-        for key in [
-            "include_upstream",
-            "include_downstream",
-            "include_future",
-            "include_past",
-        ] {
-            body.boolean(key, Some(false));
-        }
+        let mut flag = |key: &str| body.boolean(key, Some(false));
+        let (upstream, downstream) = (flag("include_upstream"), flag("include_downstream"));
+        let (future, past) = (flag("include_future"), flag("include_past"));
         let state = match word.as_deref() {
             None => None,
             Some("success") => Some(StateName::Success),
@@ -393,7 +393,14 @@ impl TaskChange {
                 None
             }
         };
-        Self { state, note }
+        Self {
+            state,
+            note,
+            upstream,
+            downstream,
+            future,
+            past,
+        }
     }
 
     /// Leaves only what an update mask names.
@@ -401,42 +408,111 @@ impl TaskChange {
         let named = |key: &str| mask.is_empty() || mask.contains(&key);
         Self {
             state: self.state.filter(|_| named("new_state")),
-            note: self.note.filter(|_| named("note")),
+            note: self.note.clone().filter(|_| named("note")),
+            ..self
         }
     }
 
-    /// Makes the change to the instances of a task; all of them, or the one of that index. Returns them as they were.
+    /// Makes the change to the instances of a task, all of them or the one of that index, and its state also to the
+    /// relatives that were asked for. Returns those of the task itself as they were.
     pub(crate) async fn apply(
         &self,
         app: &App,
         path: &TaskPath,
         index: Option<MapIndex>,
     ) -> ApiResult<Vec<TaskInstanceRecord>> {
-        let now = Utc::now();
-        let tis = store::transact!(app.store, "patch task instances", |tx| {
-            let tis = instances(tx, path, index).await?;
-            for ti in &tis {
-                if let Some(note) = &self.note {
-                    let note = Some(note.as_str()).filter(|note| !note.is_empty());
+        let tis = instances(&mut app.store.reader().await?, path, index).await?;
+        if tis.is_empty() {
+            return Ok(tis);
+        }
+        let mut altered = Vec::new();
+        let mut resumed = Vec::new();
+        if let Some(to) = self.state {
+            (altered, resumed) = self.affected(app, path, index, to).await?;
+            if altered.is_empty() {
+                return Err(ApiError::conflict(format!(
+                    "Task id {} is already in {to} state",
+                    path.2
+                )));
+            }
+        }
+        let (now, how) = (
+            Utc::now(),
+            Clearing {
+                on_latest: false,
+                reset_runs: true,
+            },
+        );
+        let runs = store::transact!(app.store, "patch task instances", |tx| {
+            if let Some(note) = &self.note {
+                let note = Some(note.as_str()).filter(|note| !note.is_empty());
+                for ti in &tis {
                     tx.set_task_note(ti.id, note, now).await?;
                 }
-                if let Some(to) = self.state.filter(|to| *to != ti.state) {
+            }
+            let mut runs: Vec<DagRunKey> = Vec::new();
+            if let Some(to) = self.state {
+                for ti in &altered {
                     tx.mark_task_instance(ti, to, now).await?;
+                    runs.push(ti.run_key);
+                }
+                runs.extend(clearing::clear(tx, &app.graphs, &resumed, how, now).await?);
+            }
+            runs.sort_unstable();
+            runs.dedup();
+            Ok(runs)
+        })?;
+        for run in runs {
+            app.broker.hint(Hint::Run(run)).await;
+        }
+        Ok(tis)
+    }
+
+    /// What a change of state is about: instances that are not in that state yet, and instances after the task that
+    /// failed and can go on now, which are cleared (`SerializedDAG.set_task_instance_state`).
+    async fn affected(
+        &self,
+        app: &App,
+        (dag_id, run_id, task_id): &TaskPath,
+        index: Option<MapIndex>,
+        to: StateName,
+    ) -> ApiResult<(Vec<TaskInstanceRecord>, Vec<TaskInstanceRecord>)> {
+        let run = super::runs::find(app, dag_id, run_id).await?;
+        let mut db = app.store.reader().await?;
+        let graph = app.graphs.get(&mut db, run.version_id).await?;
+        let selected = || Selection::of([(task_id.clone(), index)]);
+        let (mut up, mut down, mut after) =
+            (selected(), selected(), Selection::of([(task_id.clone(), None)]));
+        if self.upstream {
+            up.add_relatives(&graph.dag, true, true);
+        }
+        if self.downstream {
+            down.add_relatives(&graph.dag, false, false);
+        }
+        after.add_relatives(&graph.dag, false, true);
+        let runs = match run.logical_date {
+            Some(date) if self.future || self.past => {
+                let from = Some(date).filter(|_| !self.past);
+                let to = Some(date).filter(|_| !self.future);
+                let dated = db.runs_dated(dag_id, from, to).await?;
+                dated
+                    .into_iter()
+                    .filter(|run| run.logical_date.is_some())
+                    .collect()
+            }
+            Some(_) | None => vec![run],
+        };
+        let (mut altered, mut resumed) = (Vec::new(), Vec::new());
+        for run in runs {
+            for ti in db.task_instances_of(run.key).await? {
+                if (up.has(&ti) || down.has(&ti)) && ti.state != to {
+                    altered.push(ti);
+                } else if ti.task_id != *task_id && after.has(&ti) && has_failed(&ti) {
+                    resumed.push(ti);
                 }
             }
-            Ok(tis)
-        })?;
-        let Some(first) = tis.first() else { return Ok(tis) };
-        if let Some(to) = self.state
-            && tis.iter().all(|ti| ti.state == to)
-        {
-            return Err(ApiError::conflict(format!(
-                "Task id {} is already in {to} state",
-                path.2
-            )));
         }
-        app.broker.hint(Hint::Run(first.run_key)).await;
-        Ok(tis)
+        Ok((altered, resumed))
     }
 }
 

@@ -188,6 +188,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Tasks that one worker runs at the same time.",
     ),
     option(
+        "core",
+        "rerun_with_latest_version",
+        "",
+        "Whether cleared runs and backfills go on with their DAG's latest version; by default only backfills do.",
+    ),
+    option(
         "triggerer",
         "capacity",
         "1000",

@@ -170,6 +170,10 @@ impl Reader<'_> {
             sensitive_names: self.list("core", "sensitive_var_conn_names"),
             users: self.users()?,
             all_admins: self.boolean("core", "simple_auth_manager_all_admins")?,
+            rerun_with_latest_version: match self.optional("core", "rerun_with_latest_version") {
+                Some(_) => Some(self.boolean("core", "rerun_with_latest_version")?),
+                None => None,
+            },
             passwords_file,
             fernet_keys: Secret::new(self.text("core", "fernet_key")),
         })

@@ -59,6 +59,8 @@ pub struct Core {
     pub sensitive_names: Vec<String>,
     pub users: Vec<SimpleUser>,
     pub all_admins: bool,
+    /// `None` where nothing is said.
+    pub rerun_with_latest_version: Option<bool>,
     pub passwords_file: PathBuf,
     pub fernet_keys: Secret,
 }

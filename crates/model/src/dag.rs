@@ -5,6 +5,7 @@ mod parse;
 pub use parse::SerializedDagError;
 
 use crate::asset::{AssetCondition, AssetLike};
+use crate::dag_run::DagRunType;
 use crate::timetable::Timetable;
 use crate::trigger_rule::TriggerRule;
 use crate::{DagId, ExecutorName, GroupId, PoolName, QueueName, TaskId, Timestamp};
@@ -41,6 +42,8 @@ pub struct Dag {
     pub fail_fast: bool,
     /// Whether callbacks of the DAG itself must run when a run succeeds or fails.
     pub has_callbacks: RunCallbacks,
+    /// The types of runs that it allows; `None` for all.
+    pub allowed_run_types: Option<Vec<DagRunType>>,
     /// What the file says about being paused at first sight.
     pub paused_upon_creation: Option<bool>,
     /// Its tasks; edges refer to places in this list.
@@ -146,6 +149,15 @@ pub enum MappedLength {
     },
     /// Several, one after the other.
     Concat(Vec<MappedLength>),
+}
+
+impl Dag {
+    /// Whether runs of that type may be made.
+    pub fn allows(&self, run_type: DagRunType) -> bool {
+        self.allowed_run_types
+            .as_ref()
+            .is_none_or(|allowed| allowed.contains(&run_type))
+    }
 }
 
 impl MappedLength {
@@ -266,7 +278,10 @@ impl Dag {
     }
 
     /// Whether an instance of `task` belongs to a run with that logical date.
-    pub fn takes_part(task: &Task, logical_date: Option<Timestamp>) -> bool {
+    pub fn takes_part(task: &Task, run_type: DagRunType, logical_date: Option<Timestamp>) -> bool {
+        if run_type == DagRunType::Backfill {
+            return true;
+        }
         let Some(date) = logical_date else { return true };
         task.start_date.is_none_or(|start| start <= date) && task.end_date.is_none_or(|end| date <= end)
     }

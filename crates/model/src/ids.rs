@@ -168,6 +168,11 @@ number_id!(
     i64
 );
 number_id!(
+    /// The metadata store's number for a backfill.
+    BackfillId,
+    i64
+);
+number_id!(
     /// Counts the claims of a task instance; every write of a worker carries the one it holds.
     ClaimEpoch,
     i64

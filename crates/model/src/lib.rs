@@ -17,7 +17,8 @@ pub mod trigger;
 pub mod trigger_rule;
 
 pub use ids::{
-    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, GroupId,
-    MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, TriggerId, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, BackfillId, ClaimEpoch, DagId, DagRunKey, DagVersionId,
+    ExecutorName, GroupId, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, TriggerId,
+    TryNumber, WorkerId,
 };
 pub use time::Timestamp;

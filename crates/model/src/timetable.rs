@@ -382,6 +382,34 @@ impl Timetable {
             .is_none_or(|latest| bound <= latest)
             .then_some(run))
     }
+
+    /// The runs with logical dates from `from` to `to` (both included), the earliest first, at most `most` of them
+    /// (`SerializedDAG.iter_dagrun_infos_between`).
+    ///
+    /// # Errors
+    /// When a cron expression names no further date.
+    pub fn runs_between(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<Vec<NextRun>, TimetableError> {
+        let restriction = Restriction {
+            earliest: Some(from),
+            latest: Some(to),
+            catchup: true,
+        };
+        let mut runs: Vec<NextRun> = Vec::new();
+        while runs.len() < most {
+            let last = runs.last().map(|run| run.interval);
+            match self.next_run(last, &restriction, now)? {
+                Some(next) => runs.push(next),
+                None => break,
+            }
+        }
+        Ok(runs)
+    }
 }
 
 fn positive(delta: Delta) -> Result<Delta, TimetableError> {

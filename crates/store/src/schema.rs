@@ -70,6 +70,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "triggers",
         steps: TRIGGERS,
     },
+    Migration {
+        version: 7,
+        name: "backfills",
+        steps: BACKFILLS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -207,6 +212,35 @@ const TRIGGERS: &[Step] = &[
         table: "worker",
         name: "trigger_capacity",
         word: "INT64",
+    },
+];
+
+/// Backfills, and what became of each of their dates.
+const BACKFILLS: &[Step] = &[
+    Step::Table {
+        name: "backfill",
+        columns: "id KEY64, dag_id NAME NOT NULL, from_date INT64 NOT NULL, to_date INT64 NOT NULL, conf TEXT,
+            is_paused INT64 NOT NULL, reprocess WORD NOT NULL, max_active_runs INT64 NOT NULL, created_at INT64 NOT NULL,
+            completed_at INT64, updated_at INT64 NOT NULL, triggering_user NAME",
+    },
+    index("ix_backfill", "backfill", "dag_id, completed_at"),
+    Step::Table {
+        name: "backfill_run",
+        columns: "id KEY64, backfill_id INT64 NOT NULL, run_key INT64, exception_reason WORD, logical_date INT64,
+            partition_key NAME, sort_ordinal INT64 NOT NULL",
+    },
+    index("ix_backfill_run", "backfill_run", "backfill_id, sort_ordinal"),
+    index("ix_backfill_run_key", "backfill_run", "run_key"),
+    Step::Column {
+        table: "dag_run",
+        name: "backfill_id",
+        word: "INT64",
+    },
+    index("ix_dag_run_backfill", "dag_run", "backfill_id, state"),
+    Step::Column {
+        table: "dag",
+        name: "allowed_run_types",
+        word: "TEXT",
     },
 ];
 

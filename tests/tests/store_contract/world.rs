@@ -61,6 +61,7 @@ pub(crate) fn parsed(serialized: &str) -> ParsedDag {
         max_active_runs: 16,
         max_active_tasks: 1000,
         max_consecutive_failed: 0,
+        allowed_run_types: None,
         has_task_limits: false,
         paused_at_creation: false,
         serialized: serialized.to_owned(),

@@ -1,6 +1,7 @@
 //! DagRuns: looking at them, making them, clearing them.
 
 use super::{Asked, instants, texts};
+use crate::clearing::{self, Clearing};
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use broker::Hint;
 use chrono::Utc;
@@ -22,6 +23,13 @@ fn interval(run: &RunRecord) -> Value {
 }
 
 impl Asked<'_> {
+    /// Who triggered the run of the task that asks: its child runs are that person's, too.
+    async fn triggering_user(&self) -> Result<Option<String>, StoreError> {
+        let Some(ti) = self.ti else { return Ok(None) };
+        let run = self.db().await?.run_by_key(ti.run_key).await?;
+        Ok(run.and_then(|run| run.triggering_user))
+    }
+
     pub(super) async fn trigger(&self, question: Question) -> Result<Answer, StoreError> {
         let Question::TriggerDagRun {
             dag_id,
@@ -46,7 +54,7 @@ impl Asked<'_> {
             note,
             run_type: DagRunType::OperatorTriggered,
             triggered_by: "operator",
-            user: None,
+            user: self.triggering_user().await?,
             partition_key: None,
         };
         let app = self.app;
@@ -68,15 +76,23 @@ impl Asked<'_> {
     /// Clears every task of an existing run.
     async fn reset(&self, dag_id: &DagId, run_id: &RunId) -> Result<Answer, StoreError> {
         let now = Utc::now();
-        store::transact!(self.app.store, "reset run", |tx| {
+        let how = Clearing {
+            on_latest: false,
+            reset_runs: true,
+        };
+        let found = store::transact!(self.app.store, "reset run", |tx| {
             let Some(run) = tx.run(dag_id, run_id).await? else {
-                return Ok(());
+                return Ok(false);
             };
-            for ti in tx.task_instances_of(run.key).await? {
-                tx.clear_task_instance(&ti, ti.max_tries, now).await?;
-            }
-            tx.mark_run(run.key, DagRunState::Queued, now).await
+            let tis = tx.task_instances_of(run.key).await?;
+            clearing::clear(tx, &self.app.graphs, &tis, how, now).await?;
+            Ok(true)
         })?;
+        if !found {
+            // Another run has its logical date.
+            let text = format!("DAG {dag_id} has no run {run_id} that could be reset");
+            return Ok(Answer::failure(404, text));
+        }
         self.app.broker.hint(Hint::Dag(dag_id.clone())).await;
         Ok(Answer::ok())
     }

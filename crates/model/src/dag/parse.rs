@@ -163,6 +163,16 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
             on_success: fields.truth("has_on_success_callback"),
             on_failure: fields.truth("has_on_failure_callback"),
         },
+        allowed_run_types: fields
+            .get("allowed_run_types")
+            .map(plain)
+            .and_then(Value::as_array)
+            .map(|kinds| {
+                kinds
+                    .iter()
+                    .filter_map(|kind| plain(kind).as_str()?.parse().ok())
+                    .collect()
+            }),
         paused_upon_creation: fields
             .get("is_paused_upon_creation")
             .and_then(|v| plain(v).as_bool()),

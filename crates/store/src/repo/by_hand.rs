@@ -1,10 +1,12 @@
 //! What people do to task instances: mark, clear, note, delete.
 
-use super::tasks::TaskInstanceRecord;
+use super::runs::RunRecord;
+use super::tasks::{NewTaskInstance, TaskInstanceRecord};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
+use model::dag::{Dag, Task};
 use model::task_instance::StateName;
-use model::{TaskInstanceId, Timestamp};
+use model::{DagRunKey, DagVersionId, MapIndex, TaskInstanceId, Timestamp};
 
 impl Tx {
     /// Sets the outcome as a person asks. A process that runs is stopped when its worker hears that it lost its claim.
@@ -63,6 +65,87 @@ impl Tx {
             return Err(self.moved_meanwhile("clear", ti.id));
         }
         self.add_run_event(ti.run_key, now).await
+    }
+
+    /// Lets a cleared task instance run as another version of its DAG says (`TaskInstance.refresh_from_task`).
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn move_to_version(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        task: &Task,
+        version: DagVersionId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE task_instance SET version_id = ?, pool = ?, pool_slots = ?, queue = ?, priority_weight = ?, \
+                   dispatch_order = ?, operator = ?, operator_name = ?, executor = ?, updated_at = ? WHERE id = ?";
+        let values = params![
+            version,
+            &task.pool,
+            task.pool_slots,
+            &task.queue,
+            task.priority_weight,
+            -task.priority_weight,
+            &task.task_type,
+            &task.operator_name,
+            task.executor.clone(),
+            now,
+            ti.id,
+        ];
+        self.execute(sql, values).await.map(|_| ())
+    }
+
+    /// Lets a run go on with another version of its DAG, and makes instances of the tasks that are new in it.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn adopt_version(
+        &mut self,
+        run: &RunRecord,
+        dag: &Dag,
+        version: DagVersionId,
+        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE dag_run SET version_id = ?, updated_at = ? WHERE id = ?";
+        self.execute(sql, params![version, now, run.key]).await?;
+        let present = self.task_instances_of(run.key).await?;
+        let rows: Vec<NewTaskInstance<'_>> = dag
+            .tasks
+            .iter()
+            .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
+            .filter(|task| present.iter().all(|ti| ti.task_id != task.task_id))
+            .map(|task| NewTaskInstance {
+                id: ids(),
+                task,
+                map_index: MapIndex::UNMAPPED,
+            })
+            .collect();
+        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, version, &rows, now)
+            .await?;
+        self.add_run_event(run.key, now).await
+    }
+
+    /// Counts a clearing of a run, and starts it again if it had ended and `reset` says so.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn note_clearing(
+        &mut self,
+        key: DagRunKey,
+        reset: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE dag_run SET clear_number = clear_number + 1, queued_at = ?, updated_at = ? WHERE id = ?";
+        self.execute(sql, params![now, now, key]).await?;
+        if reset {
+            let sql = "UPDATE dag_run SET state = 'queued', start_date = NULL, end_date = NULL, last_decision_at = NULL \
+                       WHERE id = ? AND state IN ('success', 'failed')";
+            self.execute(sql, params![key]).await?;
+        }
+        self.add_run_event(key, now).await
     }
 
     /// Sets the note; `None` removes it.

@@ -11,7 +11,7 @@ const COLUMNS: &str = "dag_id, is_paused, is_stale, fileloc, relative_fileloc, b
     owners, tags, timetable_type, timetable_summary, timetable_description, has_timetable, max_active_runs, \
     max_active_tasks, max_consecutive_failed, has_import_errors, has_task_limits, version_id, version_number, \
     last_parsed_at, last_parse_duration, next_logical_date, next_interval_start, next_interval_end, next_run_after, \
-    asset_expression";
+    asset_expression, allowed_run_types";
 
 /// A DAG as lists show it.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct DagRecord {
     pub next_run_after: Option<Timestamp>,
     /// Airflow's `asset_expression`: JSON.
     pub asset_expression: Option<String>,
+    /// `None` for all.
+    pub allowed_run_types: Option<Vec<String>>,
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -86,6 +88,7 @@ impl DagRecord {
             next_interval_end: row.next()?,
             next_run_after: row.next()?,
             asset_expression: row.next()?,
+            allowed_run_types: row.next::<Option<String>>()?.map(|text| words(&text)),
         })
     }
 }
@@ -128,6 +131,8 @@ pub struct ParsedDag {
     pub max_active_tasks: u32,
     pub max_consecutive_failed: u32,
     pub has_task_limits: bool,
+    /// `None` for all.
+    pub allowed_run_types: Option<Vec<String>>,
     /// Whether a DAG seen for the first time starts paused.
     pub paused_at_creation: bool,
     /// Airflow's serialized DAG, and the same in canonical form, by which versions are told apart.
@@ -180,6 +185,19 @@ impl Tx {
     /// As the database says.
     pub async fn lock_dag(&mut self, dag_id: &DagId) -> Result<Option<DagRecord>, StoreError> {
         let lock = self.dialect().skip_locked();
+        let sql = format!("SELECT {COLUMNS} FROM dag WHERE dag_id = ?{lock}");
+        self.query_one(&sql, params![dag_id])
+            .await?
+            .map(DagRecord::read)
+            .transpose()
+    }
+
+    /// As [`Tx::lock_dag`], but waits for whoever holds the row.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn lock_dag_waiting(&mut self, dag_id: &DagId) -> Result<Option<DagRecord>, StoreError> {
+        let lock = self.dialect().for_update();
         let sql = format!("SELECT {COLUMNS} FROM dag WHERE dag_id = ?{lock}");
         self.query_one(&sql, params![dag_id])
             .await?
@@ -335,7 +353,7 @@ impl Tx {
         let sql = "UPDATE dag SET is_stale = 0, has_import_errors = 0, fileloc = ?, relative_fileloc = ?, bundle_name = ?, \
                    display_name = ?, description = ?, owners = ?, tags = ?, timetable_type = ?, timetable_summary = ?, \
                    timetable_description = ?, has_timetable = ?, max_active_runs = ?, max_active_tasks = ?, \
-                   max_consecutive_failed = ?, has_task_limits = ?, last_parsed_at = ?, last_parse_duration = ? WHERE dag_id = ?";
+                   max_consecutive_failed = ?, has_task_limits = ?, allowed_run_types = ?, last_parsed_at = ?, last_parse_duration = ? WHERE dag_id = ?";
         let json = |words: &[String]| serde_json::to_string(words).unwrap_or_else(|_| "[]".to_owned());
         let values = params![
             &parsed.fileloc,
@@ -353,6 +371,7 @@ impl Tx {
             parsed.max_active_tasks,
             parsed.max_consecutive_failed,
             parsed.has_task_limits,
+            parsed.allowed_run_types.as_deref().map(json),
             now,
             parsed.parse_duration,
             &parsed.dag_id,
@@ -429,7 +448,13 @@ impl Tx {
         for mut row in runs {
             self.delete_run(row.next()?).await?;
         }
-        for table in ["dag_version", "asset_reference", "asset_queue"] {
+        for table in [
+            "dag_version",
+            "asset_reference",
+            "asset_queue",
+            "asset_watcher",
+            "backfill",
+        ] {
             self.execute(&format!("DELETE FROM {table} WHERE dag_id = ?"), params![dag_id])
                 .await?;
         }

@@ -165,7 +165,7 @@ impl Tx {
             .dag
             .tasks
             .iter()
-            .filter(|task| Dag::takes_part(task, run.logical_date))
+            .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
             .map(|task| super::tasks::NewTaskInstance {
                 id: ids(),
                 task,
@@ -265,6 +265,30 @@ impl Tx {
             .transpose()
     }
 
+    /// Runs of a DAG with a logical date within these bounds (both included, where given), in that order. Without bounds,
+    /// all runs, those without a date included.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn runs_dated(
+        &mut self,
+        dag_id: &DagId,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Vec<RunRecord>, StoreError> {
+        let mut sql = format!("SELECT {COLUMNS} FROM dag_run WHERE dag_id = ?");
+        let mut values = vec![Value::from(dag_id)];
+        for (condition, bound) in [(" AND logical_date >= ?", from), (" AND logical_date <= ?", to)] {
+            if let Some(bound) = bound {
+                sql.push_str(condition);
+                values.push(bound.into());
+            }
+        }
+        sql.push_str(" ORDER BY logical_date, id");
+        let rows = self.query(&sql, &values).await?;
+        rows.into_iter().map(RunRecord::read).collect()
+    }
+
     /// How many runs of a DAG are in one of these states, backfills left out.
     ///
     /// # Errors
@@ -299,7 +323,7 @@ impl Tx {
             .collect()
     }
 
-    /// Queued runs of a DAG in the order in which they start.
+    /// Queued runs of a DAG in the order in which they start, those of backfills left out.
     ///
     /// # Errors
     /// As the database says.
@@ -310,7 +334,7 @@ impl Tx {
         limit: u32,
     ) -> Result<Vec<DagRunKey>, StoreError> {
         let sql = "SELECT id FROM dag_run WHERE state = 'queued' AND dag_id = ? AND run_after <= ? \
-                   ORDER BY run_after, id LIMIT ?";
+                   AND backfill_id IS NULL ORDER BY run_after, id LIMIT ?";
         self.query(sql, params![dag_id, now, limit])
             .await?
             .into_iter()
@@ -402,6 +426,8 @@ impl Tx {
             );
             self.execute(&sql, params![key]).await?;
         }
+        self.execute("DELETE FROM backfill_run WHERE run_key = ?", params![key])
+            .await?;
         for table in [
             "run_event",
             "run_asset_event",

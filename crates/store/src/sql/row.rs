@@ -3,8 +3,9 @@
 use super::Value;
 use crate::StoreError;
 use model::{
-    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
-    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, BackfillId, ClaimEpoch, DagId, DagRunKey, DagVersionId,
+    ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId,
+    TryNumber, WorkerId,
 };
 use std::str::FromStr;
 
@@ -165,6 +166,7 @@ number_ids!(
     AssetAliasId,
     AssetEventId,
     AssetId,
+    BackfillId,
     DagRunKey,
     ClaimEpoch,
     MapIndex,

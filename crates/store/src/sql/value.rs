@@ -1,8 +1,9 @@
 //! Values as both databases know them.
 
 use model::{
-    AssetAliasId, AssetEventId, AssetId, ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex,
-    PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId, TryNumber, WorkerId,
+    AssetAliasId, AssetEventId, AssetId, BackfillId, ClaimEpoch, DagId, DagRunKey, DagVersionId,
+    ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId,
+    TryNumber, WorkerId,
 };
 
 /// A bind parameter or a column's value.
@@ -55,6 +56,7 @@ from_number_id!(
     AssetAliasId,
     AssetEventId,
     AssetId,
+    BackfillId,
     DagRunKey,
     ClaimEpoch,
     MapIndex,

@@ -1,0 +1,186 @@
+//! Clearing: task instances run again, on the DAG version that is asked for.
+//!
+//! Follows `clear_task_instances` of `airflow/models/taskinstance.py`.
+
+use model::dag::{Dag, Task};
+use model::dag_run::DagRunState;
+use model::task_instance::StateName;
+use model::{DagRunKey, DagVersionId, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use store::repo::{RunRecord, TaskInstanceRecord};
+use store::{Graph, Graphs, StoreError, Tx};
+
+/// How to clear.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clearing {
+    /// On the DAG's latest version, not on the run's own.
+    pub(crate) on_latest: bool,
+    /// Whether runs that have ended start again.
+    pub(crate) reset_runs: bool,
+}
+
+/// Whether an instance is one of those that "only what failed" means.
+pub(crate) fn has_failed(ti: &TaskInstanceRecord) -> bool {
+    matches!(ti.state, StateName::Failed | StateName::UpstreamFailed)
+}
+
+/// Clears these instances, of any runs of one DAG. Returns the runs concerned.
+pub(crate) async fn clear(
+    tx: &mut Tx,
+    graphs: &Graphs,
+    tis: &[TaskInstanceRecord],
+    how: Clearing,
+    now: Timestamp,
+) -> Result<Vec<DagRunKey>, StoreError> {
+    let mut by_run: BTreeMap<DagRunKey, Vec<&TaskInstanceRecord>> = BTreeMap::new();
+    for ti in tis {
+        by_run.entry(ti.run_key).or_default().push(ti);
+    }
+    for (key, tis) in &by_run {
+        let Some(run) = tx.run_by_key(*key).await? else {
+            continue;
+        };
+        let (version, graph) = version_of(tx, graphs, &run, how.on_latest).await?;
+        for ti in tis {
+            match graph.dag.task(&ti.task_id) {
+                Some(task) => {
+                    tx.clear_task_instance(ti, task.retries, now).await?;
+                    if version != ti.version_id && ti.state != StateName::Running {
+                        tx.move_to_version(ti, task, version, now).await?;
+                    }
+                }
+                None => tx.clear_task_instance(ti, 0, now).await?,
+            }
+        }
+        if version != run.version_id {
+            adopt(tx, &run, &graph.dag, version, now).await?;
+        }
+        tx.note_clearing(*key, how.reset_runs, now).await?;
+    }
+    Ok(by_run.into_keys().collect())
+}
+
+/// The version that a run goes on with.
+async fn version_of(
+    tx: &mut Tx,
+    graphs: &Graphs,
+    run: &RunRecord,
+    on_latest: bool,
+) -> Result<(DagVersionId, Arc<Graph>), StoreError> {
+    let latest = if on_latest {
+        tx.dag(&run.dag_id).await?.map(|dag| dag.version_id)
+    } else {
+        None
+    };
+    let version = latest.unwrap_or(run.version_id);
+    Ok((version, graphs.get(tx, version).await?))
+}
+
+/// Lets a run go on with another version of its DAG; tasks that are new in it get their instances.
+pub(crate) async fn adopt(
+    tx: &mut Tx,
+    run: &RunRecord,
+    dag: &Dag,
+    version: DagVersionId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
+    tx.adopt_version(run, dag, version, &mut ids, now).await
+}
+
+/// Which instances are meant: all of a task, or the one of that index.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    whole: HashSet<TaskId>,
+    single: HashSet<(TaskId, MapIndex)>,
+}
+
+impl Selection {
+    /// These tasks, each whole or one instance of it.
+    pub(crate) fn of(tasks: impl IntoIterator<Item = (TaskId, Option<MapIndex>)>) -> Self {
+        let mut selection = Self::default();
+        for (task, index) in tasks {
+            selection.add(task, index);
+        }
+        selection
+    }
+
+    fn add(&mut self, task: TaskId, index: Option<MapIndex>) -> bool {
+        match index {
+            Some(index) => self.single.insert((task, index)),
+            None => self.whole.insert(task),
+        }
+    }
+
+    /// Whether an instance is meant.
+    pub(crate) fn has(&self, ti: &TaskInstanceRecord) -> bool {
+        self.whole.contains(&ti.task_id) || self.single.contains(&(ti.task_id.clone(), ti.map_index))
+    }
+
+    /// Adds everything before or after what is selected. Within a mapped task group an instance has the relatives of its
+    /// own index only; teardowns are added where `with_teardowns` says so.
+    pub(crate) fn add_relatives(&mut self, dag: &Dag, upstream: bool, with_teardowns: bool) {
+        let mut open: VecDeque<(TaskId, Option<MapIndex>)> = self
+            .whole
+            .iter()
+            .map(|task| (task.clone(), None))
+            .chain(
+                self.single
+                    .iter()
+                    .map(|(task, index)| (task.clone(), Some(*index))),
+            )
+            .collect();
+        while let Some((task_id, index)) = open.pop_front() {
+            let Some(task) = dag.task(&task_id) else { continue };
+            let edges = if upstream {
+                &task.upstream
+            } else {
+                &task.downstream
+            };
+            for at in edges {
+                let relative: &Task = &dag.tasks[*at];
+                if relative.is_teardown && !with_teardowns {
+                    continue;
+                }
+                let together = relative.mapped_group.is_some() && relative.mapped_group == task.mapped_group;
+                let index = index.filter(|_| together);
+                if self.add(relative.task_id.clone(), index) {
+                    open.push_back((relative.task_id.clone(), index));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a run has nothing left to do by itself.
+pub(crate) fn has_ended(run: &RunRecord) -> bool {
+    matches!(run.state, DagRunState::Success | DagRunState::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn dag() -> Dag {
+        let task = |id: &str, after: &[&str]| json!({"__type": "operator", "__var": {"task_id": id, "task_type": "T", "downstream_task_ids": after}});
+        let document = json!({"__version": 3, "dag": {
+            "dag_id": "d", "fileloc": "/d.py", "relative_fileloc": "d.py", "catchup": false,
+            "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+            "tasks": [task("a", &["b"]), task("b", &["c"]), task("c", &[]), task("x", &["c"])],
+        }});
+        Dag::from_serialized(&document).expect("a DAG")
+    }
+
+    #[test]
+    fn relatives_are_followed_to_the_end_in_one_direction() {
+        let mut down = Selection::of([(TaskId::new("a"), None)]);
+        down.add_relatives(&dag(), false, true);
+        assert_eq!(down.whole.len(), 3);
+        assert!(!down.whole.contains(&TaskId::new("x")));
+        let mut up = Selection::of([(TaskId::new("c"), Some(MapIndex(1)))]);
+        up.add_relatives(&dag(), true, true);
+        assert_eq!((up.whole.len(), up.single.len()), (3, 1));
+    }
+}
