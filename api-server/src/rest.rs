@@ -14,6 +14,7 @@ mod cursor;
 mod dags;
 mod dependencies;
 mod error;
+mod hitl;
 mod logs_page;
 mod meta;
 mod pools;
@@ -143,7 +144,11 @@ pub(crate) fn router(app: App) -> Router {
             "/dags/{dag_id}/dagRuns/{run_id}/upstreamAssetEvents",
             get(asset_events::of_run),
         );
+    let hitl = format!("{TI}/{{task_id}}/{{map_index}}/hitlDetails");
     let assets = assets
+        .route(&hitl, get(hitl::show).patch(hitl::answer))
+        .route(&format!("{hitl}/tries/{{try_number}}"), get(hitl::show_try))
+        .route("/dags/{dag_id}/dagRuns/{run_id}/hitlDetails", get(hitl::list))
         .route("/backfills", get(backfills::list).post(backfills::create))
         .route("/backfills/dry_run", post(backfills::try_out))
         .route("/backfills/{id}", get(backfills::show))

@@ -41,7 +41,9 @@ pub fn outcome_of(
             }
             Outcome::Deferred { until }
         }
-        Ending::AwaitingInput => Outcome::AwaitingInput,
+        Ending::AwaitingInput => Outcome::AwaitingInput {
+            until: report.reschedule_at.and_then(model::time::from_micros),
+        },
         Ending::Removed => Outcome::Removed,
     })
 }

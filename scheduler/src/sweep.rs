@@ -42,6 +42,12 @@ impl Shared {
         let mut db = self.store.reader().await?;
         let mut runs = db.overlooked_runs(now - OVERLOOKED, BATCH).await?;
         runs.extend(db.runs_with_due_tasks(now, BATCH).await?);
+        for id in db.unanswered(now, BATCH).await? {
+            let run = store::transact!(self.store, "give up asking", |tx| tx
+                .give_up_asking(id, now)
+                .await)?;
+            runs.extend(run);
+        }
         let exhausted = db.exhausted_backfills().await?;
         for id in exhausted {
             store::transact!(self.store, "complete backfill", |tx| tx

@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// Recordings of these groups are replayed; the rest belongs to parts that are not there yet.
-const GROUPS: [&str; 27] = [
+const GROUPS: [&str; 28] = [
+    "hitl_",
     "api_",
     "asset_",
     "backfill_",

@@ -1,7 +1,7 @@
 //! The types of what tasks send, against the schema that the Task SDK itself publishes.
 
 use anyhow::{Context, bail, ensure};
-use python::messages::{FromTask, Question, UNHANDLED};
+use python::messages::{FromTask, Question};
 use serde_json::{Map, Value, json};
 use std::process::Command;
 
@@ -111,20 +111,10 @@ fn every_message_that_the_sdk_publishes_is_known_in_every_form() -> anyhow::Resu
             let message = sample(definition, definitions, whole)?;
             let understood = serde_json::from_value::<FromTask>(message.clone()).is_ok()
                 || serde_json::from_value::<Question>(message.clone()).is_ok();
-            let refused = UNHANDLED.contains(&name.as_str());
-            ensure!(
-                understood != refused,
-                "{name}: understood {understood}, refused by name {refused}: {message}"
-            );
+            ensure!(understood, "{name} is not understood: {message}");
         }
         known += 1;
     }
     ensure!(known > 40, "only {known} messages found; has the schema moved?");
-    for name in UNHANDLED {
-        ensure!(
-            definitions.contains_key(name),
-            "{name} is refused, but the schema has no such message"
-        );
-    }
     Ok(())
 }

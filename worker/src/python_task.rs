@@ -319,11 +319,16 @@ impl Supervision<'_> {
                     }
                 }
             }
-            FromTask::AwaitInputTask { .. } => {
-                let why = "the task waits for a person, which is not supported yet".to_owned();
+            FromTask::AwaitInputTask {
+                timeout,
+                next_method,
+                next_kwargs,
+            } => {
+                let timeout = timeout.as_ref().and_then(timedelta);
                 End {
-                    exit_cause: Some(why),
-                    ..End::of(Ending::Failed)
+                    reschedule_at: timeout.and_then(|timeout| Utc::now().checked_add_signed(timeout)),
+                    next: Some((next_method, object(next_kwargs))),
+                    ..End::of(Ending::AwaitingInput)
                 }
             }
             FromTask::SetRenderedFields { rendered_fields } => {

@@ -1,6 +1,7 @@
 //! What running tasks ask for.
 
 mod assets;
+mod people;
 mod runs;
 mod secrets;
 mod states;
@@ -107,6 +108,7 @@ impl Asked<'_> {
             | Q::GetPreviousTI { .. }
             | Q::GetTaskRescheduleStartDate {} => self.tasks(question).await?,
             Q::ValidateInletsAndOutlets {} => self.inactive_assets().await?,
+            Q::CreateHITLDetailPayload { .. } | Q::UpdateHITLDetail { .. } => self.people(question).await?,
             Q::GetAssetByName { .. }
             | Q::GetAssetByUri { .. }
             | Q::GetAssetsByAlias { .. }

@@ -75,6 +75,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "backfills",
         steps: BACKFILLS,
     },
+    Migration {
+        version: 8,
+        name: "human input",
+        steps: HUMAN_INPUT,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -242,6 +247,18 @@ const BACKFILLS: &[Step] = &[
         name: "allowed_run_types",
         word: "TEXT",
     },
+];
+
+/// Questions that tasks ask people, one for each try.
+const HUMAN_INPUT: &[Step] = &[
+    Step::Table {
+        name: "hitl_detail",
+        columns: "ti_id UUID NOT NULL, try_number INT64 NOT NULL, run_key INT64 NOT NULL, subject TEXT NOT NULL, body TEXT,
+            options TEXT NOT NULL, defaults TEXT, multiple INT64 NOT NULL, params TEXT NOT NULL, assignees TEXT NOT NULL,
+            created_at INT64 NOT NULL, responded_at INT64, responded_by TEXT, chosen_options TEXT, params_input TEXT,
+            PRIMARY KEY (ti_id, try_number)",
+    },
+    index("ix_hitl_run", "hitl_detail", "run_key"),
 ];
 
 /// Translates the neutral type words of a table's columns.

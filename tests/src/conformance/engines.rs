@@ -64,6 +64,13 @@ fn installation(python: &str, dags: &Path, plugins: Option<&Path>) -> Installati
     if let Some(plugins) = plugins {
         installation.set("AIRFLOW__CORE__PLUGINS_FOLDER", &plugins.to_string_lossy());
     }
+    // What draws lots draws the same ones.
+    let site = installation.path().join("site");
+    let text = include_str!("../../conformance/site/sitecustomize.py");
+    std::fs::create_dir_all(&site)
+        .and_then(|()| std::fs::write(site.join("sitecustomize.py"), text))
+        .ok();
+    installation.set("PYTHONPATH", &site.to_string_lossy());
     // Both are to see the same variable and the same connection.
     installation.set("AIRFLOW_VAR_CONFORMANCE", "{\"answer\": 42}");
     installation.set(

@@ -83,7 +83,10 @@ pub enum Outcome {
         until: Option<Timestamp>,
     },
     /// Handed over to a person.
-    AwaitingInput,
+    AwaitingInput {
+        /// When it goes on without an answer.
+        until: Option<Timestamp>,
+    },
     /// Found its task gone.
     Removed,
 }
@@ -126,6 +129,11 @@ pub enum TaskEvent {
     EndDeferral,
     /// Its trigger said how it ended.
     Settle(Outcome),
+    /// A person answered, or the time for it is over: it goes on like one whose trigger fires at that moment.
+    Answer {
+        /// Now.
+        at: Timestamp,
+    },
     /// Something before it failed.
     FailUpstream,
     /// Something before it decided that it shall not run.
@@ -207,6 +215,9 @@ impl TaskInstanceState {
             TaskEvent::Resume if name == StateName::Deferred => Ok(Self::Scheduled),
             TaskEvent::EndDeferral if name == StateName::Deferred => Ok(Self::Success),
             TaskEvent::Settle(outcome) if name == StateName::Deferred => Ok(Self::after(outcome)),
+            TaskEvent::Answer { at } if name == StateName::AwaitingInput => {
+                Ok(Self::Deferred { fires_at: Some(at) })
+            }
             TaskEvent::FailUpstream if name.is_undecided() => Ok(Self::UpstreamFailed),
             TaskEvent::Skip if name.is_undecided() => Ok(Self::Skipped),
             TaskEvent::Queue
@@ -216,6 +227,7 @@ impl TaskInstanceState {
             | TaskEvent::Resume
             | TaskEvent::EndDeferral
             | TaskEvent::Settle(_)
+            | TaskEvent::Answer { .. }
             | TaskEvent::FailUpstream
             | TaskEvent::Skip => Err(refused),
             TaskEvent::Clear => Ok(self.claim().map_or(Self::NoStatus, Self::Restarting)),
@@ -265,7 +277,7 @@ impl TaskInstanceState {
             Outcome::Skipped => Self::Skipped,
             Outcome::Reschedule { at } => Self::UpForReschedule { not_before: at },
             Outcome::Deferred { until } => Self::Deferred { fires_at: until },
-            Outcome::AwaitingInput => Self::AwaitingInput,
+            Outcome::AwaitingInput { .. } => Self::AwaitingInput,
             Outcome::Removed => Self::Removed,
         }
     }

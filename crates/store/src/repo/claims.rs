@@ -93,7 +93,7 @@ fn fingerprint(report: &Report) -> String {
         Outcome::Skipped => "skipped",
         Outcome::Reschedule { .. } => "reschedule",
         Outcome::Deferred { .. } => "deferred",
-        Outcome::AwaitingInput => "awaiting_input",
+        Outcome::AwaitingInput { .. } => "awaiting_input",
         Outcome::Removed => "removed",
     };
     format!("{}:{word}", report.epoch)
@@ -208,6 +208,9 @@ impl Tx {
         {
             self.add_trigger(&ti, report.epoch, trigger, until, now).await?;
         }
+        if next == StateName::AwaitingInput {
+            self.resume_if_answered(ti.id, now).await?;
+        }
         if next == StateName::UpForRetry {
             self.keep_try(&ended, StateName::Failed, now).await?;
         }
@@ -226,12 +229,12 @@ impl Tx {
         let not_before = match report.outcome {
             Outcome::Failed { retry_at } => retry_at,
             Outcome::Reschedule { at } => Some(at),
-            Outcome::Deferred { until } => until,
-            Outcome::Success | Outcome::Skipped | Outcome::AwaitingInput | Outcome::Removed => None,
+            Outcome::Deferred { until } | Outcome::AwaitingInput { until } => until,
+            Outcome::Success | Outcome::Skipped | Outcome::Removed => None,
         };
         let reschedules = match report.outcome {
             Outcome::Reschedule { .. } => ti.reschedules + 1,
-            Outcome::Deferred { .. } | Outcome::AwaitingInput => ti.reschedules,
+            Outcome::Deferred { .. } | Outcome::AwaitingInput { .. } => ti.reschedules,
             Outcome::Success | Outcome::Failed { .. } | Outcome::Skipped | Outcome::Removed => 0,
         };
         // One that was cleared while it ran begins anew, whatever it was to go on with.

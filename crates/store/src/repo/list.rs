@@ -25,6 +25,10 @@ pub enum Condition {
     Contains(&'static str, Vec<String>),
     /// Starts with the text. Several alternatives.
     StartsWith(&'static str, Vec<String>),
+    /// The column is NULL.
+    IsNull(&'static str),
+    /// The condition does not hold.
+    Not(Box<Condition>),
     /// The column is NULL, or the condition holds.
     NullOr(&'static str, Box<Condition>),
     /// The condition holds for the DagRun that the row belongs to.
@@ -94,6 +98,12 @@ impl Condition {
                     ));
                     params.push(Value::Text(text.clone()));
                 }
+            }
+            Self::IsNull(column) => sql.push_str(&format!("{column} IS NULL")),
+            Self::Not(inner) => {
+                sql.push_str("NOT (");
+                inner.write(dialect, sql, params);
+                sql.push(')');
             }
             Self::NullOr(column, inner) => {
                 sql.push_str(&format!("({column} IS NULL OR "));

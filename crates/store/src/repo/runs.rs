@@ -431,6 +431,7 @@ impl Tx {
         for table in [
             "run_event",
             "run_asset_event",
+            "hitl_detail",
             "xcom",
             "rendered_fields",
             "task_state",

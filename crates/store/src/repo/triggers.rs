@@ -307,7 +307,7 @@ impl Tx {
             | Outcome::Skipped
             | Outcome::Reschedule { .. }
             | Outcome::Deferred { .. }
-            | Outcome::AwaitingInput
+            | Outcome::AwaitingInput { .. }
             | Outcome::Removed => None,
         };
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, next_method = NULL, next_kwargs = NULL, \
