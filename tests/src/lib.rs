@@ -8,6 +8,7 @@ mod installation;
 mod kubernetes;
 mod parts;
 mod services;
+pub mod timetables;
 mod wait;
 
 pub use api::{Answer, Api};

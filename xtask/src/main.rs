@@ -42,6 +42,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Compares timetables with Airflow's own classes, over a million instants if nothing else is said
+    Timetables {
+        /// Options; see `-- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -54,7 +60,8 @@ fn main() -> ExitCode {
             }
         }),
         Chore::Arrows => arrows::check(),
-        Chore::Conformance { rest } => test::conformance(&rest),
+        Chore::Conformance { rest } => test::against_airflow("conformance", &rest),
+        Chore::Timetables { rest } => test::against_airflow("timetables", &rest),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

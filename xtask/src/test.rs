@@ -93,22 +93,14 @@ pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
     tested
 }
 
-/// The same DAG files on real Airflow and on Updraft.
-pub(crate) fn conformance(rest: &[String]) -> anyhow::Result<()> {
+/// Runs one of the programs that compare with real Airflow.
+pub(crate) fn against_airflow(program: &'static str, rest: &[String]) -> anyhow::Result<()> {
     let python = python()?;
     step("build", cargo().args(["build", "--workspace", "--quiet"]))?;
     step(
-        "conformance",
+        program,
         cargo()
-            .args([
-                "run",
-                "--quiet",
-                "-p",
-                "updraft-tests",
-                "--bin",
-                "conformance",
-                "--",
-            ])
+            .args(["run", "--quiet", "-p", "updraft-tests", "--bin", program, "--"])
             .args(rest)
             .env("UPDRAFT_TEST_PYTHON", python),
     )

@@ -66,7 +66,7 @@ fn installation(python: &str, dags: &Path, plugins: Option<&Path>) -> Installati
     }
     // What draws lots draws the same ones.
     let site = installation.path().join("site");
-    let text = include_str!("../../conformance/site/sitecustomize.py");
+    let text = include_str!("sitecustomize.py");
     std::fs::create_dir_all(&site)
         .and_then(|()| std::fs::write(site.join("sitecustomize.py"), text))
         .ok();
