@@ -12,6 +12,7 @@ mod leases;
 mod plan;
 mod pods;
 pub mod service;
+mod snapshots;
 mod sweep;
 
 use anyhow::Context;
@@ -46,6 +47,7 @@ struct Shared {
     broker: Arc<dyn Broker>,
     config: Config,
     graphs: Graphs,
+    snapshots: snapshots::Snapshots,
     dirty: DirtyRuns,
     outgoing: Outgoing,
     pods: PodExecutor,
@@ -65,6 +67,7 @@ impl Scheduler {
             broker,
             config: config.clone(),
             graphs: Graphs::default(),
+            snapshots: snapshots::Snapshots::default(),
             dirty: DirtyRuns::default(),
             outgoing: Outgoing::default(),
             pods: PodExecutor::default(),

@@ -1,14 +1,16 @@
 //! Planning one run: snapshot, pure plan, transitions and dispatches in one transaction.
 
+use crate::snapshots::Snapshot;
 use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
+use model::dag::{Dag, Expansion};
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, Timestamp};
-use scheduling::{Decision, Plan, RunSnapshot, plan_run};
+use model::{DagId, DagRunKey, TaskId, TaskInstanceId, Timestamp};
+use scheduling::{Decision, Plan, RunSnapshot, TaskSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{Dispatch, LockedRun, RunRecord};
+use store::repo::{Dispatch, LockedRun, RunEvent, RunRecord};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -44,6 +46,8 @@ enum Planned {
         dispatches: Vec<Dispatch>,
         /// Runs that what happened in this one may let go on.
         linked: Vec<DagRunKey>,
+        /// How the run stands now, for its next plan.
+        snapshot: Option<Snapshot>,
     },
 }
 
@@ -65,7 +69,7 @@ impl Shared {
                 return Err(error);
             }
         };
-        let (dag_id, run, plan, dispatches, linked) = match planned {
+        let (dag_id, run, plan, dispatches, linked, snapshot) = match planned {
             Planned::Nothing(word) => {
                 if word == "busy" {
                     self.dirty.add_later(key, BUSY);
@@ -78,8 +82,12 @@ impl Shared {
                 plan,
                 dispatches,
                 linked,
-            } => (dag_id, run, plan, dispatches, linked),
+                snapshot,
+            } => (dag_id, run, plan, dispatches, linked, snapshot),
         };
+        if let Some(snapshot) = snapshot {
+            self.snapshots.keep(key, snapshot);
+        }
         for other in linked {
             self.dirty.add(other);
         }
@@ -110,21 +118,21 @@ impl Shared {
             LockedRun::Mine(run) => run,
             LockedRun::Busy => return Ok(Planned::Nothing("busy")),
             LockedRun::Gone => {
-                tx.clear_run_events(key, i64::MAX).await?;
+                tx.clear_all_run_events(key).await?;
                 return Ok(Planned::Nothing("gone"));
             }
         };
-        let covered = tx.last_run_event(key).await?;
+        let events = tx.run_events(key).await?;
         if run.state != DagRunState::Running {
-            if let (Some(covered), true) = (covered, run.state.is_finished()) {
-                tx.clear_run_events(key, covered).await?;
+            if run.state.is_finished() {
+                tx.clear_run_events(&events).await?;
             }
             return Ok(Planned::Nothing("not running"));
         }
         let graph = self.graphs.get(tx, run.version_id).await?;
         let dag = &graph.dag;
         let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
-        let tasks = tx.snapshot(key).await?;
+        let (mut snapshot, mut is_kept) = self.snapshot_of(tx, &run, &events).await?;
         let active_over_runs = if dag.has_limits_over_runs() {
             // Counts over all runs are exact only under the DAG's lock.
             if tx.lock_dag(&run.dag_id).await?.is_none() {
@@ -134,16 +142,25 @@ impl Shared {
         } else {
             Default::default()
         };
-        let plan = plan_run(&RunSnapshot {
-            dag,
-            start_date: run.start_date,
-            paused,
-            tasks: &tasks,
-            active_over_runs: &active_over_runs,
-            held_by_past: &tx.held_by_past(dag, &run).await?,
-            lengths: &tx.mapped_lengths(key, &dag.mapped_over()).await?,
-            now,
-        });
+        let held_by_past = tx.held_by_past(dag, &run).await?;
+        let lengths = tx.mapped_lengths(key, &unexpanded(dag, snapshot.tasks())).await?;
+        let plan = loop {
+            let plan = plan_run(&RunSnapshot {
+                dag,
+                start_date: run.start_date,
+                paused,
+                tasks: snapshot.tasks(),
+                active_over_runs: &active_over_runs,
+                held_by_past: &held_by_past,
+                lengths: &lengths,
+                now,
+            });
+            if plan.end.is_none() || !is_kept {
+                break plan;
+            }
+            // A run ends by what the database says, not by what is remembered.
+            (snapshot, is_kept) = (Snapshot::read(&run, tx.snapshot(key).await?), false);
+        };
         tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
             .await?;
         if let Some(end) = plan.end {
@@ -158,7 +175,7 @@ impl Shared {
             }
         }
         // Without an event or a move nothing happened here, so runs that wake each other come to rest.
-        let linked = if dag.links_runs() && (covered.is_some() || !plan.moves.is_empty()) {
+        let linked = if dag.links_runs() && (!events.is_empty() || !plan.moves.is_empty()) {
             let mut running = tx.running_runs_of(&run.dag_id).await?;
             running.retain(|other| *other != key);
             running
@@ -166,16 +183,36 @@ impl Shared {
             Vec::new()
         };
         let dispatches = tx.dispatch(self.limits(), now).await?;
-        if let Some(covered) = covered {
-            tx.clear_run_events(key, covered).await?;
-        }
+        tx.clear_run_events(&events).await?;
+        tx.count_plan(key).await?;
+        let snapshot = snapshot.after(&plan.moves).filter(|_| plan.end.is_none());
         Ok(Planned::Done {
             dag_id: run.dag_id.clone(),
             run,
             plan,
             dispatches,
             linked,
+            snapshot,
         })
+    }
+
+    /// How the task instances of a run stand: what is kept of its last plan with what the events tell, or all read anew.
+    async fn snapshot_of(
+        &self,
+        tx: &mut Tx,
+        run: &RunRecord,
+        events: &[RunEvent],
+    ) -> Result<(Snapshot, bool), StoreError> {
+        // Taken out, so that a transaction that is run again reads everything.
+        let kept = self.snapshots.take(run.key).filter(|kept| kept.is_current(run));
+        let changed: Option<Vec<TaskInstanceId>> = events.iter().map(|event| event.task_instance).collect();
+        if let (Some(mut kept), Some(changed)) = (kept, changed) {
+            let changed = tx.snapshot_of_tasks(&changed).await?;
+            if kept.update(changed) {
+                return Ok((kept, true));
+            }
+        }
+        Ok((Snapshot::read(run, tx.snapshot(run.key).await?), false))
     }
 
     async fn end_run(
@@ -198,4 +235,23 @@ impl Shared {
             detail,
         })
     }
+}
+
+/// The tasks whose returned values an instance that is not expanded yet expands over.
+fn unexpanded(dag: &Dag, tasks: &[TaskSnapshot]) -> Vec<TaskId> {
+    let waiting = tasks
+        .iter()
+        .filter(|ti| ti.map_index.0 < 0 && !ti.state.is_finished())
+        .filter_map(|ti| dag.task(&ti.task_id)?.expansion.as_ref());
+    let mut sources: Vec<TaskId> = waiting
+        .filter_map(|expansion| match expansion {
+            Expansion::Product(lengths) => Some(lengths),
+            Expansion::Unsupported(_) => None,
+        })
+        .flatten()
+        .flat_map(|length| length.sources().into_iter().cloned())
+        .collect();
+    sources.sort();
+    sources.dedup();
+    sources
 }

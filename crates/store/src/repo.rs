@@ -38,7 +38,7 @@ pub use files::{FileRecord, ImportErrorRecord};
 pub use hitl::{HitlRecord, NewHitl};
 pub use jobs::JobRecord;
 pub use list::{Condition, Listing, Order, Paged};
-pub use planning::LockedRun;
+pub use planning::{LockedRun, RunEvent};
 pub use runs::{NewRun, RunRecord};
 pub use tasks::{HistoryRecord, TaskInstanceRecord};
 pub use triggers::{Fired, NewTrigger, TriggerHost, TriggerRecord};

@@ -80,6 +80,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "human input",
         steps: HUMAN_INPUT,
     },
+    Migration {
+        version: 9,
+        name: "events of task instances",
+        steps: TASK_EVENTS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -259,6 +264,20 @@ const HUMAN_INPUT: &[Step] = &[
             PRIMARY KEY (ti_id, try_number)",
     },
     index("ix_hitl_run", "hitl_detail", "run_key"),
+];
+
+/// What changed since the last plan of a run, so that the next one need not read everything.
+const TASK_EVENTS: &[Step] = &[
+    Step::Column {
+        table: "run_event",
+        name: "ti_id",
+        word: "UUID",
+    },
+    Step::Column {
+        table: "dag_run",
+        name: "plan_number",
+        word: "INT64",
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -25,7 +25,7 @@ impl Tx {
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("mark", ti.id));
         }
-        self.add_run_event(ti.run_key, now).await
+        self.add_task_event(ti.run_key, ti.id, now).await
     }
 
     /// Clears a task instance so that it runs again; one that runs is stopped first.
@@ -64,7 +64,7 @@ impl Tx {
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("clear", ti.id));
         }
-        self.add_run_event(ti.run_key, now).await
+        self.add_task_event(ti.run_key, ti.id, now).await
     }
 
     /// Lets a cleared task instance run as another version of its DAG says (`TaskInstance.refresh_from_task`).

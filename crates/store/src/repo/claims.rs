@@ -214,7 +214,7 @@ impl Tx {
         if next == StateName::UpForRetry {
             self.keep_try(&ended, StateName::Failed, now).await?;
         }
-        self.add_run_event(ti.run_key, now).await?;
+        self.add_task_event(ti.run_key, ti.id, now).await?;
         Ok(Reported::Applied(next))
     }
 
@@ -343,7 +343,7 @@ impl Tx {
         if next == StateName::UpForRetry {
             self.keep_lost_try(&ti, cause, now).await?;
         }
-        self.add_run_event(ti.run_key, now).await?;
+        self.add_task_event(ti.run_key, ti.id, now).await?;
         Ok(true)
     }
 }

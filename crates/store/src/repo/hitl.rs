@@ -238,7 +238,7 @@ impl Tx {
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("answer", ti.id));
         }
-        self.add_run_event(ti.run_key, now).await
+        self.add_task_event(ti.run_key, ti.id, now).await
     }
 
     /// Task instances whose question was not answered in time.

@@ -12,6 +12,28 @@ use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Move, TaskSnapshot};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+const SNAPSHOT: &str = "id, task_id, map_index, state, not_before, next_method IS NOT NULL";
+
+fn read_snapshot(mut row: Row) -> Result<TaskSnapshot, StoreError> {
+    Ok(TaskSnapshot {
+        id: row.next()?,
+        task_id: row.next()?,
+        map_index: row.next()?,
+        state: row.parse()?,
+        not_before: row.next()?,
+        goes_on: row.next()?,
+    })
+}
+
+/// Something that happened to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunEvent {
+    /// Its number.
+    pub id: i64,
+    /// The task instance that changed; `None` when anything may have.
+    pub task_instance: Option<TaskInstanceId>,
+}
+
 /// What locking a run for planning found.
 #[derive(Debug)]
 pub enum LockedRun {
@@ -29,12 +51,21 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn add_run_event(&mut self, key: DagRunKey, now: Timestamp) -> Result<(), StoreError> {
-        self.execute(
-            "INSERT INTO run_event (run_key, created_at) VALUES (?, ?)",
-            params![key, now],
-        )
-        .await
-        .map(|_| ())
+        let sql = "INSERT INTO run_event (run_key, created_at) VALUES (?, ?)";
+        self.execute(sql, params![key, now]).await.map(|_| ())
+    }
+
+    /// The same, where one task instance is all that changed.
+    pub(super) async fn add_task_event(
+        &mut self,
+        key: DagRunKey,
+        task_instance: TaskInstanceId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO run_event (run_key, ti_id, created_at) VALUES (?, ?, ?)";
+        self.execute(sql, params![key, task_instance, now])
+            .await
+            .map(|_| ())
     }
 
     /// Locks a run for planning.
@@ -56,28 +87,55 @@ impl Tx {
         }
     }
 
-    /// The number of the last event of a run; events up to it are covered by a plan whose snapshot is read afterwards.
+    /// What happened to a run since its last plan. A plan whose snapshot is read afterwards covers these; others may come
+    /// to light with lower numbers, so the plan forgets exactly these.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn last_run_event(&mut self, key: DagRunKey) -> Result<Option<i64>, StoreError> {
-        let sql = "SELECT MAX(id) FROM run_event WHERE run_key = ?";
-        self.query_one(sql, params![key])
-            .await?
-            .map_or(Ok(None), |mut row| row.next())
+    pub async fn run_events(&mut self, key: DagRunKey) -> Result<Vec<RunEvent>, StoreError> {
+        let sql = "SELECT id, ti_id FROM run_event WHERE run_key = ?";
+        let read = |mut row: Row| {
+            Ok(RunEvent {
+                id: row.next()?,
+                task_instance: row.next()?,
+            })
+        };
+        let rows = self.query(sql, params![key]).await?;
+        rows.into_iter().map(read).collect()
     }
 
     /// Deletes the events that a plan has covered.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn clear_run_events(&mut self, key: DagRunKey, up_to: i64) -> Result<(), StoreError> {
-        self.execute(
-            "DELETE FROM run_event WHERE run_key = ? AND id <= ?",
-            params![key, up_to],
-        )
-        .await
-        .map(|_| ())
+    pub async fn clear_run_events(&mut self, events: &[RunEvent]) -> Result<(), StoreError> {
+        let ids: Vec<Value> = events.iter().map(|event| event.id.into()).collect();
+        for chunk in Self::chunks(&ids) {
+            let sql = format!(
+                "DELETE FROM run_event WHERE id IN ({})",
+                placeholders(chunk.len())
+            );
+            self.execute(&sql, chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all events of a run that is gone.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn clear_all_run_events(&mut self, key: DagRunKey) -> Result<(), StoreError> {
+        let sql = "DELETE FROM run_event WHERE run_key = ?";
+        self.execute(sql, params![key]).await.map(|_| ())
+    }
+
+    /// Counts a plan of a run, in its transaction: whoever planned it before sees that somebody else has.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn count_plan(&mut self, key: DagRunKey) -> Result<(), StoreError> {
+        let sql = "UPDATE dag_run SET plan_number = COALESCE(plan_number, 0) + 1 WHERE id = ?";
+        self.execute(sql, params![key]).await.map(|_| ())
     }
 
     /// Runs with events older than `before`: their hints were lost, or are being worked on.
@@ -133,23 +191,28 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn snapshot(&mut self, key: DagRunKey) -> Result<Vec<TaskSnapshot>, StoreError> {
-        let sql = "SELECT id, task_id, map_index, state, not_before, next_method IS NOT NULL FROM task_instance \
-                   WHERE run_key = ?";
-        let read = |mut row: Row| {
-            Ok(TaskSnapshot {
-                id: row.next()?,
-                task_id: row.next()?,
-                map_index: row.next()?,
-                state: row.parse()?,
-                not_before: row.next()?,
-                goes_on: row.next()?,
-            })
-        };
-        self.query(sql, params![key])
-            .await?
-            .into_iter()
-            .map(read)
-            .collect()
+        let sql = format!("SELECT {SNAPSHOT} FROM task_instance WHERE run_key = ?");
+        let rows = self.query(&sql, params![key]).await?;
+        rows.into_iter().map(read_snapshot).collect()
+    }
+
+    /// Some task instances as the planner sees them; those that are gone are left out.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn snapshot_of_tasks(
+        &mut self,
+        ids: &[TaskInstanceId],
+    ) -> Result<Vec<TaskSnapshot>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for chunk in Self::chunks(&id_values(ids)) {
+            let marks = placeholders(chunk.len());
+            let sql = format!("SELECT {SNAPSHOT} FROM task_instance WHERE id IN ({marks})");
+            for row in self.query(&sql, chunk).await? {
+                found.push(read_snapshot(row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Active instances, over all runs, of the tasks that limit them.

@@ -11,7 +11,8 @@ use model::{DagId, DagRunKey, DagVersionId, RunId, TaskInstanceId, Timestamp};
 
 const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
     run_after, queued_at, start_date, end_date, version_id, triggered_by, triggering_user, note, clear_number, \
-    last_decision_at, trace_context, partition_key, partition_date";
+    last_decision_at, trace_context, partition_key, partition_date, \
+    COALESCE(plan_number, 0)";
 
 /// A DagRun.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct RunRecord {
     pub trace_context: Option<String>,
     pub partition_key: Option<String>,
     pub partition_date: Option<Timestamp>,
+    /// How often it has been planned.
+    pub plan_number: i64,
 }
 
 impl RunRecord {
@@ -92,6 +95,7 @@ impl RunRecord {
             trace_context: row.next()?,
             partition_key: row.next()?,
             partition_date: row.next()?,
+            plan_number: row.next()?,
         })
     }
 }

@@ -283,7 +283,7 @@ impl Tx {
                 }
             }
         }
-        self.add_run_event(ti.run_key, now).await?;
+        self.add_task_event(ti.run_key, ti.id, now).await?;
         Ok(Fired::Task(ti.run_key))
     }
 

@@ -67,7 +67,7 @@ impl Tx {
         if next == StateName::UpForRetry {
             self.keep_lost_try(&ti, cause, now).await?;
         }
-        self.add_run_event(ti.run_key, now).await?;
+        self.add_task_event(ti.run_key, ti.id, now).await?;
         Ok(Some(ti.run_key))
     }
 }
