@@ -6,7 +6,8 @@ use model::dag::Dag;
 use model::dag_run::{DagRunType, is_valid_run_id};
 use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, RunId, TaskInstanceId, Timestamp};
-use store::repo::{NewRun, RunRecord};
+use std::time::{Duration, Instant};
+use store::repo::{NewRun, RunRecord, TimetableQuestion};
 use store::{Graphs, Store, StoreError};
 use thiserror::Error;
 
@@ -88,6 +89,44 @@ fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> 
     }
 }
 
+/// How long a DAG processor may take to say what a timetable of the user's own says.
+const ANSWER: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The data interval of a run by hand, asked of Python by way of a DAG processor.
+async fn ask_interval(store: &Store, dag_id: &DagId, at: Timestamp) -> Result<DataInterval, TriggerError> {
+    let (now, question) = (Utc::now(), TimetableQuestion::Manual { at });
+    let id = store::transact!(store, "ask timetable", |tx| tx
+        .ask_timetable(dag_id, question, now)
+        .await)?;
+    let begin = Instant::now();
+    let answer = loop {
+        match store.reader().await?.timetable_answer(id).await? {
+            Some(answer) => break Some(answer),
+            None if begin.elapsed() > ANSWER => break None,
+            None => tokio::time::sleep(LOOK).await,
+        }
+    };
+    store::transact!(store, "forget question", |tx| tx
+        .forget_timetable_question(id)
+        .await)?;
+    let Some(answer) = answer else {
+        let text = format!(
+            "no DAG processor says which data interval DAG {dag_id} has for this date; is one running?"
+        );
+        return Err(TriggerError::Invalid(text));
+    };
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+    let instant = |key: &str| answer.get(key)?.as_i64().and_then(model::time::from_micros);
+    match (instant("start"), instant("end")) {
+        (Some(start), Some(end)) => Ok(DataInterval { start, end }),
+        _ => Err(TriggerError::Invalid(format!(
+            "the timetable of DAG {dag_id} cannot be asked: {}",
+            answer["error"].as_str().unwrap_or("it gave no interval")
+        ))),
+    }
+}
+
 fn check_run_type(dag: &Dag, run_type: DagRunType) -> Result<(), TriggerError> {
     let what = match run_type {
         DagRunType::Manual => "manual",
@@ -138,6 +177,9 @@ pub async fn trigger_run(
     let interval = match (request.logical_date, request.interval) {
         (None, _) => None,
         (Some(_), Some(interval)) => Some(interval),
+        (Some(date), None) if graph.dag.timetable.is_foreign() => {
+            Some(ask_interval(store, dag_id, date).await?)
+        }
         (Some(date), None) => Some(
             graph
                 .dag

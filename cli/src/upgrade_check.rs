@@ -63,7 +63,7 @@ async fn check(
             time: config.dag_processor.file_timeout,
             memory_mb: config.dag_processor.file_memory_mb,
         },
-        callback: None,
+        instead: None,
     };
     let parsed = parse_file(&server, &request, answer).await;
     server.stop().await;

@@ -3,7 +3,7 @@
 use crate::Shared;
 use bootstrap::Stop;
 use chrono::Utc;
-use python::{ParseFailure, ParseLimits, ParseRequest, parse_file};
+use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +101,7 @@ impl Shared {
                 time: self.config.dag_processor.file_timeout,
                 memory_mb: self.config.dag_processor.file_memory_mb,
             },
-            callback: Some(request),
+            instead: Some(Instead::Callback(request)),
         }))
     }
 

@@ -8,6 +8,7 @@ mod callbacks;
 mod files;
 mod outcome;
 pub mod service;
+mod timetables;
 mod watch;
 
 use anyhow::Context;
@@ -79,9 +80,11 @@ impl DagProcessor {
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
         let heartbeat = tokio::spawn(beat(Arc::clone(&self.shared), stop.clone()));
         let calling = tokio::spawn(callbacks::call(Arc::clone(&self.shared), stop.clone()));
+        let answering = tokio::spawn(timetables::answer(Arc::clone(&self.shared), stop.clone()));
         let worked = self.work(&stop).await;
-        // A callback in hand is called again if it does not end now.
-        tokio::time::timeout(HEARTBEAT, calling).await.ok();
+        // A callback or a question in hand is taken up again if it does not end now.
+        let both = async { tokio::join!(calling, answering) };
+        tokio::time::timeout(HEARTBEAT, both).await.ok();
         heartbeat.await.context("the heartbeat broke")?;
         let id = self.shared.id;
         if let Err(error) = store::transact!(self.shared.store, "end job", |tx| tx.end_job(id).await) {
@@ -208,7 +211,7 @@ impl Shared {
             file: file.path.clone(),
             bundle: file.bundle.clone(),
             limits,
-            callback: None,
+            instead: None,
         };
         let begin = Instant::now();
         let parsed = parse_file(&self.python, &request, |question| self.answer(question)).await;

@@ -11,7 +11,7 @@ use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, Timestamp};
 use python::{ParsedFile, PythonDag};
 use std::collections::BTreeMap;
-use store::repo::{FileRecord, ParsedDag};
+use store::repo::{FileRecord, ParsedDag, TimetableQuestion};
 use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
@@ -187,7 +187,7 @@ impl Shared {
                 }
                 let saved = tx.save_dag(&read.parsed, *id, now).await?;
                 new_versions += usize::from(saved.is_new_version);
-                set_next_run(tx, &read.dag, now).await?;
+                set_next_run(tx, &read.dag, saved.is_new_version, now).await?;
                 tx.set_asset_references(&read.dag, now).await?;
                 present.push(read.dag.dag_id.clone());
             }
@@ -229,7 +229,7 @@ async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<Str
 }
 
 /// Recomputes when the DAG runs next, from its last scheduled run on.
-async fn set_next_run(tx: &mut Tx, dag: &Dag, now: Timestamp) -> Result<(), StoreError> {
+async fn set_next_run(tx: &mut Tx, dag: &Dag, is_new: bool, now: Timestamp) -> Result<(), StoreError> {
     let dag_id: &DagId = &dag.dag_id;
     let last = tx.last_automated_run(dag_id).await?;
     let last = last.and_then(|run| {
@@ -238,6 +238,14 @@ async fn set_next_run(tx: &mut Tx, dag: &Dag, now: Timestamp) -> Result<(), Stor
             end: run.data_interval_end?,
         })
     });
+    if dag.timetable.is_foreign() {
+        let known = tx.dag(dag_id).await?.and_then(|record| record.next_run_after);
+        if is_new || known.is_none() {
+            tx.ask_timetable(dag_id, TimetableQuestion::Next { last }, now)
+                .await?;
+        }
+        return Ok(());
+    }
     let next = dag
         .timetable
         .next_run(last, &dag.time_restriction(), now)

@@ -10,7 +10,7 @@ use model::{DagId, DagRunKey, Timestamp};
 use scheduling::{QueuedRun, choose_runs_to_start};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{DagRecord, NewRun};
+use store::repo::{DagRecord, NewRun, TimetableQuestion};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -213,6 +213,12 @@ impl Shared {
             || tx.run_with_date(&record.dag_id, next.logical_date).await?;
         if !exists {
             tx.create_run(&run, &mut new_task_instance_id, now).await?;
+        }
+        if dag.timetable.is_foreign() {
+            let question = TimetableQuestion::Next {
+                last: Some(next.interval),
+            };
+            tx.ask_timetable(&record.dag_id, question, now).await?;
         }
         let following = following(dag, Some(next.interval), now);
         tx.set_next_run(&record.dag_id, following).await?;

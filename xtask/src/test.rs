@@ -93,15 +93,30 @@ pub(crate) fn run(quick: bool, rest: &[String]) -> anyhow::Result<()> {
     tested
 }
 
-/// Runs one of the programs that compare with real Airflow.
+/// Runs one of the programs that compare with real Airflow; with the services where it asks for a cluster.
 pub(crate) fn against_airflow(program: &'static str, rest: &[String]) -> anyhow::Result<()> {
     let python = python()?;
+    let services = if rest.iter().any(|argument| argument == "--cluster") {
+        Some(services::start()?)
+    } else {
+        None
+    };
     step("build", cargo().args(["build", "--workspace", "--quiet"]))?;
-    step(
+    let compared = step(
         program,
         cargo()
             .args(["run", "--quiet", "-p", "updraft-tests", "--bin", program, "--"])
             .args(rest)
+            .envs(
+                services
+                    .iter()
+                    .flat_map(services::Services::environment)
+                    .collect::<Vec<_>>(),
+            )
             .env("UPDRAFT_TEST_PYTHON", python),
-    )
+    );
+    if services.is_some() {
+        services::stop()?;
+    }
+    compared
 }

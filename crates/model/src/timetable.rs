@@ -232,6 +232,23 @@ impl Timetable {
         }
     }
 
+    /// Whether only Python knows its dates.
+    pub fn is_foreign(&self) -> bool {
+        match self {
+            Self::Foreign { .. } => true,
+            Self::AssetOrTime(inner) => inner.is_foreign(),
+            Self::Null
+            | Self::Once
+            | Self::Continuous
+            | Self::AssetTriggered
+            | Self::CronTrigger { .. }
+            | Self::CronDataInterval { .. }
+            | Self::DeltaTrigger { .. }
+            | Self::DeltaDataInterval { .. }
+            | Self::Events { .. } => false,
+        }
+    }
+
     /// Most runs that may be active at the same time, where the timetable itself limits them.
     pub fn active_runs_limit(&self) -> Option<u32> {
         match self {

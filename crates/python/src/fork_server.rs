@@ -1,5 +1,6 @@
 //! The fork server: one Python process that has imported the SDK, and its children.
 
+use crate::parse::Instead;
 use crate::shim::{LOADER, PROGRAM};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{
@@ -97,8 +98,8 @@ pub enum Work {
         bundle: Bundle,
         /// MiB of memory above the fork server's own.
         memory_mb: u64,
-        /// A callback to call instead.
-        callback: Option<Value>,
+        /// What to do instead.
+        instead: Option<Instead>,
     },
 }
 
@@ -266,7 +267,7 @@ impl ForkServer {
                 file,
                 bundle,
                 memory_mb,
-                callback,
+                instead,
             },
             Some(fields),
         ) = (work, request.as_object_mut())
@@ -275,7 +276,11 @@ impl ForkServer {
             fields.insert("bundle_path".to_owned(), bundle.path.to_string_lossy().into());
             fields.insert("bundle_name".to_owned(), bundle.name.as_str().into());
             fields.insert("memory_mb".to_owned(), (*memory_mb).into());
-            fields.insert("callback".to_owned(), callback.clone().unwrap_or(Value::Null));
+            match instead {
+                Some(Instead::Callback(callback)) => fields.insert("callback".to_owned(), callback.clone()),
+                Some(Instead::Timetable(question)) => fields.insert("timetable".to_owned(), question.clone()),
+                None => None,
+            };
         }
         let system = |error: &dyn std::fmt::Display| PythonError::System(error.to_string());
         let mut ours = Vec::new();

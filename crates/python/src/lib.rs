@@ -12,4 +12,6 @@ mod parse;
 mod shim;
 
 pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
-pub use parse::{OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file};
+pub use parse::{
+    Instead, OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file,
+};

@@ -27,9 +27,18 @@ pub struct ParseRequest {
     pub bundle: Bundle,
     /// What it may use.
     pub limits: ParseLimits,
-    /// A callback of one of its DAGs (Airflow's `DagCallbackRequest`), to be called instead of describing the DAGs. What
-    /// goes wrong in it comes as an import error.
-    pub callback: Option<Value>,
+    /// What to do instead of describing its DAGs.
+    pub instead: Option<Instead>,
+}
+
+/// What a child can do that is ready to parse a file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Instead {
+    /// Calls a callback of one of the file's DAGs (Airflow's `DagCallbackRequest`). What goes wrong in it comes as an
+    /// import error.
+    Callback(Value),
+    /// Asks a timetable that only Python knows; no file is loaded. The answer comes as [`ParsedFile::answer`].
+    Timetable(Value),
 }
 
 /// What parsing one file may use.
@@ -52,6 +61,9 @@ pub struct ParsedFile {
     pub imports: Vec<String>,
     /// What it says in the words of Airflow 1.10 or 2.
     pub old_forms: Vec<OldForm>,
+    /// What a timetable says.
+    #[serde(default)]
+    pub answer: Option<Value>,
 }
 
 /// One use of what Airflow 3 no longer has.
@@ -133,7 +145,7 @@ where
         file: request.file.clone(),
         bundle: request.bundle.clone(),
         memory_mb: request.limits.memory_mb,
-        callback: request.callback.clone(),
+        instead: request.instead.clone(),
     };
     let mut child = server.fork(&work, &[]).await?;
     let (Some(stdout), Some(stderr)) = (take(&mut child.stdout), take(&mut child.stderr)) else {

@@ -85,6 +85,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "events of task instances",
         steps: TASK_EVENTS,
     },
+    Migration {
+        version: 10,
+        name: "timetables of users",
+        steps: TIMETABLE_QUESTIONS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -278,6 +283,18 @@ const TASK_EVENTS: &[Step] = &[
         name: "plan_number",
         word: "INT64",
     },
+];
+
+/// Questions about timetables that only Python knows.
+const TIMETABLE_QUESTIONS: &[Step] = &[
+    Step::Table {
+        name: "timetable_question",
+        columns:
+            "id KEY64, dag_id NAME NOT NULL, kind WORD NOT NULL, first_instant INT64, second_instant INT64,
+            created_at INT64 NOT NULL, claimed_until INT64 NOT NULL, answer TEXT",
+    },
+    index("ix_timetable_question", "timetable_question", "claimed_until, id"),
+    index("ix_timetable_question_dag", "timetable_question", "dag_id, kind"),
 ];
 
 /// Translates the neutral type words of a table's columns.

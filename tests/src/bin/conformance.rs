@@ -28,6 +28,9 @@ struct Arguments {
     /// Seconds that a run may take
     #[arg(long, default_value_t = 60)]
     patience: u64,
+    /// Updraft as a cluster: two schedulers and two workers on MariaDB and RabbitMQ
+    #[arg(long)]
+    cluster: bool,
     /// Runs at the same time; Airflow on SQLite does not bear many
     #[arg(long, default_value_t = 4)]
     at_once: usize,
@@ -58,7 +61,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let dags = folder.path().join("dags");
     let plugins = collect(&python, &arguments.files, &dags)?;
     say("starting Airflow and Updraft");
-    let engines = Engines::start(&python, &dags, plugins.as_deref())?;
+    let engines = Engines::start(&python, &dags, plugins.as_deref(), arguments.cluster)?;
     let ids = all_dags(&engines)?;
     let wanted = |id: &&String| arguments.only.as_ref().is_none_or(|part| id.contains(part));
     let ids: Vec<&String> = ids.iter().filter(wanted).collect();

@@ -1,6 +1,6 @@
 //! Both engines, side by side, on the same folder of DAG files.
 
-use crate::{Api, Installation, Process};
+use crate::{Api, Installation, Process, parts};
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Side {
 pub struct Engines {
     /// Apache Airflow: scheduler with LocalExecutor, DAG processor, triggerer, API server, SQLite.
     pub airflow: Side,
-    /// `updraft standalone`.
+    /// `updraft standalone`, or a cluster with two schedulers and two workers on MariaDB and RabbitMQ.
     pub updraft: Side,
 }
 
@@ -34,9 +34,13 @@ impl Engines {
     ///
     /// # Errors
     /// When one does not come up.
-    pub fn start(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn start(python: &str, dags: &Path, plugins: Option<&Path>, cluster: bool) -> anyhow::Result<Self> {
         let airflow = airflow(python, dags, plugins)?;
-        let updraft = updraft(python, dags, plugins)?;
+        let updraft = if cluster {
+            updraft_cluster(python, dags, plugins)?
+        } else {
+            updraft(python, dags, plugins)?
+        };
         Ok(Self { airflow, updraft })
     }
 }
@@ -117,6 +121,28 @@ fn airflow(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<
 fn updraft(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<Side> {
     let installation = installation(python, dags, plugins);
     let processes = vec![installation.start("updraft", &["standalone"], &[])];
+    side("Updraft", installation, processes)
+}
+
+fn updraft_cluster(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<Side> {
+    let mut installation = installation(python, dags, plugins);
+    let database = parts::mariadb_database().context("there is no MariaDB")?;
+    let broker = parts::rabbitmq_url().context("there is no RabbitMQ")?;
+    let url = database.replace("mysql://", "mysql+pymysql://");
+    installation.set("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", &url);
+    installation.set("AIRFLOW__CELERY__BROKER_URL", &broker);
+    installation.set("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor");
+    let (ok, text) = installation.run("updraft", &["db", "migrate"]);
+    ensure!(ok, "updraft db migrate: {text}");
+    let roles = [
+        "updraft-api-server",
+        "updraft-dag-processor",
+        "updraft-scheduler",
+        "updraft-scheduler",
+        "updraft-worker",
+        "updraft-worker",
+    ];
+    let processes = roles.map(|role| installation.start(role, &[], &[])).into();
     side("Updraft", installation, processes)
 }
 

@@ -49,6 +49,7 @@ try:
     import updraft_compat
     import updraft_containers
     import updraft_notes
+    import updraft_timetables
     import updraft_triggers
     from updraft_native import side_document
 
@@ -196,6 +197,11 @@ def parse(request):
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
+    if request.get("timetable"):
+        answer = updraft_timetables.answer(request["timetable"])
+        empty = {"dags": [], "import_errors": {}, "imports": [], "old_forms": []}
+        decoder.send(Message({"type": "UpdraftParseResult", "answer": answer, **empty}))
+        return
     bag = BundleDagBag(
         dag_folder=request["file"], bundle_path=bundle, bundle_name=request["bundle_name"], load_op_links=False
     )

@@ -454,6 +454,7 @@ impl Tx {
             "asset_queue",
             "asset_watcher",
             "backfill",
+            "timetable_question",
         ] {
             self.execute(&format!("DELETE FROM {table} WHERE dag_id = ?"), params![dag_id])
                 .await?;

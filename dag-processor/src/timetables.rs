@@ -1,0 +1,155 @@
+//! Timetables of the user's own: asked here, where Python is.
+
+use crate::Shared;
+use bootstrap::Stop;
+use broker::Hint;
+use chrono::Utc;
+use model::timetable::{DataInterval, NextRun};
+use model::{DagId, Timestamp};
+use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use store::repo::{AskedTimetable, TimetableQuestion};
+use store::{Graphs, StoreError};
+
+const TURN: Duration = Duration::from_millis(200);
+/// Time beyond that of a file after which another DAG processor may take a question over.
+const SPARE: Duration = Duration::from_secs(30);
+
+/// Answers questions until told to stop.
+pub(crate) async fn answer(shared: Arc<Shared>, stop: Stop) {
+    let graphs = Graphs::default();
+    loop {
+        match shared.answer_one(&graphs).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!("timetables cannot be asked, trying again: {error}"),
+        }
+        tokio::select! {
+            () = stop.draining().cancelled() => return,
+            () = tokio::time::sleep(TURN) => {}
+        }
+    }
+}
+
+fn micros(at: Option<Timestamp>) -> Option<i64> {
+    at.map(model::time::to_micros)
+}
+
+impl Shared {
+    /// Answers the oldest question that waits. Whether there was one.
+    async fn answer_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
+        let now = Utc::now();
+        let hold = self.config.dag_processor.file_timeout + SPARE;
+        if !self.store.reader().await?.has_timetable_question(now).await? {
+            return Ok(false);
+        }
+        let claimed = store::transact!(self.store, "claim question", |tx| tx
+            .claim_timetable_question(now, hold)
+            .await)?;
+        let Some(asked) = claimed else { return Ok(false) };
+        let answer = match self.question_for(graphs, &asked).await? {
+            Some(question) => self.ask(question).await,
+            None => Err("the DAG is gone".to_owned()),
+        };
+        match (asked.question, answer) {
+            (TimetableQuestion::Next { .. }, Ok(answer)) => self.set_next(&asked, next_of(&answer)).await?,
+            (TimetableQuestion::Next { .. }, Err(why)) => {
+                tracing::error!(dag_id = %asked.dag_id, "no next run: {why}");
+                self.set_next(&asked, None).await?;
+            }
+            (TimetableQuestion::Manual { .. }, answer) => {
+                let text = match answer {
+                    Ok(answer) => answer.to_string(),
+                    Err(why) => json!({"error": why}).to_string(),
+                };
+                store::transact!(self.store, "answer question", |tx| tx
+                    .answer_timetable(asked.id, &text)
+                    .await)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The question as Python reads it; `None` when the DAG is gone.
+    async fn question_for(
+        &self,
+        graphs: &Graphs,
+        asked: &AskedTimetable,
+    ) -> Result<Option<Value>, StoreError> {
+        let mut db = self.store.reader().await?;
+        let Some(record) = db.dag(&asked.dag_id).await? else {
+            return Ok(None);
+        };
+        let graph = graphs.get(&mut db, record.version_id).await?;
+        let Some(timetable) = graph.document.pointer("/dag/timetable") else {
+            return Ok(None);
+        };
+        Ok(Some(match asked.question {
+            TimetableQuestion::Manual { at } => {
+                json!({"kind": "manual", "timetable": timetable, "at": model::time::to_micros(at)})
+            }
+            TimetableQuestion::Next { last } => {
+                let restriction = graph.dag.time_restriction();
+                let last = last.map(|last| [last.start, last.end].map(model::time::to_micros));
+                json!({
+                    "kind": "next", "timetable": timetable, "last": last, "earliest": micros(restriction.earliest),
+                    "latest": micros(restriction.latest), "catchup": restriction.catchup,
+                })
+            }
+        }))
+    }
+
+    async fn ask(&self, question: Value) -> Result<Value, String> {
+        let bundles = &self.python.config().bundles;
+        let bundle = bundles.first().ok_or("there is no bundle of DAGs")?;
+        let request = ParseRequest {
+            file: bundle.path.clone(),
+            bundle: bundle.clone(),
+            limits: ParseLimits {
+                time: self.config.dag_processor.file_timeout,
+                memory_mb: self.config.dag_processor.file_memory_mb,
+            },
+            instead: Some(Instead::Timetable(question)),
+        };
+        let told: Result<_, ParseFailure> =
+            parse_file(&self.python, &request, |question| self.answer(question)).await;
+        let told = told.map_err(|failure| failure.to_string())?;
+        let answer = told
+            .answer
+            .ok_or_else(|| "the timetable gave no answer".to_owned())?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(answer),
+        }
+    }
+
+    async fn set_next(&self, asked: &AskedTimetable, next: Option<NextRun>) -> Result<(), StoreError> {
+        let dag_id: &DagId = &asked.dag_id;
+        store::transact!(self.store, "set next run", |tx| {
+            // Whoever asked again meanwhile wants another answer.
+            if tx.forget_timetable_question(asked.id).await? {
+                tx.set_next_run(dag_id, next).await?;
+            }
+            Ok(())
+        })?;
+        self.broker.hint(Hint::Timetables).await;
+        Ok(())
+    }
+}
+
+fn next_of(answer: &Value) -> Option<NextRun> {
+    let instants: Vec<Timestamp> = answer
+        .get("next")?
+        .as_array()?
+        .iter()
+        .filter_map(|n| model::time::from_micros(n.as_i64()?))
+        .collect();
+    let [start, end, run_after] = instants.try_into().ok()?;
+    Some(NextRun {
+        logical_date: start,
+        interval: DataInterval { start, end },
+        run_after,
+    })
+}

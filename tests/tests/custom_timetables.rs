@@ -1,0 +1,134 @@
+//! Timetables of the user's own, from a plugin: their dates come from Python, by way of the DAG processor.
+
+use harness::{Api, Installation, Process, eventually};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const PLUGIN: &str = r#"
+from datetime import timedelta
+from pendulum import UTC, DateTime
+from airflow.plugins_manager import AirflowPlugin
+from airflow.timetables.base import DagRunInfo, DataInterval, Timetable
+
+class EvenDays(Timetable):
+    def __init__(self, hour):
+        self.hour = hour
+
+    def serialize(self):
+        return {"hour": self.hour}
+
+    @classmethod
+    def deserialize(cls, data):
+        return cls(data["hour"])
+
+    def interval(self, day):
+        start = DateTime(day.year, day.month, day.day, self.hour, tzinfo=UTC)
+        return DataInterval(start, start + timedelta(hours=2))
+
+    def infer_manual_data_interval(self, *, run_after):
+        return self.interval(run_after)
+
+    def next_dagrun_info(self, *, last_automated_data_interval, restriction):
+        last = last_automated_data_interval
+        day = last.start + timedelta(days=1) if last else restriction.earliest
+        while day.day % 2:
+            day += timedelta(days=1)
+        span = self.interval(day)
+        if restriction.latest and span.start > restriction.latest:
+            return None
+        return DagRunInfo(run_after=span.end + timedelta(hours=1), data_interval=span)
+
+class Broken(Timetable):
+    def infer_manual_data_interval(self, *, run_after):
+        raise ValueError("no such week")
+
+    def next_dagrun_info(self, *, last_automated_data_interval, restriction):
+        raise ValueError("no such week")
+
+class Plugin(AirflowPlugin):
+    name = "days"
+    timetables = [EvenDays, Broken]
+"#;
+
+const DAGS: &str = r#"
+from datetime import datetime
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.bash import BashOperator
+from days import Broken, EvenDays
+
+with DAG("even", schedule=EvenDays(6), start_date=datetime(2024, 3, 1), end_date=datetime(2024, 3, 9), catchup=True):
+    BashOperator(task_id="t", bash_command="true")
+
+with DAG("broken", schedule=Broken(), start_date=datetime(2024, 3, 1), catchup=True):
+    BashOperator(task_id="t", bash_command="true")
+"#;
+
+fn server() -> Option<(Installation, Process, Api)> {
+    let installation = Installation::new(&harness::python()?);
+    let plugins = installation.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder for plugins");
+    std::fs::write(plugins.join("days.py"), PLUGIN).expect("a plugin");
+    installation.dag("days_dags.py", DAGS);
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("even");
+    Some((installation, process, api))
+}
+
+fn trigger(api: &Api, dag_id: &str) -> (u16, Value) {
+    let body = json!({"logical_date": "2024-05-05T12:00:00Z"});
+    let path = format!("/api/v2/dags/{dag_id}/dagRuns");
+    api.call("POST", &path, Some(&body)).expect("an answer")
+}
+
+#[test]
+fn runs_follow_a_timetable_of_the_users_own() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let (status, _) = api
+        .call("PATCH", "/api/v2/dags/even", Some(&json!({"is_paused": false})))
+        .expect("an answer");
+    assert_eq!(status, 200);
+    let ended = eventually("the timetable's four runs succeed", PATIENCE, || {
+        let path = "/api/v2/dags/even/dagRuns?order_by=logical_date&run_type=scheduled&state=success";
+        let runs = api.get(path)["dag_runs"].as_array().cloned().unwrap_or_default();
+        if runs.len() < 4 {
+            return Err(format!("{} runs", runs.len()));
+        }
+        Ok(runs)
+    });
+    let told: Vec<[&str; 3]> = ended
+        .iter()
+        .map(|run| {
+            ["data_interval_start", "data_interval_end", "run_after"]
+                .map(|key| run[key].as_str().unwrap_or(""))
+        })
+        .collect();
+    let expected = ["02", "04", "06", "08"]
+        .map(|day| ["06", "08", "09"].map(|hour| format!("2024-03-{day}T{hour}:00:00Z")));
+    assert_eq!(told, expected);
+    eventually("there is no fifth date", PATIENCE, || {
+        let dag = api.get("/api/v2/dags/even");
+        match dag["next_dagrun_run_after"].is_null() {
+            true => Ok(()),
+            false => Err(dag.to_string()),
+        }
+    });
+}
+
+#[test]
+fn a_run_by_hand_has_the_interval_that_the_timetable_says() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let (status, run) = trigger(&api, "even");
+    assert_eq!(status, 200, "{run}");
+    assert_eq!(run["data_interval_start"], "2024-05-05T06:00:00Z");
+    assert_eq!(run["data_interval_end"], "2024-05-05T08:00:00Z");
+    let (status, refusal) = trigger(&api, "broken");
+    assert_eq!(status, 400, "{refusal}");
+    assert!(refusal.to_string().contains("no such week"), "{refusal}");
+}
