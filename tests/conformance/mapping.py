@@ -47,6 +47,15 @@ with DAG("conformance_mapping", schedule=None) as dag:
     pair.override(task_id="zipped").expand_kwargs(
         numbers().zip(numbers()).map(lambda both: {"n": both[0], "word": str(both[1])})
     )
+
+    @task
+    def sets():
+        return [{"n": n, "word": "w"} for n in range(5)]
+
+    pair.override(task_id="sets_of_task").expand_kwargs(sets())
+    BashOperator.partial(task_id="sets_mapped").expand_kwargs(
+        sets().map(lambda both: {"bash_command": f"echo {both['n']}"})
+    )
     double.override(task_id="concatenated").expand(n=numbers().concat(numbers()))
     BashOperator.partial(task_id="bash").expand(bash_command=["echo one", "echo {{ ti.map_index }}"])
 

@@ -46,8 +46,8 @@ pub(super) fn map_groups(tasks: &mut [Task], group: &Value, outer: Option<(&Grou
 
 fn expansion_over(input: &Value) -> Option<Expansion> {
     let unsupported = |what: &str| Some(Expansion::Unsupported(what.to_owned()));
-    let value = plain(input.get("value")?);
-    match (input.get("type").and_then(Value::as_str), value) {
+    let value = input.get("value")?;
+    match (input.get("type").and_then(Value::as_str), plain(value)) {
         (Some("dict-of-lists"), Value::Object(arguments)) => {
             let lengths: Option<Vec<MappedLength>> = arguments.values().map(mapped_length).collect();
             match lengths {
@@ -55,7 +55,8 @@ fn expansion_over(input: &Value) -> Option<Expansion> {
                 None => unsupported("an argument that is neither a literal nor the value returned by a task"),
             }
         }
-        (Some("list-of-dicts"), value) => match mapped_length(value) {
+        // As it stands: a reference is told from a literal by what wraps it.
+        (Some("list-of-dicts"), _) => match mapped_length(value) {
             Some(length) => Some(Expansion::Product(vec![length])),
             None => unsupported("expand_kwargs over a computed value"),
         },
@@ -96,5 +97,35 @@ fn referred_length(reference: &Value) -> Option<MappedLength> {
         }),
         Some("concat") => Some(MappedLength::Concat(parts()?)),
         None | Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn over(input: Value) -> Option<Expansion> {
+        expansion_over(&input)
+    }
+
+    #[test]
+    fn keyword_sets_that_a_task_returns_are_as_many_as_it_returns() {
+        let returned = MappedLength::XCom(TaskId::new("gen"));
+        let reference = json!({"task_id": "gen", "key": "return_value"});
+        let bare = json!({"type": "list-of-dicts", "value": {"__type": "xcomref", "__var": reference}});
+        assert_eq!(over(bare), Some(Expansion::Product(vec![returned.clone()])));
+        let map = json!({"type": "map", "arg": reference, "callables": ["f"]});
+        let mapped = json!({"type": "list-of-dicts", "value": {"__type": "xcomref", "__var": map}});
+        assert_eq!(over(mapped), Some(Expansion::Product(vec![returned])));
+    }
+
+    #[test]
+    fn literal_keyword_sets_are_counted() {
+        let literal = json!({"type": "list-of-dicts", "value": [
+            {"__type": "dict", "__var": {"n": 1}}, {"__type": "dict", "__var": {"n": 2}},
+        ]});
+        let two = Expansion::Product(vec![MappedLength::Literal(2)]);
+        assert_eq!(over(literal), Some(two));
     }
 }
