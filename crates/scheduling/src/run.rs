@@ -367,10 +367,18 @@ impl<'a> Planner<'a> {
         });
         let mut in_run =
             u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
+        // Counted where a limit asks for it: most tasks have none.
+        let counts = |at: &usize| is_active(self.states[*at]) || self.states[*at] == StateName::Deferred;
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
-        for (at, ti) in self.snapshot.tasks.iter().enumerate() {
-            let counts = is_active(self.states[at]) || self.states[at] == StateName::Deferred;
-            *of_task.entry(&ti.task_id).or_default() += u32::from(counts);
+        for &at in &ready {
+            let task_id = &self.snapshot.tasks[at].task_id;
+            if let Some(place) = dag.position(task_id)
+                && dag.tasks[place].max_active_tis_per_dagrun.is_some()
+                && !of_task.contains_key(task_id)
+            {
+                let active = self.instances[place].iter().filter(|at| counts(at)).count();
+                of_task.insert(task_id, u32::try_from(active).unwrap_or(u32::MAX));
+            }
         }
         let mut over_runs = self.snapshot.active_over_runs.clone();
         for at in ready {
@@ -435,6 +443,8 @@ impl<'a> Planner<'a> {
 
 mod explain;
 mod plan;
+#[cfg(test)]
+mod replay;
 #[cfg(test)]
 mod tests;
 

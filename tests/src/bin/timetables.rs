@@ -50,10 +50,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     writeln!(
         out,
-        "{} timetables in their zones, {} instants, {} questions, {} different answers, {:.0} s",
+        "{} timetables in their zones, {} instants, {} questions ({} raised in Airflow), {} different answers, {:.0} s",
         tally.timetables,
         tally.instants,
         tally.questions,
+        tally.raised,
         tally.different,
         begin.elapsed().as_secs_f64()
     )?;

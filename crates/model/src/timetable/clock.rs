@@ -107,11 +107,14 @@ impl Clock<'_> {
             (Some(last), earliest) => {
                 let end = self.at_or_before(last.end)?;
                 let start = earliest.map_or(end, |earliest| earliest.max(end));
-                if start <= last.start {
+                let again = if start <= last.start {
                     self.after(start)?
                 } else {
                     start
-                }
+                };
+                // Where a zone's clock jumps, a step back and one forward may end where they began: Airflow raises there,
+                // and its DAG never runs again.
+                if again <= last.start { last.end } else { again }
             }
         };
         Ok(Some(DataInterval {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-fn dag_of(tasks: Vec<Value>, max_active_tasks: u32) -> Dag {
+pub(super) fn dag_of(tasks: Vec<Value>, max_active_tasks: u32) -> Dag {
     let tasks: Vec<Value> = tasks
         .into_iter()
         .map(|task| json!({"__type": "operator", "__var": task}))
@@ -28,7 +28,7 @@ fn chain(rules: &[&str]) -> Dag {
     dag_of(tasks, 16)
 }
 
-fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
+pub(super) fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
     dag.tasks
         .iter()
         .zip(states)
@@ -73,7 +73,7 @@ fn world() -> World {
     }
 }
 
-fn plan(dag: &Dag, tasks: &[TaskSnapshot]) -> Plan {
+pub(super) fn plan(dag: &Dag, tasks: &[TaskSnapshot]) -> Plan {
     plan_in(&world(), dag, tasks, false)
 }
 
@@ -200,7 +200,7 @@ fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
 }
 
 #[test]
-fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
+pub(super) fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
     let mut dag = Dag::from_serialized(&json!({"__version": 3, "dag": {
         "dag_id": "d", "max_active_tasks": 16, "max_active_runs": 1,
         "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
