@@ -1,4 +1,4 @@
-//! Callbacks of DAGs whose runs have ended. They are Python of the DAG file, so they are called where files are parsed.
+//! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. They are Python of the DAG file, so they are called where files are parsed.
 
 use crate::Shared;
 use bootstrap::Stop;
@@ -81,19 +81,36 @@ impl Shared {
         let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
             return Ok(None);
         };
-        let last_ti = ti.map(|ti| {
+        let told = ti.as_ref().map(|ti| {
+            let try_number = callback.of_task.map_or(ti.try_number, |(_, number)| number);
             json!({
                 "id": ti.id, "dag_version_id": ti.version_id, "task_id": ti.task_id, "dag_id": ti.dag_id,
-                "run_id": ti.run_id, "try_number": ti.try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
+                "run_id": ti.run_id, "try_number": try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
             })
         });
         let dag_run = db.run_for_sdk(&run).await?;
-        let request = json!({
-            "type": "DagCallbackRequest", "filepath": graph.relative_fileloc, "bundle_name": bundle.name,
-            "bundle_version": Value::Null, "msg": callback.reason, "dag_id": run.dag_id, "run_id": run.run_id,
-            "is_failure_callback": callback.is_failure,
-            "context_from_server": {"dag_run": dag_run, "last_ti": last_ti},
+        let mut request = json!({
+            "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": Value::Null,
+            "msg": callback.reason,
         });
+        let more = match (callback.of_task, &ti) {
+            (Some((state, _)), Some(ti)) => json!({
+                "type": "TaskCallbackRequest", "ti": told, "task_callback_type": state.as_str(),
+                "context_from_server": {
+                    "dag_run": dag_run, "max_tries": ti.max_tries, "variables": [], "connections": [],
+                    "xcom_keys_to_clear": [],
+                },
+            }),
+            (Some(_), None) => return Ok(None),
+            (None, _) => json!({
+                "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
+                "is_failure_callback": callback.is_failure,
+                "context_from_server": {"dag_run": dag_run, "last_ti": told},
+            }),
+        };
+        if let (Some(request), Value::Object(more)) = (request.as_object_mut(), more) {
+            request.extend(more);
+        }
         Ok(Some(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),
             bundle: bundle.clone(),
@@ -110,13 +127,13 @@ impl Shared {
         match parse_file(&self.python, &request, |question| self.answer(question)).await {
             Ok(done) => {
                 for error in done.import_errors.values() {
-                    tracing::error!(event = callback.id, "a callback of a DAG went wrong: {error}");
+                    tracing::error!(event = callback.id, "a callback went wrong: {error}");
                 }
                 Ok(())
             }
             Err(failure @ (ParseFailure::Lost | ParseFailure::Python(_))) => Err(failure.to_string()),
             Err(failure) => {
-                tracing::error!(event = callback.id, "a callback of a DAG went wrong: {failure}");
+                tracing::error!(event = callback.id, "a callback went wrong: {failure}");
                 Ok(())
             }
         }

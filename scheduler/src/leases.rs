@@ -110,7 +110,7 @@ impl Shared {
         for task in lost {
             let one = std::slice::from_ref(task);
             let runs = store::transact!(self.store, "lose task", |tx| tx
-                .lose_all(one, budget, cause, now)
+                .lose_all(&self.graphs, one, budget, cause, now)
                 .await)?;
             metrics::counter!(metric::TASKS_LOST).increment(runs.len() as u64);
             for key in runs {

@@ -39,6 +39,8 @@ pub(crate) async fn planner(shared: Arc<Shared>, stop: Stop) {
 enum Planned {
     /// Nothing to decide: the run is not running, gone, or another scheduler's.
     Nothing(&'static str),
+    /// The run is over; these may go on by what changed in it.
+    Over(Vec<DagRunKey>),
     Done {
         dag_id: DagId,
         run: Box<RunRecord>,
@@ -75,6 +77,12 @@ impl Shared {
                     self.dirty.add_later(key, BUSY);
                 }
                 return Ok(word);
+            }
+            Planned::Over(linked) => {
+                for other in linked {
+                    self.dirty.add(other);
+                }
+                return Ok("not running");
             }
             Planned::Done {
                 dag_id,
@@ -123,10 +131,12 @@ impl Shared {
             }
         };
         let events = tx.run_events(key).await?;
+        if run.state.is_finished() {
+            tx.clear_run_events(&events).await?;
+            let linked = self.linked_to(tx, &run, &events).await?;
+            return Ok(Planned::Over(linked));
+        }
         if run.state != DagRunState::Running {
-            if run.state.is_finished() {
-                tx.clear_run_events(&events).await?;
-            }
             return Ok(Planned::Nothing("not running"));
         }
         let graph = self.graphs.get(tx, run.version_id).await?;
@@ -194,6 +204,24 @@ impl Shared {
             linked,
             snapshot,
         })
+    }
+
+    /// Runs that may go on because something changed in one that is over: a person marked a task there, say.
+    async fn linked_to(
+        &self,
+        tx: &mut Tx,
+        run: &RunRecord,
+        events: &[RunEvent],
+    ) -> Result<Vec<DagRunKey>, StoreError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.graphs.get(tx, run.version_id).await {
+            Ok(graph) if graph.dag.links_runs() => tx.running_runs_of(&run.dag_id).await,
+            // A version that cannot be read holds nobody else.
+            Ok(_) | Err(StoreError::Inconsistent(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// How the task instances of a run stand: what is kept of its last plan with what the events tell, or all read anew.

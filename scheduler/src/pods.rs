@@ -224,9 +224,13 @@ impl Shared {
             false => None,
         };
         drop(db);
-        let refused = store::transact!(self.store, "refuse", |tx| tx
-            .fail_unstarted(id, sequence, retry_at, cause, now)
-            .await)?;
+        let refused = store::transact!(self.store, "refuse", |tx| {
+            let refused = tx.fail_unstarted(id, sequence, retry_at, cause, now).await?;
+            if refused.is_some() {
+                tx.add_task_callback(&self.graphs, id, "not_started", now).await?;
+            }
+            Ok(refused)
+        })?;
         if let Some(run) = refused {
             tracing::warn!(dag.id = %ti.dag_id, run.id = %ti.run_id, task.id = %ti.task_id, "the task could not be started: {cause}");
             self.dirty.add(run);

@@ -76,3 +76,68 @@ fn callbacks_of_a_dag_are_called_when_its_runs_end() {
         process.output()
     );
 }
+
+const LOST: &str = r#"
+import json, time
+from airflow.sdk import DAG, task
+
+def write(context, word):
+    with open("WITNESS", "a") as out:
+        ti = context["ti"]
+        out.write(json.dumps([word, ti.task_id, ti.try_number, context["run_id"]]) + "\n")
+
+with DAG("lost", schedule=None):
+    @task(on_failure_callback=lambda context: write(context, "failure"), on_retry_callback=lambda context: write(context, "retry"))
+    def waits(ti=None):
+        if ti.try_number == 1:
+            write({"ti": ti, "run_id": "r"}, "starts")
+            time.sleep(600)
+    waits()
+"#;
+
+/// What a task's callbacks wrote after its process and everything around it was killed, and how its run ended.
+fn callbacks_of_a_lost_task(retries: &str) -> Option<(Vec<String>, String)> {
+    let mut installation = Installation::new(&harness::python()?);
+    installation.set("AIRFLOW__UPDRAFT__INFRA_RETRIES", retries);
+    let witness = installation.path().join("witness");
+    installation.dag("lost.py", &LOST.replace("WITNESS", &witness.to_string_lossy()));
+    let lines = |count: usize, what: &str| {
+        eventually(what, PATIENCE, || {
+            let text = std::fs::read_to_string(&witness).unwrap_or_default();
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            if lines.len() >= count {
+                Ok(lines)
+            } else {
+                Err(text)
+            }
+        })
+    };
+    let mut process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("lost");
+    api.trigger("lost", &json!({"logical_date": null, "dag_run_id": "r"}));
+    lines(1, "the task runs");
+    process.kill();
+    let _again = installation.start("updraft", &["standalone"], &[]);
+    let lines = lines(2, "its callback is called");
+    let end = installation.api().wait_for_end("lost", "r");
+    Some((lines[1..].to_vec(), end))
+}
+
+#[test]
+fn a_lost_task_that_fails_by_it_has_its_failure_callback_called() {
+    let Some((lines, end)) = callbacks_of_a_lost_task("0") else {
+        return;
+    };
+    assert_eq!(lines, [r#"["failure", "waits", 1, "r"]"#]);
+    assert_eq!(end, "failed");
+}
+
+#[test]
+fn a_lost_task_that_is_tried_again_has_its_retry_callback_called() {
+    let Some((lines, end)) = callbacks_of_a_lost_task("1") else {
+        return;
+    };
+    assert_eq!(lines, [r#"["retry", "waits", 1, "r"]"#]);
+    assert_eq!(end, "success");
+}

@@ -25,10 +25,16 @@ with DAG("waits", schedule=None, max_active_tasks=3, max_active_runs=1) as dag:
     BashOperator(task_id="pooled", bash_command="true", pool="small", pool_slots=2, priority_weight=6)
     BashOperator(task_id="lost", bash_command="true", pool="nowhere", priority_weight=5)
     BashOperator(task_id="crowded", bash_command="true", priority_weight=1)
+
+with DAG("past", schedule=None) as past:
+    BashOperator(task_id="patient", bash_command="true", wait_for_downstream=True) >> BashOperator(
+        task_id="breaks", bash_command="{{ dag_run.conf.get('command', 'true') }}"
+    )
+    BashOperator(task_id="strict", bash_command="true", depends_on_past=True)
 "#;
 
-fn said(api: &Api, run_id: &str, task: &str) -> String {
-    let path = format!("/api/v2/dags/waits/dagRuns/{run_id}/taskInstances/{task}/dependencies");
+fn said(api: &Api, dag_id: &str, run_id: &str, task: &str) -> String {
+    let path = format!("/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/dependencies");
     api.get(&path)["explanation"]
         .as_str()
         .unwrap_or_default()
@@ -37,7 +43,7 @@ fn said(api: &Api, run_id: &str, task: &str) -> String {
 
 fn is_explained(api: &Api, run_id: &str, task: &str, reason: &str) {
     eventually(&format!("{task} is explained"), PATIENCE, || {
-        match said(api, run_id, task) {
+        match said(api, "waits", run_id, task) {
             text if text.contains(reason) => Ok(()),
             text => Err(format!("{text} {:?}", api.tasks("waits", run_id))),
         }
@@ -82,7 +88,11 @@ fn whatever_waits_says_for_what() {
         "slow",
         "max_active_runs 1 of 1 are taken by first",
     );
-    assert_eq!(said(&api, "first", "slow"), "", "what runs does not wait");
+    assert_eq!(
+        said(&api, "waits", "first", "slow"),
+        "",
+        "what runs does not wait"
+    );
     let list = api.get("/api/v2/dags/waits/dagRuns/first/taskInstances/after/dependencies");
     assert_eq!(list["dependencies"][0]["name"], "Trigger Rule");
     let (ok, text) = installation.run("updraft", &["tasks", "explain", "waits", "first", "after"]);
@@ -103,4 +113,40 @@ fn whatever_waits_says_for_what() {
         )
         .expect("an answer");
     assert_eq!(status, 404, "{body}");
+}
+
+#[test]
+fn a_task_waits_for_what_follows_it_in_the_run_before() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag("waits.py", WAITS);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("past");
+    let run = |run_id: &str, date: &str, command: &str| {
+        api.trigger(
+            "past",
+            &json!({"logical_date": date, "dag_run_id": run_id, "conf": {"command": command}}),
+        );
+    };
+    run("first", "2024-01-01T00:00:00Z", "exit 1");
+    assert_eq!(api.wait_for_end("past", "first"), "failed");
+    run("second", "2024-01-02T00:00:00Z", "true");
+    eventually("the second run's patient task waits", PATIENCE, || {
+        match (
+            said(&api, "past", "second", "patient"),
+            api.get("/api/v2/dags/past/dagRuns/second/taskInstances/strict"),
+        ) {
+            (text, strict) if text.contains("wait_for_downstream") && strict["state"] == "success" => Ok(()),
+            (text, strict) => Err(format!("{text} {strict}")),
+        }
+    });
+    let body = json!({"new_state": "success"});
+    let begin = std::time::Instant::now();
+    let path = "/api/v2/dags/past/dagRuns/first/taskInstances/breaks";
+    let (status, answer) = api.call("PATCH", path, Some(&body)).expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(api.wait_for_end("past", "second"), "success");
+    // The sweep alone would need a minute.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }

@@ -67,10 +67,14 @@ impl Running {
         self.lock().iter().map(claim).collect()
     }
 
-    pub(crate) fn stop(&self, id: TaskInstanceId, epoch: ClaimEpoch) {
-        if let Some((_, token)) = self.lock().get(&id).filter(|(current, _)| *current == epoch) {
+    /// Stops a task. Whether it still ran under that claim.
+    pub(crate) fn stop(&self, id: TaskInstanceId, epoch: ClaimEpoch) -> bool {
+        let tasks = self.lock();
+        let found = tasks.get(&id).filter(|(current, _)| *current == epoch);
+        if let Some((_, token)) = found {
             token.cancel();
         }
+        found.is_some()
     }
 
     /// Stops everything, for others to try again: nothing that fails by it is reported as a failure.

@@ -74,9 +74,11 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
             Ok(reply) if reply.alive => {
                 shared.keep_lease(shared.id(), sent + lease.mul_f64(FENCE));
                 for claim in reply.stop {
-                    if let Ok(id) = claim.task_instance_id.parse() {
+                    // One that ended while the heartbeat was under way is no longer there.
+                    if let Ok(id) = claim.task_instance_id.parse()
+                        && shared.running.stop(id, ClaimEpoch(claim.epoch))
+                    {
                         tracing::info!(task_instance = %id, "this task is not to run any more; stopping it");
-                        shared.running.stop(id, ClaimEpoch(claim.epoch));
                     }
                 }
             }

@@ -8,7 +8,7 @@ use chrono::Utc;
 use identity::ClaimToken;
 use model::task_instance::Outcome;
 use model::trigger::TriggerEvent;
-use model::{TriggerId, WorkerId};
+use model::{TaskInstanceId, TriggerId, WorkerId};
 use proto::v1::{RunTrigger, SyncTriggersReply, SyncTriggersRequest, TriggerFiredReply, TriggerFiredRequest};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -144,24 +144,36 @@ pub(super) async fn fired(
 
 async fn fire(app: &App, id: TriggerId, worker: WorkerId, event: &TriggerEvent) -> Result<Fired, StoreError> {
     let now = Utc::now();
-    let retry_at = match event {
+    let ended = match event {
         TriggerEvent::Ended { .. } => retry_of(app, &mut app.store.reader().await?, id).await?,
         TriggerEvent::Fired(_) | TriggerEvent::Failed(_) => None,
     };
-    store::transact!(app.store, "fire trigger", |tx| tx
-        .fire_trigger(id, worker, event, retry_at, now)
-        .await)
+    let retry_at = ended.map(|(_, retry_at)| retry_at);
+    store::transact!(app.store, "fire trigger", |tx| {
+        let fired = tx.fire_trigger(id, worker, event, retry_at, now).await?;
+        if let (Fired::Task(_), Some((ti, _))) = (&fired, ended) {
+            // It ends without a process that could call them.
+            tx.add_task_callback(&app.graphs, ti, "ended by its trigger", now)
+                .await?;
+        }
+        Ok(fired)
+    })
 }
 
-/// When the task that waits for a trigger is tried again, should it fail now.
-async fn retry_of(app: &App, db: &mut Tx, id: TriggerId) -> Result<Option<model::Timestamp>, StoreError> {
+/// The task instance that waits for a trigger, and when it is tried again, should it fail now.
+async fn retry_of(
+    app: &App,
+    db: &mut Tx,
+    id: TriggerId,
+) -> Result<Option<(TaskInstanceId, model::Timestamp)>, StoreError> {
     let Some(ti) = db.trigger(id).await?.and_then(|trigger| trigger.task_instance) else {
         return Ok(None);
     };
     let Some(ti) = db.task_instance_by_id(ti).await? else {
         return Ok(None);
     };
-    app.graphs.retry_at(db, &ti, Utc::now(), None).await.map(Some)
+    let retry_at = app.graphs.retry_at(db, &ti, Utc::now(), None).await?;
+    Ok(Some((ti.id, retry_at)))
 }
 
 fn event_of(message: &TriggerFiredRequest) -> Result<TriggerEvent, Status> {

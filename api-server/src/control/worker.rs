@@ -110,7 +110,7 @@ impl Workers {
         let budget = self.app.config.updraft.infra_retries;
         let runs = store::transact!(self.app.store, "lose tasks", |tx| {
             let lost = tx.tasks_of_worker(worker).await?;
-            tx.lose_all(&lost, budget, cause, now).await
+            tx.lose_all(&self.app.graphs, &lost, budget, cause, now).await
         });
         for run in runs.map_err(|error| store_status(&error))? {
             metrics::counter!(metric::TASKS_LOST).increment(1);

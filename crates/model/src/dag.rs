@@ -61,6 +61,15 @@ pub struct RunCallbacks {
     pub on_failure: bool,
 }
 
+/// Which callbacks a task declares for tries that end without it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TaskCallbacks {
+    /// `on_failure_callback`.
+    pub on_failure: bool,
+    /// `on_retry_callback`.
+    pub on_retry: bool,
+}
+
 /// A task of a DAG.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -98,6 +107,10 @@ pub struct Task {
     pub max_active_tis_per_dagrun: Option<u32>,
     /// Whether the same task of the run before must have succeeded.
     pub depends_on_past: bool,
+    /// With `depends_on_past`: whether the tasks right after that one must have succeeded, too.
+    pub wait_for_downstream: bool,
+    /// With `depends_on_past`: whether a task that no earlier run had needs nothing of the run before.
+    pub ignore_first_depends_on_past: bool,
     /// Earliest logical date of a run that it takes part in.
     pub start_date: Option<Timestamp>,
     /// Latest logical date of a run that it takes part in.
@@ -106,6 +119,8 @@ pub struct Task {
     pub execution_timeout: Option<Duration>,
     /// Whether there is nothing to execute, so that the scheduler itself completes it.
     pub completes_by_itself: bool,
+    /// Its callbacks that others must call where its process cannot.
+    pub has_callbacks: TaskCallbacks,
     /// Whether it prepares something that a teardown clears away.
     pub is_setup: bool,
     /// Whether it clears away what a setup prepared.

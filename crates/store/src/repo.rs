@@ -14,6 +14,7 @@ mod files;
 mod hitl;
 mod jobs;
 mod list;
+mod past;
 mod planning;
 mod runs;
 mod task_states;

@@ -90,6 +90,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "timetables of users",
         steps: TIMETABLE_QUESTIONS,
     },
+    Migration {
+        version: 11,
+        name: "callbacks of tasks",
+        steps: TASK_CALLBACKS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -281,6 +286,20 @@ const TASK_EVENTS: &[Step] = &[
     Step::Column {
         table: "dag_run",
         name: "plan_number",
+        word: "INT64",
+    },
+];
+
+/// Callbacks of tasks whose process could not call them.
+const TASK_CALLBACKS: &[Step] = &[
+    Step::Column {
+        table: "run_callback",
+        name: "task_state",
+        word: "WORD",
+    },
+    Step::Column {
+        table: "run_callback",
+        name: "try_number",
         word: "INT64",
     },
 ];

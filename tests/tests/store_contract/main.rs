@@ -310,7 +310,14 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
         assert_eq!(earlier, [first]);
         store::transact!(world.store, "lose", |tx| {
             let lost = tx.tasks_of_worker(first).await?;
-            tx.lose_all(&lost, 3, "worker_restarted", Utc::now()).await
+            tx.lose_all(
+                &store::Graphs::default(),
+                &lost,
+                3,
+                "worker_restarted",
+                Utc::now(),
+            )
+            .await
         })
         .unwrap();
         let ti = world

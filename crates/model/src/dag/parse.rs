@@ -3,7 +3,7 @@
 
 mod expansion;
 
-use super::{Dag, RetryPolicy, RunCallbacks, Task};
+use super::{Dag, RetryPolicy, RunCallbacks, Task, TaskCallbacks};
 use crate::asset::{AssetCondition, AssetLike};
 use crate::timetable::{Timetable, TimetableError};
 use crate::trigger_rule::TriggerRule;
@@ -240,10 +240,16 @@ fn task(
             .whole("max_active_tis_per_dagrun")
             .and_then(|n| n.try_into().ok()),
         depends_on_past: fields.truth("depends_on_past") || fields.truth("wait_for_downstream"),
+        wait_for_downstream: fields.truth("wait_for_downstream"),
+        ignore_first_depends_on_past: fields.truth("ignore_first_depends_on_past"),
         start_date: fields.get("start_date").and_then(instant).or(dag_start),
         end_date: fields.get("end_date").and_then(instant).or(dag_end),
         execution_timeout: fields.get("execution_timeout").and_then(seconds),
         completes_by_itself: empty && !needs_run,
+        has_callbacks: TaskCallbacks {
+            on_failure: fields.truth("has_on_failure_callback"),
+            on_retry: fields.truth("has_on_retry_callback"),
+        },
         is_setup: fields.truth("is_setup"),
         is_teardown: fields.truth("is_teardown"),
         on_failure_fail_dagrun: fields.truth("on_failure_fail_dagrun")

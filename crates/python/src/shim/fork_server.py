@@ -248,13 +248,16 @@ class Remembering:
 
 
 def call_back(bag, request):
-    """Calls the callbacks of a DAG whose run has ended. Returns what went wrong."""
-    from airflow.callbacks.callback_requests import DagCallbackRequest
+    """Calls the callbacks of a DAG whose run has ended, or of a task whose process was lost. Returns what went wrong."""
+    from airflow.callbacks.callback_requests import DagCallbackRequest, TaskCallbackRequest
     from airflow.dag_processing import processor
 
     log = Remembering()
     try:
-        processor._execute_dag_callbacks(bag, DagCallbackRequest.model_validate(request), log)
+        if request["type"] == "TaskCallbackRequest":
+            processor._execute_task_callbacks(bag, TaskCallbackRequest.model_validate(request), log)
+        else:
+            processor._execute_dag_callbacks(bag, DagCallbackRequest.model_validate(request), log)
     except Exception:  # noqa: BLE001 - such as a DAG that has left its file
         log.exception("the callback cannot be called")
     return log.errors

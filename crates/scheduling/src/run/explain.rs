@@ -101,7 +101,8 @@ impl fmt::Display for Blocker {
             Self::Trigger => write!(f, "its trigger has not fired yet"),
             Self::Past => write!(
                 f,
-                "depends_on_past: the same task of the run before has not succeeded yet"
+                "depends_on_past: the same task of the run before, or with wait_for_downstream one right after it, has \
+                 not succeeded yet"
             ),
             Self::RunFull { limit, holders } => {
                 let names: Vec<String> = holders.iter().map(ToString::to_string).collect();

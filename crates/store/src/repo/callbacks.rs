@@ -1,8 +1,11 @@
-//! Callbacks of DAGs: what is to be called when a run has ended. Each is called at least once; its id is the event's.
+//! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. Each is called at least once; its id is
+//! the event's.
 
+use crate::graphs::Graphs;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::{DagRunKey, TaskInstanceId, Timestamp};
+use model::task_instance::StateName;
+use model::{DagRunKey, TaskInstanceId, Timestamp, TryNumber};
 use std::time::Duration;
 
 /// A callback to be called.
@@ -20,6 +23,8 @@ pub struct RunCallback {
     pub reason: String,
     /// How often it has been tried before.
     pub attempts: u32,
+    /// For a callback of the task instance itself: how its try ended, and which it was.
+    pub of_task: Option<(StateName, TryNumber)>,
 }
 
 impl Tx {
@@ -51,6 +56,42 @@ impl Tx {
             .map(|_| ())
     }
 
+    /// Notes, in the transaction that ends a try without the task's process, that its callback is to be called, if it
+    /// declares one for this end. `reason` is told with it.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn add_task_callback(
+        &mut self,
+        graphs: &Graphs,
+        id: TaskInstanceId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(ti) = self.task_instance_by_id(id).await? else {
+            return Ok(());
+        };
+        let graph = match graphs.get(self, ti.version_id).await {
+            Ok(graph) => graph,
+            // A version that cannot be read is no reason to keep a lost try.
+            Err(StoreError::Inconsistent(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let has = graph.dag.task(&ti.task_id).map(|task| task.has_callbacks);
+        let is_wanted = has.is_some_and(|has| {
+            (ti.state == StateName::Failed && has.on_failure)
+                || (ti.state == StateName::UpForRetry && has.on_retry)
+        });
+        if !is_wanted {
+            return Ok(());
+        }
+        let sql = "INSERT INTO run_callback \
+                   (run_key, ti_id, is_failure, reason, created_at, claimed_until, attempts, task_state, try_number) \
+                   VALUES (?, ?, 1, ?, ?, 0, 0, ?, ?)";
+        let values = params![ti.run_key, id, reason, now, ti.state.as_str(), ti.try_number];
+        self.execute(sql, values).await.map(|_| ())
+    }
+
     /// Whether a callback waits that nobody has in hand.
     ///
     /// # Errors
@@ -69,20 +110,25 @@ impl Tx {
         now: Timestamp,
         hold: Duration,
     ) -> Result<Option<RunCallback>, StoreError> {
-        let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until FROM run_callback \
+        let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until, task_state, try_number \
+                   FROM run_callback \
                    WHERE claimed_until < ? ORDER BY claimed_until, id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
         };
-        let callback = RunCallback {
+        let mut callback = RunCallback {
             id: row.next()?,
             run_key: row.next()?,
             task_instance: row.next()?,
             is_failure: row.next()?,
             reason: row.next()?,
             attempts: row.next()?,
+            of_task: None,
         };
         let claimed_until: i64 = row.next()?;
+        let state: Option<String> = row.next()?;
+        let state = state.and_then(|word| word.parse::<StateName>().ok());
+        callback.of_task = state.zip(row.next::<Option<TryNumber>>()?);
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
         let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let won = self

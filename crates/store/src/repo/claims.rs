@@ -5,6 +5,7 @@ use super::tasks::{COLUMNS, TaskInstanceRecord};
 use super::triggers::NewTrigger;
 use super::workers::LostTask;
 use super::xcoms::NewXCom;
+use crate::graphs::Graphs;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use chrono::Duration;
@@ -270,12 +271,14 @@ impl Tx {
     }
 
     /// Ends the claims of workers that are gone. Each task instance is tried again, up to `budget` times over its life,
-    /// without counting against its own retries. Returns the runs concerned.
+    /// without counting against its own retries; callbacks that its process would have called are noted. Returns the runs
+    /// concerned.
     ///
     /// # Errors
     /// As the database says.
     pub async fn lose_all(
         &mut self,
+        graphs: &Graphs,
         lost: &[LostTask],
         budget: u32,
         cause: &str,
@@ -290,6 +293,8 @@ impl Tx {
                     .query_one("SELECT run_key FROM task_instance WHERE id = ?", params![task.id])
                     .await?;
                 runs.extend(row.map(|mut row| row.next::<DagRunKey>()).transpose()?);
+                // Its process is gone, and with it whoever would have called them.
+                self.add_task_callback(graphs, task.id, cause, now).await?;
             }
         }
         Ok(runs)

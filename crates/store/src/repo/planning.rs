@@ -10,7 +10,7 @@ use model::dag::Dag;
 use model::task_instance::StateName;
 use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Move, TaskSnapshot};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 const SNAPSHOT: &str = "id, task_id, map_index, state, not_before, next_method IS NOT NULL";
 
@@ -232,37 +232,6 @@ impl Tx {
             counts.insert(task.task_id.clone(), row.map_or(Ok(0), |mut row| row.next())?);
         }
         Ok(counts)
-    }
-
-    /// Tasks with `depends_on_past` whose instances in the run before have not succeeded.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn held_by_past(&mut self, dag: &Dag, run: &RunRecord) -> Result<HashSet<TaskId>, StoreError> {
-        let mut held = HashSet::new();
-        let (true, Some(logical_date)) = (
-            dag.tasks.iter().any(|task| task.depends_on_past),
-            run.logical_date,
-        ) else {
-            return Ok(held);
-        };
-        let Some(previous) = self.previous_run(&dag.dag_id, logical_date, None).await? else {
-            return Ok(held);
-        };
-        for task in dag.tasks.iter().filter(|task| task.depends_on_past) {
-            let before_its_start = task
-                .start_date
-                .zip(previous.logical_date)
-                .is_some_and(|(start, date)| date < start);
-            let sql = "SELECT COUNT(*) FROM task_instance WHERE run_key = ? AND task_id = ? \
-                       AND state NOT IN ('success', 'skipped')";
-            let row = self.query_one(sql, params![previous.key, &task.task_id]).await?;
-            let open: i64 = row.map_or(Ok(0), |mut row| row.next())?;
-            if open > 0 && !before_its_start {
-                held.insert(task.task_id.clone());
-            }
-        }
-        Ok(held)
     }
 
     /// Lengths of the values that these tasks returned in a run.
