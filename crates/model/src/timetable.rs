@@ -336,20 +336,17 @@ impl Timetable {
                 let mut times = Vec::new();
                 for cron in crons {
                     let clock = Clock { cron, zone: *zone };
-                    times.push(clock.trigger(last, restriction, now, *run_immediately)?);
+                    let at = clock.trigger(last, restriction, now, *run_immediately)?;
+                    // `latest` bounds the times themselves here, not the logical date: of each expression, before one of
+                    // them is chosen.
+                    times.push(at.filter(|at| restriction.latest.is_none_or(|latest| *at <= latest)));
                 }
-                let Some(at) = choose(&times, restriction.catchup, now) else {
-                    return Ok(None);
-                };
-                let interval = DataInterval {
-                    start: interval.before(at),
-                    end: at,
-                };
-                // `latest` bounds the time itself here, not the logical date.
-                return Ok(restriction
-                    .latest
-                    .is_none_or(|latest| at <= latest)
-                    .then(|| NextRun::over(interval)));
+                return Ok(choose(&times, restriction.catchup, now).map(|at| {
+                    NextRun::over(DataInterval {
+                        start: interval.before(at),
+                        end: at,
+                    })
+                }));
             }
             Self::DeltaTrigger { delta, interval } => {
                 let at = delta_trigger(*delta, last, restriction, now);

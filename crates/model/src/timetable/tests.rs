@@ -251,3 +251,39 @@ fn a_class_of_the_users_makes_no_runs_and_is_no_error() {
     assert!(matches!(&table, Timetable::Foreign { class } if class == "plugins.workday.AfterWorkday"));
     assert!(!table.can_be_scheduled());
 }
+
+/// Expected instants were computed by Airflow 3.3.2.
+#[test]
+fn an_end_date_bounds_each_of_several_expressions_before_one_is_chosen() {
+    let several = read(
+        "trigger.MultipleCronTriggerTimetable",
+        json!({"expressions": ["0 0 * * *", "30 2 * * *"], "timezone": "Europe/Lisbon", "interval": 0.0, "run_immediately": false}),
+    );
+    let bounds = Restriction {
+        earliest: Some(at("2006-09-01T00:00:00Z")),
+        latest: Some(at("2006-09-05T23:00:00Z")),
+        catchup: false,
+    };
+    let next = several
+        .next_run(None, &bounds, at("2006-09-06T13:32:31Z"))
+        .unwrap();
+    assert_eq!(next.map(|run| run.run_after), Some(at("2006-09-05T23:00:00Z")));
+}
+
+/// Airflow 3.3.2 raises "did not advance" here.
+#[test]
+fn a_schedule_goes_on_over_a_jump_that_a_step_back_does_not_undo() {
+    let hourly = read(
+        "interval.CronDataIntervalTimetable",
+        json!({"expression": "0 * * * *", "timezone": "Asia/Kathmandu"}),
+    );
+    let last = DataInterval {
+        start: at("1985-12-31T18:30:00Z"),
+        end: at("1985-12-31T19:15:00Z"),
+    };
+    let bounds = restriction("1985-12-31T17:12:23Z", true);
+    let next = hourly
+        .next_run(Some(last), &bounds, at("1987-02-04T17:12:23Z"))
+        .unwrap();
+    assert_eq!(next.map(|run| run.interval.start), Some(last.end));
+}
