@@ -3,6 +3,7 @@
 use model::{DagId, MapIndex, RunId, TaskId};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use store::repo::TaskInstanceRecord;
 
 /// How far back the end of the last line is looked for.
 const TAIL: u64 = 256 << 10;
@@ -15,6 +16,19 @@ pub(crate) struct LogName {
     pub(crate) task_id: TaskId,
     pub(crate) map_index: MapIndex,
     pub(crate) try_number: u32,
+}
+
+impl LogName {
+    /// That of a try of a task.
+    pub(crate) fn of(ti: &TaskInstanceRecord, try_number: u32) -> Self {
+        Self {
+            dag_id: ti.dag_id.clone(),
+            run_id: ti.run_id.clone(),
+            task_id: ti.task_id.clone(),
+            map_index: ti.map_index,
+            try_number,
+        }
+    }
 }
 
 /// The folder of logs.

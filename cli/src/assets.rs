@@ -1,16 +1,16 @@
 //! `assets`
 
 use crate::arguments::{AssetWish, AssetsCommand};
-use crate::dags::{hints, run_made};
+use crate::dags::make_run;
 use crate::database::open;
 use crate::output::{Format, rows};
-use api_server::{TriggerRequest, trigger_run};
+use api_server::TriggerRequest;
 use config::Config;
 use model::dag_run::DagRunType;
 use model::time::rest_format;
 use serde_json::{Value, json};
+use store::Store;
 use store::repo::{AssetRecord, AssetUse, Condition, Listing, Order};
-use store::{Graphs, Store};
 
 pub(crate) async fn run(command: AssetsCommand, config: Config) -> anyhow::Result<()> {
     let store = open(&config).await?;
@@ -149,9 +149,5 @@ async fn materialize(store: &Store, config: &Config, wish: &AssetWish, format: F
         user: Some(bootstrap::username()),
         partition_key: None,
     };
-    let broker = hints(config);
-    let run = trigger_run(store, &Graphs::default(), &*broker, &request).await?;
-    broker.close().await;
-    run_made(format, &run);
-    Ok(())
+    make_run(store, config, &request, format).await
 }

@@ -214,15 +214,25 @@ async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> 
         user: Some(bootstrap::username()),
         partition_key: None,
     };
+    make_run(store, config, &request, format).await
+}
+
+/// Makes a run as asked, and shows it.
+pub(crate) async fn make_run(
+    store: &Store,
+    config: &Config,
+    request: &TriggerRequest,
+    format: Format,
+) -> anyhow::Result<()> {
     let broker = hints(config);
-    let run = trigger_run(store, &Graphs::default(), &*broker, &request).await?;
+    let run = trigger_run(store, &Graphs::default(), &*broker, request).await?;
     broker.close().await;
     run_made(format, &run);
     Ok(())
 }
 
 /// Shows a run that has just been made.
-pub(crate) fn run_made(format: Format, run: &RunRecord) {
+fn run_made(format: Format, run: &RunRecord) {
     let when = |at: Option<Timestamp>| at.map(rest_format);
     let columns = [
         "conf",

@@ -1,9 +1,9 @@
 //! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. They are Python of the DAG file, so they are called where files are parsed.
 
-use crate::Shared;
+use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use chrono::Utc;
-use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
+use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,37 +11,25 @@ use store::repo::RunCallback;
 use store::{Graphs, StoreError};
 
 const TURN: Duration = Duration::from_secs(1);
-/// Time beyond that of a file after which another DAG processor may take a callback over.
-const SPARE: Duration = Duration::from_secs(30);
 /// How often a callback is tried whose process was lost.
 const ATTEMPTS: u32 = 3;
 
 /// Calls callbacks until told to stop.
 pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
     let graphs = Graphs::default();
-    loop {
-        match shared.call_one(&graphs).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!("callbacks of runs cannot be called, trying again: {error}"),
-        }
-        tokio::select! {
-            () = stop.draining().cancelled() => return,
-            () = tokio::time::sleep(TURN) => {}
-        }
-    }
+    let what = "callbacks of runs cannot be called";
+    while goes_on(what, shared.call_one(&graphs).await, TURN, &stop).await {}
 }
 
 impl Shared {
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
         let now = Utc::now();
-        let hold = self.config.dag_processor.file_timeout + SPARE;
         if !self.store.reader().await?.has_run_callback(now).await? {
             return Ok(false);
         }
         let claimed = store::transact!(self.store, "claim callback", |tx| tx
-            .claim_run_callback(now, hold)
+            .claim_run_callback(now, self.hold())
             .await)?;
         let Some(callback) = claimed else {
             return Ok(false);
@@ -114,10 +102,7 @@ impl Shared {
         Ok(Some(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),
             bundle: bundle.clone(),
-            limits: ParseLimits {
-                time: self.config.dag_processor.file_timeout,
-                memory_mb: self.config.dag_processor.file_memory_mb,
-            },
+            limits: self.limits(),
             instead: Some(Instead::Callback(request)),
         }))
     }

@@ -23,13 +23,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::repo::FileRecord;
-use store::{Cipher, Store};
+use store::{Cipher, Store, StoreError};
 use telemetry::metric;
 use tokio::task::JoinSet;
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a change is given to settle: editors and `git pull` touch files several times.
 const SETTLE: Duration = Duration::from_millis(150);
+/// Time beyond that of a file after which another DAG processor may take over what this one has in hand.
+const SPARE: Duration = Duration::from_secs(30);
 /// Wait after Python itself could not be used.
 const PYTHON_AWAY: Duration = Duration::from_secs(5);
 
@@ -200,17 +202,39 @@ async fn beat(shared: Arc<Shared>, stop: Stop) {
     }
 }
 
+/// Whether to go on: at once when something was done, after a turn otherwise, not at all when told to stop.
+async fn goes_on(what: &str, done: Result<bool, StoreError>, turn: Duration, stop: &Stop) -> bool {
+    match done {
+        Ok(true) => return !stop.draining().is_cancelled(),
+        Ok(false) => {}
+        Err(error) => tracing::warn!("{what}, trying again: {error}"),
+    }
+    tokio::select! {
+        () = stop.draining().cancelled() => false,
+        () = tokio::time::sleep(turn) => true,
+    }
+}
+
 impl Shared {
-    /// Parses one file and stores what came of it. False when Python could not be used, which is no fault of the file.
-    async fn parse(self: Arc<Self>, file: DagFile) -> anyhow::Result<bool> {
-        let limits = ParseLimits {
+    /// What one child may use.
+    fn limits(&self) -> ParseLimits {
+        ParseLimits {
             time: self.config.dag_processor.file_timeout,
             memory_mb: self.config.dag_processor.file_memory_mb,
-        };
+        }
+    }
+
+    /// How long a thing in hand is held before another DAG processor may take it over.
+    fn hold(&self) -> Duration {
+        self.config.dag_processor.file_timeout + SPARE
+    }
+
+    /// Parses one file and stores what came of it. False when Python could not be used, which is no fault of the file.
+    async fn parse(self: Arc<Self>, file: DagFile) -> anyhow::Result<bool> {
         let request = ParseRequest {
             file: file.path.clone(),
             bundle: file.bundle.clone(),
-            limits,
+            limits: self.limits(),
             instead: None,
         };
         let begin = Instant::now();

@@ -1,12 +1,12 @@
 //! Timetables of the user's own: asked here, where Python is.
 
-use crate::Shared;
+use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use broker::Hint;
 use chrono::Utc;
 use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
-use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
+use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,12 @@ use store::repo::{AskedTimetable, TimetableQuestion};
 use store::{Graphs, StoreError};
 
 const TURN: Duration = Duration::from_millis(200);
-/// Time beyond that of a file after which another DAG processor may take a question over.
-const SPARE: Duration = Duration::from_secs(30);
 
 /// Answers questions until told to stop.
 pub(crate) async fn answer(shared: Arc<Shared>, stop: Stop) {
     let graphs = Graphs::default();
-    loop {
-        match shared.answer_one(&graphs).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!("timetables cannot be asked, trying again: {error}"),
-        }
-        tokio::select! {
-            () = stop.draining().cancelled() => return,
-            () = tokio::time::sleep(TURN) => {}
-        }
-    }
+    let what = "timetables cannot be asked";
+    while goes_on(what, shared.answer_one(&graphs).await, TURN, &stop).await {}
 }
 
 fn micros(at: Option<Timestamp>) -> Option<i64> {
@@ -41,12 +30,11 @@ impl Shared {
     /// Answers the oldest question that waits. Whether there was one.
     async fn answer_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
         let now = Utc::now();
-        let hold = self.config.dag_processor.file_timeout + SPARE;
         if !self.store.reader().await?.has_timetable_question(now).await? {
             return Ok(false);
         }
         let claimed = store::transact!(self.store, "claim question", |tx| tx
-            .claim_timetable_question(now, hold)
+            .claim_timetable_question(now, self.hold())
             .await)?;
         let Some(asked) = claimed else { return Ok(false) };
         let answer = match self.question_for(graphs, &asked).await? {
@@ -107,10 +95,7 @@ impl Shared {
         let request = ParseRequest {
             file: bundle.path.clone(),
             bundle: bundle.clone(),
-            limits: ParseLimits {
-                time: self.config.dag_processor.file_timeout,
-                memory_mb: self.config.dag_processor.file_memory_mb,
-            },
+            limits: self.limits(),
             instead: Some(Instead::Timetable(question)),
         };
         let told: Result<_, ParseFailure> =

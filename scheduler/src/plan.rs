@@ -4,10 +4,9 @@ use crate::snapshots::Snapshot;
 use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
-use model::dag::{Dag, Expansion};
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, TaskId, TaskInstanceId, Timestamp};
-use scheduling::{Decision, Plan, RunSnapshot, TaskSnapshot, plan_run};
+use model::{DagId, DagRunKey, TaskInstanceId, Timestamp};
+use scheduling::{Decision, Plan, RunSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::repo::{Dispatch, LockedRun, RunEvent, RunRecord};
@@ -153,7 +152,10 @@ impl Shared {
             Default::default()
         };
         let held_by_past = tx.held_by_past(dag, &run).await?;
-        let lengths = tx.mapped_lengths(key, &unexpanded(dag, snapshot.tasks())).await?;
+        let tasks = snapshot.tasks().iter();
+        let unexpanded = tasks.filter(|ti| ti.map_index.0 < 0 && !ti.state.is_finished());
+        let sources = dag.mapped_over(unexpanded.map(|ti| &ti.task_id));
+        let lengths = tx.mapped_lengths(key, &sources).await?;
         let plan = loop {
             let plan = plan_run(&RunSnapshot {
                 dag,
@@ -263,23 +265,4 @@ impl Shared {
             detail,
         })
     }
-}
-
-/// The tasks whose returned values an instance that is not expanded yet expands over.
-fn unexpanded(dag: &Dag, tasks: &[TaskSnapshot]) -> Vec<TaskId> {
-    let waiting = tasks
-        .iter()
-        .filter(|ti| ti.map_index.0 < 0 && !ti.state.is_finished())
-        .filter_map(|ti| dag.task(&ti.task_id)?.expansion.as_ref());
-    let mut sources: Vec<TaskId> = waiting
-        .filter_map(|expansion| match expansion {
-            Expansion::Product(lengths) => Some(lengths),
-            Expansion::Unsupported(_) => None,
-        })
-        .flatten()
-        .flat_map(|length| length.sources().into_iter().cloned())
-        .collect();
-    sources.sort();
-    sources.dedup();
-    sources
 }

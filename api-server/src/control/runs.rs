@@ -170,13 +170,7 @@ impl Runs {
                     || ti.try_number.0 > try_number
                     || ti.state == model::task_instance::StateName::UpForRetry);
             if try_number > 0 {
-                let name = LogName {
-                    dag_id: dag_id.clone(),
-                    run_id: run_id.clone(),
-                    task_id: task_id.clone(),
-                    map_index,
-                    try_number,
-                };
+                let name = LogName::of(&ti, try_number);
                 let logs = self.app.logs.clone();
                 let page = tokio::task::spawn_blocking(move || logs.read(&name, offset, CHUNK)).await;
                 if let Ok(Ok((bytes, end))) = page

@@ -63,13 +63,7 @@ pub(super) fn start_task(
         .for_claim(&claim)
         .map_err(|error| Status::internal(error.to_string()))?;
     let task = graph.dag.task(&ti.task_id);
-    let name = LogName {
-        dag_id: ti.dag_id.clone(),
-        run_id: ti.run_id.clone(),
-        task_id: ti.task_id.clone(),
-        map_index: ti.map_index,
-        try_number: ti.try_number.0,
-    };
+    let name = LogName::of(ti, ti.try_number.0);
     let native = graph
         .native
         .get(ti.task_id.as_str())

@@ -94,13 +94,7 @@ async fn order(
         .tokens
         .for_claim(&claim)
         .map_err(|error| StoreError::Inconsistent(error.to_string()))?;
-    let name = LogName {
-        dag_id: ti.dag_id.clone(),
-        run_id: ti.run_id.clone(),
-        task_id: ti.task_id.clone(),
-        map_index: ti.map_index,
-        try_number: ti.try_number.0,
-    };
+    let name = LogName::of(&ti, ti.try_number.0);
     order.log_offset = app.logs.length(&name);
     order.task_instance = described(&ti).to_string();
     Ok(Some(order))

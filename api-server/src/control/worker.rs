@@ -87,13 +87,7 @@ impl Workers {
         offset: u64,
         data: bytes::Bytes,
     ) -> Result<u64, Status> {
-        let name = LogName {
-            dag_id: ti.dag_id.clone(),
-            run_id: ti.run_id.clone(),
-            task_id: ti.task_id.clone(),
-            map_index: ti.map_index,
-            try_number,
-        };
+        let name = LogName::of(ti, try_number);
         let logs = self.app.logs.clone();
         let written = tokio::task::spawn_blocking(move || logs.append(&name, offset, &data)).await;
         let written = written

@@ -148,6 +148,16 @@ pub enum Expansion {
     Unsupported(String),
 }
 
+impl Expansion {
+    /// The tasks whose returned values it depends on.
+    pub fn sources(&self) -> Vec<&TaskId> {
+        match self {
+            Self::Product(lengths) => lengths.iter().flat_map(MappedLength::sources).collect(),
+            Self::Unsupported(_) => Vec::new(),
+        }
+    }
+}
+
 /// Where the length of one mapped argument comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MappedLength {
@@ -326,16 +336,12 @@ impl Dag {
         self.has_limits_over_runs() || self.tasks.iter().any(|task| task.depends_on_past)
     }
 
-    /// Tasks whose returned values mapped tasks expand over.
-    pub fn mapped_over(&self) -> Vec<TaskId> {
-        let lengths = self.tasks.iter().filter_map(|task| match &task.expansion {
-            Some(Expansion::Product(lengths)) => Some(lengths),
-            Some(Expansion::Unsupported(_)) | None => None,
-        });
-        let mut sources: Vec<TaskId> = lengths
-            .flatten()
-            .flat_map(|length| length.sources().into_iter().cloned())
-            .collect();
+    /// Tasks whose returned values these tasks expand over.
+    pub fn mapped_over<'a>(&self, tasks: impl IntoIterator<Item = &'a TaskId>) -> Vec<TaskId> {
+        let expansions = tasks
+            .into_iter()
+            .filter_map(|task_id| self.task(task_id)?.expansion.as_ref());
+        let mut sources: Vec<TaskId> = expansions.flat_map(Expansion::sources).cloned().collect();
         sources.sort();
         sources.dedup();
         sources

@@ -265,10 +265,7 @@ impl<'a> Planner<'a> {
     /// The tasks whose values a mapped task group expands over.
     fn sources(&self, task: &Task) -> Upstreams {
         let mut up = Upstreams::default();
-        let Some(Expansion::Product(lengths)) = &task.expansion else {
-            return up;
-        };
-        for source in lengths.iter().flat_map(|length| length.sources()) {
+        for source in task.expansion.iter().flat_map(Expansion::sources) {
             if let Some(before) = self.snapshot.dag.position(source) {
                 for &at in &self.instances[before] {
                     up.add(self.states[at], false);

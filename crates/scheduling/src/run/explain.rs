@@ -1,7 +1,7 @@
 //! Why a task instance waits: the planner's own pieces, asked one after the other.
 
 use super::{Planner, RunSnapshot, is_active};
-use model::dag::{Expansion, Task};
+use model::dag::Task;
 use model::task_instance::StateName;
 use model::trigger_rule::{TriggerRule, Verdict};
 use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
@@ -174,9 +174,9 @@ impl Planner<'_> {
     fn upstream_of(&self, task: &Task, map_index: MapIndex) -> Blocker {
         let sources: Vec<usize> = match &task.expansion {
             // An unexpanded instance of a mapped group waits for what the group expands over.
-            Some(Expansion::Product(lengths)) if task.mapped_group.is_some() && map_index.0 < 0 => lengths
-                .iter()
-                .flat_map(|length| length.sources())
+            Some(expansion) if task.mapped_group.is_some() && map_index.0 < 0 => expansion
+                .sources()
+                .into_iter()
                 .filter_map(|source| self.snapshot.dag.position(source))
                 .collect(),
             _ => task.upstream.clone(),

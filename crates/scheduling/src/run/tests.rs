@@ -51,17 +51,23 @@ struct World {
     lengths: HashMap<TaskId, usize>,
 }
 
+impl World {
+    fn snapshot<'a>(&'a self, dag: &'a Dag, tasks: &'a [TaskSnapshot], paused: bool) -> RunSnapshot<'a> {
+        RunSnapshot {
+            dag,
+            start_date: self.start_date,
+            paused,
+            tasks,
+            active_over_runs: &self.active_over_runs,
+            held_by_past: &self.held_by_past,
+            lengths: &self.lengths,
+            now: DateTime::UNIX_EPOCH,
+        }
+    }
+}
+
 fn plan_in(world: &World, dag: &Dag, tasks: &[TaskSnapshot], paused: bool) -> Plan {
-    plan_run(&RunSnapshot {
-        dag,
-        start_date: world.start_date,
-        paused,
-        tasks,
-        active_over_runs: &world.active_over_runs,
-        held_by_past: &world.held_by_past,
-        lengths: &world.lengths,
-        now: DateTime::UNIX_EPOCH,
-    })
+    plan_run(&world.snapshot(dag, tasks, paused))
 }
 
 fn world() -> World {
@@ -317,17 +323,7 @@ fn a_wait_is_told_with_what_it_is_for() {
     let dag = chain(&["all_success"; 3]);
     let tasks = instances(&dag, &[Running, NoStatus, NoStatus]);
     let said = |world: &World, tasks: &[TaskSnapshot], at: usize, paused: bool| -> Vec<String> {
-        let snapshot = RunSnapshot {
-            dag: &dag,
-            start_date: None,
-            paused,
-            tasks,
-            active_over_runs: &world.active_over_runs,
-            held_by_past: &world.held_by_past,
-            lengths: &world.lengths,
-            now: DateTime::UNIX_EPOCH,
-        };
-        blockers(&snapshot, tasks[at].id)
+        blockers(&world.snapshot(&dag, tasks, paused), tasks[at].id)
             .iter()
             .map(ToString::to_string)
             .collect()

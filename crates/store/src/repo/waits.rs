@@ -120,7 +120,12 @@ impl Tx {
         let tasks = self.snapshot(run.key).await?;
         let active_over_runs = self.active_over_runs(dag).await?;
         let held_by_past = self.held_by_past(dag, &run).await?;
-        let lengths = self.mapped_lengths(run.key, &dag.mapped_over()).await?;
+        let lengths = self
+            .mapped_lengths(
+                run.key,
+                &dag.mapped_over(dag.tasks.iter().map(|task| &task.task_id)),
+            )
+            .await?;
         let snapshot = RunSnapshot {
             dag,
             start_date: run.start_date,

@@ -4,6 +4,7 @@
 //! statement is put together from data: every value is a bind parameter.
 
 mod dialect;
+mod ids;
 mod row;
 mod session;
 mod value;

@@ -2,11 +2,7 @@
 
 use super::Value;
 use crate::StoreError;
-use model::{
-    AssetAliasId, AssetEventId, AssetId, BackfillId, ClaimEpoch, DagId, DagRunKey, DagVersionId,
-    ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId,
-    TryNumber, WorkerId,
-};
+use model::Timestamp;
 use std::str::FromStr;
 
 /// One row of a result.
@@ -139,37 +135,3 @@ impl<T: FromValue> FromValue for Option<T> {
         }
     }
 }
-
-macro_rules! text_ids {
-    ($($type:ty),*) => { $(impl FromValue for $type {
-        fn from_value(value: Value) -> Result<Self, StoreError> { String::from_value(value).map(Self::new) }
-    })* };
-}
-text_ids!(DagId, RunId, TaskId, PoolName, QueueName, ExecutorName);
-
-macro_rules! uuid_ids {
-    ($($type:ty),*) => { $(impl FromValue for $type {
-        fn from_value(value: Value) -> Result<Self, StoreError> {
-            let text = String::from_value(value)?;
-            text.parse().map_err(|e| StoreError::Inconsistent(format!("{text:?} is not a UUID: {e}")))
-        }
-    })* };
-}
-uuid_ids!(TaskInstanceId, DagVersionId, WorkerId);
-
-macro_rules! number_ids {
-    ($($type:ident),*) => { $(impl FromValue for $type {
-        fn from_value(value: Value) -> Result<Self, StoreError> { FromValue::from_value(value).map($type) }
-    })* };
-}
-number_ids!(
-    AssetAliasId,
-    AssetEventId,
-    AssetId,
-    BackfillId,
-    DagRunKey,
-    ClaimEpoch,
-    MapIndex,
-    TriggerId,
-    TryNumber
-);

@@ -1,10 +1,6 @@
 //! Values as both databases know them.
 
-use model::{
-    AssetAliasId, AssetEventId, AssetId, BackfillId, ClaimEpoch, DagId, DagRunKey, DagVersionId,
-    ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId, TaskInstanceId, Timestamp, TriggerId,
-    TryNumber, WorkerId,
-};
+use model::Timestamp;
 
 /// A bind parameter or a column's value.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,42 +23,6 @@ macro_rules! from_integer {
     })* };
 }
 from_integer!(i64, i32, u32, u16, bool);
-
-macro_rules! from_text_id {
-    ($($type:ty),*) => { $(
-        impl From<&$type> for Value {
-            fn from(value: &$type) -> Self { Self::Text(value.as_str().to_owned()) }
-        }
-        impl From<$type> for Value {
-            fn from(value: $type) -> Self { Self::Text(value.as_str().to_owned()) }
-        }
-    )* };
-}
-from_text_id!(DagId, RunId, TaskId, PoolName, QueueName, ExecutorName);
-
-macro_rules! from_uuid_id {
-    ($($type:ty),*) => { $(impl From<$type> for Value {
-        fn from(value: $type) -> Self { Self::Text(value.to_string()) }
-    })* };
-}
-from_uuid_id!(TaskInstanceId, DagVersionId, WorkerId);
-
-macro_rules! from_number_id {
-    ($($type:ty),*) => { $(impl From<$type> for Value {
-        fn from(value: $type) -> Self { Self::Integer(i64::from(value.0)) }
-    })* };
-}
-from_number_id!(
-    AssetAliasId,
-    AssetEventId,
-    AssetId,
-    BackfillId,
-    DagRunKey,
-    ClaimEpoch,
-    MapIndex,
-    TriggerId,
-    TryNumber
-);
 
 impl From<&str> for Value {
     fn from(value: &str) -> Self {
