@@ -37,15 +37,19 @@ impl Shared {
             .claim_timetable_question(now, self.hold())
             .await)?;
         let Some(asked) = claimed else { return Ok(false) };
-        let answer = match self.question_for(graphs, &asked).await? {
+        let question = self.question_for(graphs, &asked).await?;
+        let gone = question.is_none();
+        let answer = match question {
             Some(question) => self.ask(question).await,
             None => Err("the DAG is gone".to_owned()),
         };
         match (asked.question, answer) {
             (TimetableQuestion::Next { .. }, Ok(answer)) => self.set_next(&asked, next_of(&answer)).await?,
+            (TimetableQuestion::Next { .. }, Err(_)) if gone => self.set_next(&asked, None).await?,
+            // Forgotten, the question would not be asked again before the file changes, and the DAG would stand still
+            // for good: it stays, and is taken up again when the hold on it ends.
             (TimetableQuestion::Next { .. }, Err(why)) => {
-                tracing::error!(dag_id = %asked.dag_id, "no next run: {why}");
-                self.set_next(&asked, None).await?;
+                tracing::error!(dag_id = %asked.dag_id, "no next run yet, asking again in {:?}: {why}", self.hold());
             }
             (TimetableQuestion::Manual { .. }, answer) => {
                 let text = match answer {
