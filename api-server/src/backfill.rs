@@ -7,7 +7,7 @@ use broker::{Broker, Hint};
 use chrono::Utc;
 use model::dag::Dag;
 use model::dag_run::DagRunType;
-use model::timetable::{NextRun, Timetable};
+use model::timetable::{NextRun, Partition, Timetable, TimetableError};
 use model::{DagId, TaskInstanceId, Timestamp};
 use serde_json::{Map, Value};
 use std::str::FromStr;
@@ -97,10 +97,33 @@ pub enum BackfillError {
 struct Plan {
     record: DagRecord,
     graph: std::sync::Arc<Graph>,
-    dates: Vec<NextRun>,
+    dates: Vec<BackfillDate>,
 }
 
-/// The logical dates that a backfill would run.
+/// One date of a backfill, or one partition.
+#[derive(Debug, Clone)]
+pub struct BackfillDate {
+    next: NextRun,
+    /// The partition; `None` where runs have logical dates.
+    pub partition: Option<Partition>,
+}
+
+impl BackfillDate {
+    /// Its logical date; `None` where runs are about partitions.
+    pub fn logical_date(&self) -> Option<Timestamp> {
+        Some(self.next.logical_date).filter(|_| self.partition.is_none())
+    }
+
+    /// The run that it has already.
+    async fn run(&self, tx: &mut Tx, dag_id: &DagId) -> Result<Option<RunRecord>, StoreError> {
+        match &self.partition {
+            Some(partition) => tx.run_about(dag_id, partition.date).await,
+            None => tx.run_dated(dag_id, self.next.logical_date).await,
+        }
+    }
+}
+
+/// The dates that a backfill would run.
 ///
 /// # Errors
 /// As [`create_backfill`].
@@ -108,14 +131,14 @@ pub async fn dry_run(
     store: &Store,
     graphs: &Graphs,
     request: &BackfillRequest,
-) -> Result<Vec<Timestamp>, BackfillError> {
+) -> Result<Vec<BackfillDate>, BackfillError> {
     let mut db = store.reader().await?;
     let plan = plan(&mut db, graphs, request).await?;
     let mut wanted = Vec::new();
     for date in plan.dates {
-        let present = db.run_dated(&request.dag_id, date.logical_date).await?;
+        let present = date.run(&mut db, &request.dag_id).await?;
         if present.is_none_or(|run| why_not(&run, request.reprocess).is_none()) {
-            wanted.push(date.logical_date);
+            wanted.push(date);
         }
     }
     Ok(wanted)
@@ -154,7 +177,8 @@ pub async fn create_backfill(
         for (at, date) in plan.dates.iter().enumerate() {
             let ordinal = u32::try_from(at + 1).unwrap_or(u32::MAX);
             let run = make_run(tx, graphs, request, &plan, date, now).await?;
-            tx.add_backfill_run(id, date.logical_date, ordinal, run).await?;
+            let named = (date.logical_date(), date.partition.as_ref());
+            tx.add_backfill_run(id, named, ordinal, run).await?;
         }
         tx.backfill(id).await
     })?;
@@ -193,14 +217,16 @@ async fn make_run(
     graphs: &Graphs,
     request: &BackfillRequest,
     plan: &Plan,
-    date: &NextRun,
+    date: &BackfillDate,
     now: Timestamp,
 ) -> Result<Result<model::DagRunKey, &'static str>, StoreError> {
     let conf = request.conf.as_ref().map(Value::to_string);
-    if let Some(run) = tx.run_dated(&request.dag_id, date.logical_date).await? {
-        if let Some(why) = why_not(&run, request.reprocess) {
-            return Ok(Err(why));
-        }
+    let present = date.run(tx, &request.dag_id).await?;
+    if let Some(why) = present.as_ref().and_then(|run| why_not(run, request.reprocess)) {
+        return Ok(Err(why));
+    }
+    // A partition gets another run, where a date has its run cleared.
+    if let Some(run) = present.filter(|_| date.partition.is_none()) {
         let tis = tx.task_instances_of(run.key).await?;
         let how = Clearing {
             on_latest: request.on_latest,
@@ -215,17 +241,23 @@ async fn make_run(
     let run = NewRun {
         dag: &plan.graph.dag,
         version_id: plan.record.version_id,
-        run_id: DagRunType::Backfill.generate_run_id(date.run_after, None),
+        run_id: match &date.partition {
+            Some(partition) => {
+                let suffix = uuid::Uuid::new_v4().simple().to_string();
+                partition.run_id(DagRunType::Backfill, date.next.run_after, &suffix[..8])
+            }
+            None => DagRunType::Backfill.generate_run_id(date.next.run_after, None),
+        },
         run_type: DagRunType::Backfill,
-        logical_date: Some(date.logical_date),
-        interval: Some(date.interval),
-        run_after: date.run_after,
+        logical_date: date.logical_date(),
+        interval: Some(date.next.interval).filter(|_| date.partition.is_none()),
+        run_after: date.next.run_after,
         conf: conf.unwrap_or_else(|| "{}".to_owned()),
         triggered_by: "backfill",
         triggering_user: request.user.clone(),
         note: None,
         trace_context: None,
-        partition_key: None,
+        partition: date.partition.clone(),
     };
     if tx.run(&request.dag_id, &run.run_id).await?.is_some() {
         return Ok(Err("in flight"));
@@ -246,16 +278,37 @@ async fn plan(db: &mut Tx, graphs: &Graphs, request: &BackfillRequest) -> Result
     }
     check_dates(&graph.dag, request)?;
     let now = Utc::now();
-    let between = graph
-        .dag
-        .timetable
-        .runs_between(request.from, request.to, now, MOST_RUNS);
-    let mut dates = between.map_err(|error| BackfillError::Invalid(error.to_string()))?;
-    dates.retain(|date| date.interval.end < now);
+    let mut dates = dates_of(&graph.dag.timetable, request, now)
+        .map_err(|error| BackfillError::Invalid(error.to_string()))?;
     if request.reverse {
         dates.reverse();
     }
     Ok(Plan { record, graph, dates })
+}
+
+fn dates_of(
+    timetable: &Timetable,
+    request: &BackfillRequest,
+    now: Timestamp,
+) -> Result<Vec<BackfillDate>, TimetableError> {
+    let (from, to) = (request.from, request.to);
+    if timetable.is_partitioned() {
+        let between = timetable.partitions_between(from, to, MOST_RUNS)?.into_iter();
+        return Ok(between
+            .map(|(next, partition)| BackfillDate {
+                next,
+                partition: Some(partition),
+            })
+            .collect());
+    }
+    let between = timetable.runs_between(from, to, now, MOST_RUNS)?.into_iter();
+    Ok(between
+        .filter(|next| next.interval.end < now)
+        .map(|next| BackfillDate {
+            next,
+            partition: None,
+        })
+        .collect())
 }
 
 /// Whether a timetable names dates again and again.
@@ -265,9 +318,12 @@ pub(crate) fn is_periodic(timetable: &Timetable) -> bool {
         | Timetable::Once
         | Timetable::Continuous
         | Timetable::AssetTriggered
+        | Timetable::PartitionedAssets(_)
+        | Timetable::PartitionedAtRuntime
         | Timetable::Foreign { .. } => false,
         Timetable::AssetOrTime(inner) => is_periodic(inner),
-        Timetable::CronTrigger { .. }
+        Timetable::CronPartition(_)
+        | Timetable::CronTrigger { .. }
         | Timetable::CronDataInterval { .. }
         | Timetable::DeltaTrigger { .. }
         | Timetable::DeltaDataInterval { .. }

@@ -8,13 +8,15 @@ mod clearing;
 mod control;
 mod logs;
 mod params;
+mod partitions;
 mod python_repr;
 mod rest;
 pub mod service;
 mod trigger;
 mod watch;
 
-pub use backfill::{BackfillError, BackfillRequest, Reprocess, create_backfill, dry_run};
+pub use backfill::{BackfillDate, BackfillError, BackfillRequest, Reprocess, create_backfill, dry_run};
+pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
 use bootstrap::{Health, Stop};

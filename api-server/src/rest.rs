@@ -10,12 +10,14 @@ mod body;
 mod bulk;
 mod bulk_runs;
 mod clear;
+mod clear_runs;
 mod cursor;
 mod dags;
 mod dependencies;
 mod error;
 mod hitl;
 mod logs_page;
+mod mark;
 mod meta;
 mod pools;
 mod query;
@@ -33,7 +35,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 use error::ApiError;
 use serde_json::json;
 use std::time::Instant;
@@ -65,18 +67,42 @@ pub(crate) fn router(app: App) -> Router {
             get(runs::list).post(runs::trigger).patch(bulk_runs::dag_runs),
         )
         .route("/dags/{dag_id}/dagRuns/list", post(batch::dag_runs))
-        .route("/dags/{dag_id}/dagRuns/{run_id}/clear", post(clear::clear_run))
+        .route(
+            "/dags/{dag_id}/dagRuns/{run_id}/clear",
+            post(clear_runs::clear_run),
+        )
         .route("/dags/{dag_id}/dagRuns/{run_id}/wait", get(wait::wait))
         .route(
             "/dags/{dag_id}/dagRuns/{run_id}",
             get(runs::show).delete(runs::delete).patch(runs::patch),
+        )
+        .route("/dags/{dag_id}/clearDagRuns", post(clear_runs::clear_many))
+        .route(
+            "/dags/{dag_id}/clearPartitions",
+            post(clear_runs::clear_partitions),
         )
         .route("/dags/{dag_id}/clearTaskInstances", post(clear::clear_tasks));
     const TI: &str = "/dags/{dag_id}/dagRuns/{run_id}/taskInstances";
     let task = Router::new()
         .route(TI, get(tasks::list).patch(bulk_runs::task_instances))
         .route(&format!("{TI}/list"), post(batch::task_instances))
-        .route(&format!("{TI}/{{task_id}}"), get(tasks::show).patch(tasks::patch))
+        .route(
+            &format!("{TI}/{{task_id}}"),
+            get(tasks::show).patch(mark::mark_task),
+        )
+        .route(&format!("{TI}/{{task_id}}/dry_run"), patch(mark::mark_task_dry))
+        .route(
+            &format!("{TI}/{{task_id}}/{{map_index}}/dry_run"),
+            patch(mark::mark_instance_dry),
+        )
+        .route(
+            "/dags/{dag_id}/dagRuns/{run_id}/taskGroupInstances/{group_id}",
+            patch(mark::mark_group),
+        )
+        .route(
+            "/dags/{dag_id}/dagRuns/{run_id}/taskGroupInstances/{group_id}/dry_run",
+            patch(mark::mark_group_dry),
+        )
         .route(&format!("{TI}/{{task_id}}/listMapped"), get(tasks::list_mapped))
         .route(
             &format!("{TI}/{{task_id}}/dependencies"),
@@ -102,7 +128,7 @@ pub(crate) fn router(app: App) -> Router {
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}"),
-            get(tasks::show_mapped).patch(tasks::patch_mapped),
+            get(tasks::show_mapped).patch(mark::mark_instance),
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}/tries"),

@@ -4,7 +4,7 @@ use broker::{Broker, Hint};
 use chrono::Utc;
 use model::dag::Dag;
 use model::dag_run::{DagRunType, is_valid_run_id};
-use model::timetable::DataInterval;
+use model::timetable::{DataInterval, Partition};
 use model::{DagId, DagVersionId, RunId, TaskInstanceId, Timestamp};
 use std::time::{Duration, Instant};
 use store::repo::{NewRun, RunRecord, TimetableQuestion};
@@ -141,6 +141,34 @@ fn check_run_type(dag: &Dag, run_type: DagRunType) -> Result<(), TriggerError> {
     Err(TriggerError::Invalid(text))
 }
 
+/// The partition of a run that somebody asks for (`SerializedDAG.validate_partition_key`).
+fn partition(dag: &Dag, key: Option<&str>) -> Result<Option<Partition>, TriggerError> {
+    let Some(key) = key else { return Ok(None) };
+    let invalid = |text: String| Err(TriggerError::Invalid(text));
+    if !dag.timetable.takes_partitions() {
+        return invalid(format!(
+            "Dag '{}' is not a partitioned Dag and does not accept a partition_key.",
+            dag.dag_id
+        ));
+    }
+    if key.trim().is_empty() {
+        return invalid("partition_key must not be empty or whitespace-only.".to_owned());
+    }
+    let length = key.chars().count();
+    if length > 250 {
+        return invalid(format!(
+            "partition_key must be at most 250 characters; got {length}."
+        ));
+    }
+    match dag.timetable.partition_date(key) {
+        Ok(date) => Ok(Some(Partition {
+            key: key.to_owned(),
+            date,
+        })),
+        Err(error) => invalid(error.to_string()),
+    }
+}
+
 /// Makes a run in state queued and tells the schedulers.
 ///
 /// # Errors
@@ -162,10 +190,7 @@ pub async fn trigger_run(
     let version_id: DagVersionId = record.version_id;
     let graph = graphs.get(&mut db, version_id).await?;
     drop(db);
-    if request.partition_key.is_some() {
-        let text = format!("Dag '{dag_id}' is not a partitioned Dag and does not accept a partition_key.");
-        return Err(TriggerError::Invalid(text));
-    }
+    let partition = partition(&graph.dag, request.partition_key.as_deref())?;
     let run_after = request.run_after.unwrap_or(now);
     let run_id = match request.run_id.as_deref().filter(|run_id| !run_id.is_empty()) {
         Some(run_id) => {
@@ -207,7 +232,7 @@ pub async fn trigger_run(
         triggering_user: request.user.clone(),
         note: request.note.clone(),
         trace_context: telemetry::context_of(&span),
-        partition_key: None,
+        partition,
     };
     let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
     let made = store::transact!(store, "trigger run", |tx| {

@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Assets
     #[command(subcommand)]
     Assets(AssetsCommand),
+    /// Partitions of runs
+    #[command(subcommand)]
+    Partitions(PartitionsCommand),
     /// Backfills
     #[command(subcommand)]
     Backfill(BackfillCommand),
@@ -292,6 +295,37 @@ pub(crate) struct BackfillOptions {
     /// Only shows the dates
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionsCommand {
+    /// Lets runs be about no partition any more
+    Clear {
+        /// The DAG
+        #[arg(short, long)]
+        dag_id: String,
+        /// The run of that name
+        #[arg(short, long)]
+        run_id: Option<String>,
+        /// The runs about that partition
+        #[arg(short = 'k', long)]
+        partition_key: Option<String>,
+        /// The runs about partitions from that date on
+        #[arg(short, long)]
+        start_date: Option<String>,
+        /// The runs about partitions up to that date
+        #[arg(short, long)]
+        end_date: Option<String>,
+        /// Both dates as `a~b`
+        #[arg(long)]
+        date: Option<String>,
+        /// Runs their tasks again, too
+        #[arg(long)]
+        clear_task_instances: bool,
+        /// Only tells what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Which asset is meant.

@@ -39,9 +39,18 @@ pub(crate) async fn create(options: BackfillOptions, config: Config) -> anyhow::
         let dates = dry_run(&store, &graphs, &request).await?;
         let shown: Vec<Value> = dates
             .iter()
-            .map(|date| json!({"logical_date": rest_format(*date)}))
+            .map(|date| {
+                let partition = date.partition.as_ref();
+                json!({
+                    "logical_date": date.logical_date().map(rest_format),
+                    "partition_key": partition.map(|partition| &partition.key),
+                    "partition_date": partition.and_then(|partition| partition.date).map(rest_format),
+                })
+            })
             .collect();
-        rows(Format::Table, &["logical_date"], &shown);
+        let partitioned = dates.iter().any(|date| date.partition.is_some());
+        let columns = ["logical_date", "partition_key", "partition_date"];
+        rows(Format::Table, &columns[..if partitioned { 3 } else { 1 }], &shown);
     } else {
         let broker = hints(&config);
         let made = create_backfill(&store, &graphs, &*broker, &request).await?;

@@ -7,6 +7,7 @@ mod configuration;
 mod dags;
 mod database;
 mod output;
+mod partitions;
 mod standalone;
 mod tasks;
 mod upgrade_check;
@@ -100,6 +101,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Db(command) => block_on(database::run(command, config)),
         Command::Dags(command) => block_on(dags::run(command, config)),
         Command::Tasks(command) => block_on(tasks::run(command, config)),
+        Command::Partitions(command) => block_on(partitions::run(command, config)),
         Command::Backfill(BackfillCommand::Create(options)) => block_on(backfill::create(options, config)),
         Command::Assets(command) => block_on(assets::run(command, config)),
         Command::Variables(command) => block_on(variables::run(command, config)),

@@ -189,6 +189,9 @@ impl Shared {
                 new_versions += usize::from(saved.is_new_version);
                 set_next_run(tx, &read.dag, saved.is_new_version, now).await?;
                 tx.set_asset_references(&read.dag, now).await?;
+                if saved.is_new_version {
+                    tx.look_at_partitions_again(&read.dag.dag_id).await?;
+                }
                 present.push(read.dag.dag_id.clone());
             }
             let fileloc = file.path.to_string_lossy();
@@ -231,13 +234,18 @@ async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<Str
 /// Recomputes when the DAG runs next, from its last scheduled run on.
 async fn set_next_run(tx: &mut Tx, dag: &Dag, is_new: bool, now: Timestamp) -> Result<(), StoreError> {
     let dag_id: &DagId = &dag.dag_id;
-    let last = tx.last_automated_run(dag_id).await?;
-    let last = last.and_then(|run| {
-        Some(DataInterval {
-            start: run.data_interval_start?,
-            end: run.data_interval_end?,
+    let last = if dag.timetable.is_partitioned() {
+        let last = tx.last_partitioned_run(dag_id).await?;
+        last.map(DataInterval::exact)
+    } else {
+        let last = tx.last_automated_run(dag_id).await?;
+        last.and_then(|run| {
+            Some(DataInterval {
+                start: run.data_interval_start?,
+                end: run.data_interval_end?,
+            })
         })
-    });
+    };
     if dag.timetable.is_foreign() {
         let known = tx.dag(dag_id).await?.and_then(|record| record.next_run_after);
         if is_new || known.is_none() {

@@ -46,6 +46,7 @@ impl Shared {
         let due = db.due_dags(now, DAGS_PER_TURN).await?;
         let waiting = db.dags_with_queued_runs(now).await?;
         let updated = db.dags_with_updated_assets().await?;
+        let partitions = db.dags_with_updated_partitions().await?;
         let next = db.next_due(now).await?;
         drop(db);
         let mut more = false;
@@ -54,6 +55,9 @@ impl Shared {
         }
         for dag_id in &updated {
             self.create_asset_runs(dag_id).await?;
+        }
+        for dag_id in &partitions {
+            self.create_partition_runs(dag_id).await?;
         }
         for dag_id in waiting
             .iter()
@@ -163,7 +167,7 @@ impl Shared {
             triggering_user: None,
             note: None,
             trace_context: telemetry::context_of(&span),
-            partition_key: None,
+            partition: None,
         };
         let key = tx.create_run(&run, &mut new_task_instance_id, now).await?;
         tx.consume_asset_events(&record.dag_id, key, &events).await?;
@@ -193,24 +197,32 @@ impl Shared {
             return Ok(false);
         }
         let span = tracing::info_span!("dag_run.create", dag.id = %record.dag_id);
+        let partition = dag.timetable.partition_of(next.run_after).map_err(|error| {
+            StoreError::Inconsistent(format!("its timetable names no partition: {error}"))
+        })?;
+        let run_id = match &partition {
+            Some(partition) => partition.run_id(DagRunType::Scheduled, next.run_after, &random_suffix()),
+            None => DagRunType::Scheduled.generate_run_id(next.run_after, None),
+        };
+        let is_dated = partition.is_none();
         let run = NewRun {
             dag,
             version_id: record.version_id,
-            run_id: DagRunType::Scheduled.generate_run_id(next.run_after, None),
+            run_id,
             run_type: DagRunType::Scheduled,
-            logical_date: Some(next.logical_date),
-            interval: Some(next.interval),
+            logical_date: Some(next.logical_date).filter(|_| is_dated),
+            interval: Some(next.interval).filter(|_| is_dated),
             run_after: next.run_after,
             conf: "{}".to_owned(),
             triggered_by: "timetable",
             triggering_user: None,
             note: None,
             trace_context: telemetry::context_of(&span),
-            partition_key: None,
+            partition,
         };
         // The run may be there already: made by hand for this date, or by a transaction whose commit seemed to fail.
         let exists = tx.run(&record.dag_id, &run.run_id).await?.is_some()
-            || tx.run_with_date(&record.dag_id, next.logical_date).await?;
+            || (is_dated && tx.run_with_date(&record.dag_id, next.logical_date).await?);
         if !exists {
             tx.create_run(&run, &mut new_task_instance_id, now).await?;
         }
@@ -245,7 +257,11 @@ impl Shared {
 }
 
 /// Starts the queued runs of a locked DAG that fit under its limit.
-async fn start_queued(tx: &mut Tx, record: &DagRecord, now: Timestamp) -> Result<Vec<DagRunKey>, StoreError> {
+pub(crate) async fn start_queued(
+    tx: &mut Tx,
+    record: &DagRecord,
+    now: Timestamp,
+) -> Result<Vec<DagRunKey>, StoreError> {
     if record.is_paused || record.is_stale {
         return Ok(Vec::new());
     }
@@ -281,7 +297,7 @@ async fn start_backfills(
 }
 
 /// What tells runs apart whose assets were updated at the same instant.
-fn random_suffix() -> String {
+pub(crate) fn random_suffix() -> String {
     let text = uuid::Uuid::new_v4().simple().to_string();
     text.chars().take(8).collect()
 }

@@ -9,6 +9,7 @@ mod create;
 mod dirty;
 mod dispatch;
 mod leases;
+mod partitions;
 mod plan;
 mod pods;
 pub mod service;

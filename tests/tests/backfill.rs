@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const DAGS: &str = r#"
 from datetime import datetime
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, TaskGroup, task
 from airflow.providers.standard.operators.bash import BashOperator
 
 with DAG("daily", schedule="@daily", start_date=datetime(2030, 1, 1), catchup=False, params={"word": "none"}):
@@ -21,6 +21,11 @@ with DAG("chain", schedule="@daily", start_date=datetime(2030, 1, 1), catchup=Fa
     third = BashOperator(task_id="third", bash_command="true")
     beside = BashOperator(task_id="beside", bash_command="true")
     first >> second >> third
+
+with DAG("grouped", schedule=None):
+    with TaskGroup("pair") as pair:
+        BashOperator(task_id="one", bash_command="test ! -e PATH/broken") >> BashOperator(task_id="two", bash_command="true")
+    pair >> BashOperator(task_id="last", bash_command="true")
 
 with DAG("scheduled_only", schedule="@daily", start_date=datetime(2030, 1, 1), allowed_run_types=["scheduled"]):
     BashOperator(task_id="t", bash_command="true")
@@ -269,6 +274,66 @@ fn clearing_reaches_relatives_and_other_dates_and_marking_resumes_what_failed() 
             .count();
         assert_eq!(failed, 3, "{id}");
     }
+}
+
+#[test]
+fn a_task_group_is_marked_as_a_whole_and_what_waited_behind_it_goes_on() {
+    let Some((installation, _process, api)) = server() else {
+        return;
+    };
+    std::fs::write(installation.path().join("broken"), "").expect("a sign");
+    let run_id = api.trigger("grouped", &json!({"logical_date": null}));
+    assert_eq!(api.wait_for_end("grouped", &run_id), "failed");
+    let run = format!("/api/v2/dags/grouped/dagRuns/{}", run_id.replace('+', "%2B"));
+    let patch = |path: &str, body: &Value| {
+        let path = format!("{run}/{path}");
+        api.call("PATCH", &path, Some(body)).expect("an answer")
+    };
+    let ids = |found: &Value| -> Vec<Value> {
+        let tis = found["task_instances"].as_array().expect("instances");
+        tis.iter().map(|ti| ti["task_id"].clone()).collect()
+    };
+    let done = json!({"new_state": "success"});
+    let (status, tried) = patch("taskGroupInstances/pair/dry_run", &done);
+    assert_eq!(status, 200, "{tried}");
+    assert_eq!(ids(&tried), ["pair.one", "pair.two"]);
+    let (_, tried) = patch(
+        "taskInstances/pair.one/dry_run",
+        &json!({"new_state": "success", "include_downstream": true}),
+    );
+    assert_eq!(ids(&tried).len(), 3, "{tried}");
+    let (_, tried) = patch(
+        "taskInstances/pair.one/-1/dry_run",
+        &json!({"new_state": "failed"}),
+    );
+    assert_eq!(ids(&tried), Vec::<Value>::new(), "it has failed already");
+    assert!(
+        api.tasks("grouped", &run_id)
+            .iter()
+            .all(|ti| ti["state"] != "success"),
+        "nothing is marked by trying"
+    );
+
+    let (status, missing) = patch("taskGroupInstances/nobody", &done);
+    assert_eq!(status, 404);
+    assert_eq!(
+        missing["detail"],
+        "Task group 'nobody' not found in DAG 'grouped'"
+    );
+    let (status, marked) = patch(
+        "taskGroupInstances/pair",
+        &json!({"new_state": "success", "note": "by hand"}),
+    );
+    assert_eq!(status, 200, "{marked}");
+    assert_eq!(marked["task_instances"][0]["note"], "by hand");
+    assert_eq!(marked["task_instances"][1]["state"], "success");
+    assert_eq!(api.wait_for_end("grouped", &run_id), "success");
+    let (status, again) = patch("taskGroupInstances/pair", &done);
+    assert_eq!(status, 409);
+    assert_eq!(
+        again["detail"],
+        "All task instances in the group are already in success state"
+    );
 }
 
 #[test]

@@ -151,6 +151,10 @@ fn a_deferred_task_goes_on_as_its_trigger_says() {
     ));
     let why = explained["explanation"].as_str().unwrap_or_default();
     assert!(why.contains("own_triggers.Watch"), "{explained}");
+    let tasks = api.tasks("waits", &run_id);
+    let fire = tasks.iter().find(|task| task["task_id"] == "fire").expect("it");
+    assert_eq!(fire["trigger"]["classpath"], "own_triggers.Watch");
+    assert_eq!(fire["trigger"]["kwargs"], "{}", "they may hold secrets");
     go(&installation);
     assert_eq!(api.wait_for_end("waits", &run_id), "failed");
     let tasks = api.tasks("waits", &run_id);

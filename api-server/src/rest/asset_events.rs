@@ -138,6 +138,7 @@ pub(crate) async fn create(
             extra: &said,
             aliases: &[],
             partition_key: partition_key.as_deref(),
+            partition_date: None,
         };
         tx.add_asset_event(&event, now).await.map(Some)
     })?;

@@ -143,9 +143,14 @@ pub(crate) async fn try_out(
         .map_err(refused)?;
     let out: Vec<Value> = dates
         .iter()
-        .map(
-            |date| json!({"logical_date": rest_format(*date), "partition_key": null, "partition_date": null}),
-        )
+        .map(|date| {
+            let partition = date.partition.as_ref();
+            json!({
+                "logical_date": date.logical_date().map(rest_format),
+                "partition_key": partition.map(|partition| &partition.key),
+                "partition_date": partition.and_then(|partition| partition.date).map(rest_format),
+            })
+        })
         .collect();
     Ok(Json(json!({"backfills": out, "total_entries": dates.len()})))
 }

@@ -1,13 +1,11 @@
-//! Clearing: task instances and whole runs run again.
+//! Clearing: task instances run again.
 
 use super::access::Caller;
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
-use super::runs::{self, References, RunChange};
-use super::tasks::{envelope, map_index, responses};
+use super::tasks::{envelope, map_index};
 use crate::App;
 use crate::clearing::{self, Clearing, Selection, has_failed};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -16,12 +14,12 @@ use chrono::Utc;
 use identity::Role;
 use model::task_instance::StateName;
 use model::{DagId, MapIndex, RunId, TaskId, Timestamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
 
 /// Clears instances of any runs of a DAG, and tells the schedulers.
-async fn clear(
+pub(super) async fn clear(
     app: &App,
     dag_id: &DagId,
     tis: &[TaskInstanceRecord],
@@ -47,7 +45,7 @@ async fn clear(
 }
 
 /// Whether cleared runs go on with the latest version: as the request says, else the DAG, else the installation.
-fn on_latest(app: &App, graph: &Graph, wish: Option<bool>) -> bool {
+pub(super) fn on_latest(app: &App, graph: &Graph, wish: Option<bool>) -> bool {
     let of_dag = graph
         .document
         .pointer("/dag/rerun_with_latest_version")
@@ -58,7 +56,7 @@ fn on_latest(app: &App, graph: &Graph, wish: Option<bool>) -> bool {
 }
 
 /// The instances of a run that fit.
-async fn preview(
+pub(super) async fn preview(
     app: &App,
     run: &RunRecord,
     fits: impl Fn(&TaskInstanceRecord) -> bool,
@@ -163,7 +161,7 @@ impl TasksToClear {
 }
 
 /// A truth, or nothing said.
-fn optional_boolean(body: &mut Body, key: &str) -> Option<bool> {
+pub(super) fn optional_boolean(body: &mut Body, key: &str) -> Option<bool> {
     let value = body.has(key).then(|| body.any(key))?;
     value.as_bool()
 }
@@ -237,90 +235,4 @@ pub(crate) async fn clear_tasks(
         clear(&app, &dag_id, &tis, how, wish.note.as_deref()).await?;
     }
     envelope(&app, &tis).await
-}
-
-/// `POST dagRuns/{id}/clear`: all of a run, or what failed in it.
-pub(crate) async fn clear_run(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id)): Path<(DagId, RunId)>,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    caller.must_be(Role::User)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let dry_run = body.boolean("dry_run", Some(true));
-    let only_failed = body.boolean("only_failed", Some(false));
-    let only_new = body.boolean("only_new", Some(false));
-    let wish = optional_boolean(&mut body, "run_on_latest_version");
-    let note = body.text("note", 1000);
-    body.finish()?;
-    let run = runs::find(&app, &dag_id, &run_id).await?;
-    if only_new {
-        let present = preview(&app, &run, |_| true).await?;
-        if dry_run {
-            return only_new_tasks(&app, &run, &present).await;
-        }
-        add_new_tasks(&app, &run).await?;
-        let run = runs::find(&app, &dag_id, &run_id).await?;
-        return Ok(Json(
-            runs::response(&app, &run, &mut References::default()).await?,
-        ));
-    }
-    let fits = |ti: &TaskInstanceRecord| !only_failed || has_failed(ti);
-    if dry_run {
-        let mut tis = preview(&app, &run, fits).await?;
-        tis.sort_by_key(|ti| ti.id);
-        let shown = responses(&app, &tis).await?;
-        return Ok(Json(json!({"task_instances": shown, "total_entries": tis.len()})));
-    }
-    let graph = app
-        .graphs
-        .get(&mut app.store.reader().await?, run.version_id)
-        .await?;
-    let how = Clearing {
-        on_latest: on_latest(&app, &graph, wish),
-        reset_runs: true,
-    };
-    let tis = preview(&app, &run, fits).await?;
-    clear(&app, &dag_id, &tis, how, None).await?;
-    if note.is_some() {
-        let change = RunChange {
-            state: None,
-            note: Some(note.filter(|note| !note.is_empty())),
-        };
-        change.apply(&app, &run).await?;
-    }
-    let run = runs::find(&app, &dag_id, &run_id).await?;
-    Ok(Json(
-        runs::response(&app, &run, &mut References::default()).await?,
-    ))
-}
-
-/// Lets a run go on with its DAG's latest version, of which only the new tasks run.
-async fn add_new_tasks(app: &App, run: &RunRecord) -> ApiResult<()> {
-    let dag = super::dags::find(app, &run.dag_id).await?;
-    let graph = super::dags::graph(app, &dag).await?;
-    let now = Utc::now();
-    store::transact!(app.store, "add tasks to a run", |tx| {
-        clearing::adopt(tx, run, &graph.dag, dag.version_id, now).await?;
-        tx.note_clearing(run.key, clearing::has_ended(run), now).await
-    })?;
-    app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
-    Ok(())
-}
-
-/// Tasks that the DAG's latest version has and the run has not.
-async fn only_new_tasks(app: &App, run: &RunRecord, present: &[TaskInstanceRecord]) -> ApiResult {
-    let dag = super::dags::find(app, &run.dag_id).await?;
-    let graph = super::dags::graph(app, &dag).await?;
-    let new: Vec<Value> = graph
-        .dag
-        .tasks
-        .iter()
-        .map(|task| &task.task_id)
-        .filter(|id| present.iter().all(|ti| ti.task_id != **id))
-        .map(|id| json!({"task_id": id, "task_display_name": id}))
-        .collect();
-    Ok(Json(json!({"task_instances": new, "total_entries": new.len()})))
 }

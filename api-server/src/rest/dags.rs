@@ -40,6 +40,7 @@ fn file_token(dag: &DagRecord) -> String {
 /// `DAGResponse`
 pub(crate) fn response(dag: &DagRecord) -> Value {
     let owners: Vec<&str> = dag.owners.iter().map(String::as_str).collect();
+    let dated = |at: Option<Timestamp>| when(at.filter(|_| !dag.is_partitioned()));
     json!({
         "dag_id": dag.dag_id,
         "dag_display_name": dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()),
@@ -55,7 +56,7 @@ pub(crate) fn response(dag: &DagRecord) -> Value {
         "description": dag.description,
         "timetable_summary": dag.timetable_summary,
         "timetable_description": dag.timetable_description,
-        "timetable_partitioned": false,
+        "timetable_partitioned": dag.is_partitioned(),
         "timetable_periodic": is_periodic(dag),
         "tags": tags(dag),
         "max_active_tasks": dag.max_active_tasks,
@@ -63,9 +64,9 @@ pub(crate) fn response(dag: &DagRecord) -> Value {
         "max_consecutive_failed_dag_runs": dag.max_consecutive_failed,
         "has_task_concurrency_limits": dag.has_task_limits,
         "has_import_errors": dag.has_import_errors,
-        "next_dagrun_logical_date": when(dag.next_logical_date),
-        "next_dagrun_data_interval_start": when(dag.next_interval_start),
-        "next_dagrun_data_interval_end": when(dag.next_interval_end),
+        "next_dagrun_logical_date": dated(dag.next_logical_date),
+        "next_dagrun_data_interval_start": dated(dag.next_interval_start),
+        "next_dagrun_data_interval_end": dated(dag.next_interval_end),
         "next_dagrun_run_after": when(dag.next_run_after),
         "allowed_run_types": dag.allowed_run_types,
         "owners": if owners.is_empty() { vec!["airflow"] } else { owners },
@@ -82,7 +83,12 @@ fn allows_backfills(dag: &DagRecord) -> bool {
 fn is_periodic(dag: &DagRecord) -> bool {
     !matches!(
         dag.timetable_type.as_str(),
-        "NullTimetable" | "OnceTimetable" | "ContinuousTimetable" | "AssetTriggeredTimetable"
+        "NullTimetable"
+            | "OnceTimetable"
+            | "ContinuousTimetable"
+            | "AssetTriggeredTimetable"
+            | "PartitionedAssetTimetable"
+            | "PartitionedAtRuntime"
     )
 }
 

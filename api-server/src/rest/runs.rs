@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use store::StoreError;
 use store::repo::{Condition, DagRecord, Order, Paged, RunRecord};
+use store::sql::Value as Stored;
 
 /// DAGs and versions that a page of runs or task instances refers to.
 #[derive(Default)]
@@ -132,6 +133,8 @@ pub(crate) fn column(name: &str) -> Option<&'static str> {
         "end_date" => "end_date",
         "updated_at" => "updated_at",
         "conf" => "conf",
+        "partition_key" => "partition_key",
+        "partition_date" => "partition_date",
         "duration" => DURATION,
         _ => return None,
     })
@@ -177,6 +180,7 @@ fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
     query.pattern("run_id", "run_id", &mut conditions);
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("triggering_user_name", "triggering_user", &mut conditions);
+    query.pattern("partition_key", "partition_key", &mut conditions);
     if let Some(text) = query.text("conf_contains").filter(|text| !text.is_empty()) {
         conditions.push(Condition::Contains("conf", vec![text.to_owned()]));
     }
@@ -193,11 +197,39 @@ pub(crate) async fn list(
     let mut conditions = filters(&mut query)?;
     let order = query.order(&column, "id", "id")?;
     let paging = Paging::read(&mut query, &app, &order)?;
+    conditions.extend(partition_dates(&app, &dag_id, &mut query).await?);
     if dag_id.as_str() != "~" {
         super::dags::find(&app, &dag_id).await?;
         conditions.push(Condition::Is("dag_id", (&dag_id).into()));
     }
     collection(&app, conditions, &order, &paging).await
+}
+
+/// `partition_date_gte` and `partition_date_lte`: days, on the clock of the timetable's zone.
+async fn partition_dates(app: &App, dag_id: &DagId, query: &mut Query) -> ApiResult<Vec<Condition>> {
+    let (from, to) = (
+        query.instant("partition_date_gte"),
+        query.instant("partition_date_lte"),
+    );
+    query.checked()?;
+    if from.is_none() && to.is_none() {
+        return Ok(Vec::new());
+    }
+    if dag_id.as_str() == "~" {
+        let text = "partition_date_gte and partition_date_lte require a specific dag_id.";
+        return Err(ApiError::bad_request(text));
+    }
+    let dag = super::dags::find(app, dag_id).await?;
+    if !dag.is_partitioned() {
+        return Err(ApiError::bad_request(format!(
+            "Dag with dag_id: '{dag_id}' is not partitioned; partition_date_gte and partition_date_lte are not supported."
+        )));
+    }
+    let graph = super::dags::graph(app, &dag).await?;
+    let here = |at: Timestamp| Stored::from(graph.dag.timetable.partition_instant(at));
+    let from = from.map(|at| Condition::AtLeast("partition_date", here(at)));
+    let to = to.map(|at| Condition::Below("partition_date", here(at + chrono::Duration::days(1))));
+    Ok(from.into_iter().chain(to).collect())
 }
 
 /// `DAGRunCollectionResponse`

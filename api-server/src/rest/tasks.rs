@@ -1,26 +1,20 @@
 //! Task instances.
 
 use super::access::Caller;
-use super::body::Body;
 use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
 use super::query::{DURATION, Query, listing, path_number};
 use super::runs::References;
 use crate::App;
-use crate::clearing::{self, Clearing, Selection, has_failed};
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
-use broker::Hint;
-use chrono::Utc;
 use identity::Role;
 use model::task_instance::StateName;
 use model::{DagId, DagRunKey, MapIndex, RunId, TaskId, TaskInstanceId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use store::repo::{Condition, Order, Paged, TaskInstanceRecord};
+use store::repo::{Condition, Order, Paged, TaskInstanceRecord, TriggerRecord};
 use store::{StoreError, Tx};
 
 /// A number that a client gave as map index; too large a one names no instance.
@@ -41,11 +35,20 @@ fn label(ti: &TaskInstanceRecord) -> Value {
     }
 }
 
+/// `TriggerResponse`. Airflow has emptied `kwargs` since they may hold secrets.
+fn trigger(trigger: &TriggerRecord) -> Value {
+    json!({
+        "id": trigger.id, "classpath": trigger.classpath, "kwargs": "{}",
+        "created_date": when(Some(trigger.created_at)), "queue": trigger.queue, "triggerer_id": null,
+    })
+}
+
 /// What a page of task instances refers to.
 struct Page {
     references: References,
     dates: HashMap<DagRunKey, (Option<Timestamp>, Timestamp)>,
     rendered: HashMap<TaskInstanceId, Value>,
+    triggers: HashMap<TaskInstanceId, TriggerRecord>,
 }
 
 impl Page {
@@ -66,10 +69,21 @@ impl Page {
             .into_iter()
             .map(|(id, text)| (id, serde_json::from_str(&text).unwrap_or_default()))
             .collect();
+        let deferred: Vec<TaskInstanceId> = tis
+            .iter()
+            .filter(|ti| ti.state == StateName::Deferred)
+            .map(|ti| ti.id)
+            .collect();
+        let triggers = db.triggers_waited_for(&deferred).await?;
+        let triggers = triggers
+            .into_iter()
+            .filter_map(|trigger| Some((trigger.task_instance?, trigger)))
+            .collect();
         Ok(Self {
             references: References::default(),
             dates,
             rendered,
+            triggers,
         })
     }
 
@@ -113,7 +127,7 @@ impl Page {
             "note": ti.note,
             "rendered_map_index": label(ti),
             "rendered_fields": self.rendered.get(&ti.id).cloned().unwrap_or_else(|| json!({})),
-            "trigger": null,
+            "trigger": self.triggers.get(&ti.id).map(trigger),
             "triggerer_job": null,
             "dag_version": version,
         }))
@@ -291,7 +305,7 @@ pub(crate) async fn instances(
         .0)
 }
 
-async fn all_of_task(app: &App, path: &TaskPath) -> ApiResult<Vec<TaskInstanceRecord>> {
+pub(super) async fn all_of_task(app: &App, path: &TaskPath) -> ApiResult<Vec<TaskInstanceRecord>> {
     let mut db = app.store.reader().await?;
     Ok(instances(&mut db, path, None).await?)
 }
@@ -360,217 +374,4 @@ pub(crate) async fn list_mapped(
         .filter(|ti| ti.map_index.0 >= 0)
         .collect();
     envelope(&app, &tis).await
-}
-
-/// What may be changed about a task instance by hand.
-#[derive(Debug, Default)]
-pub(crate) struct TaskChange {
-    pub(crate) state: Option<StateName>,
-    /// An empty one removes the note.
-    pub(crate) note: Option<String>,
-    upstream: bool,
-    downstream: bool,
-    future: bool,
-    past: bool,
-}
-
-impl TaskChange {
-    /// Takes `new_state`, `note` and what else is to change out of a body.
-    pub(crate) fn read(body: &mut Body) -> Self {
-        let word = body.text("new_state", 50);
-        let note = body.text("note", 1000);
-        let mut flag = |key: &str| body.boolean(key, Some(false));
-        let (upstream, downstream) = (flag("include_upstream"), flag("include_downstream"));
-        let (future, past) = (flag("include_future"), flag("include_past"));
-        let state = match word.as_deref() {
-            None => None,
-            Some("success") => Some(StateName::Success),
-            Some("failed") => Some(StateName::Failed),
-            Some("skipped") => Some(StateName::Skipped),
-            Some(other) => {
-                let text = format!("'{other}' is not one of ['success', 'failed', 'skipped']");
-                body.refuse_value("new_state", &text, other);
-                None
-            }
-        };
-        Self {
-            state,
-            note,
-            upstream,
-            downstream,
-            future,
-            past,
-        }
-    }
-
-    /// Leaves only what an update mask names.
-    pub(crate) fn masked(self, mask: &[&str]) -> Self {
-        let named = |key: &str| mask.is_empty() || mask.contains(&key);
-        Self {
-            state: self.state.filter(|_| named("new_state")),
-            note: self.note.clone().filter(|_| named("note")),
-            ..self
-        }
-    }
-
-    /// Makes the change to the instances of a task, all of them or the one of that index, and its state also to the
-    /// relatives that were asked for. Returns those of the task itself as they were.
-    pub(crate) async fn apply(
-        &self,
-        app: &App,
-        path: &TaskPath,
-        index: Option<MapIndex>,
-    ) -> ApiResult<Vec<TaskInstanceRecord>> {
-        let tis = instances(&mut app.store.reader().await?, path, index).await?;
-        if tis.is_empty() {
-            return Ok(tis);
-        }
-        let mut altered = Vec::new();
-        let mut resumed = Vec::new();
-        if let Some(to) = self.state {
-            (altered, resumed) = self.affected(app, path, index, to).await?;
-            if altered.is_empty() {
-                return Err(ApiError::conflict(format!(
-                    "Task id {} is already in {to} state",
-                    path.2
-                )));
-            }
-        }
-        let (now, how) = (
-            Utc::now(),
-            Clearing {
-                on_latest: false,
-                reset_runs: true,
-            },
-        );
-        let runs = store::transact!(app.store, "patch task instances", |tx| {
-            if let Some(note) = &self.note {
-                let note = Some(note.as_str()).filter(|note| !note.is_empty());
-                for ti in &tis {
-                    tx.set_task_note(ti.id, note, now).await?;
-                }
-            }
-            let mut runs: Vec<DagRunKey> = Vec::new();
-            if let Some(to) = self.state {
-                for ti in &altered {
-                    tx.mark_task_instance(ti, to, now).await?;
-                    runs.push(ti.run_key);
-                }
-                runs.extend(clearing::clear(tx, &app.graphs, &resumed, how, now).await?);
-            }
-            runs.sort_unstable();
-            runs.dedup();
-            Ok(runs)
-        })?;
-        for run in runs {
-            app.broker.hint(Hint::Run(run)).await;
-        }
-        Ok(tis)
-    }
-
-    /// What a change of state is about: instances that are not in that state yet, and instances after the task that
-    /// failed and can go on now, which are cleared (`SerializedDAG.set_task_instance_state`).
-    async fn affected(
-        &self,
-        app: &App,
-        (dag_id, run_id, task_id): &TaskPath,
-        index: Option<MapIndex>,
-        to: StateName,
-    ) -> ApiResult<(Vec<TaskInstanceRecord>, Vec<TaskInstanceRecord>)> {
-        let run = super::runs::find(app, dag_id, run_id).await?;
-        let mut db = app.store.reader().await?;
-        let graph = app.graphs.get(&mut db, run.version_id).await?;
-        let selected = || Selection::of([(task_id.clone(), index)]);
-        let (mut up, mut down, mut after) =
-            (selected(), selected(), Selection::of([(task_id.clone(), None)]));
-        if self.upstream {
-            up.add_relatives(&graph.dag, true, true);
-        }
-        if self.downstream {
-            down.add_relatives(&graph.dag, false, false);
-        }
-        after.add_relatives(&graph.dag, false, true);
-        let runs = match run.logical_date {
-            Some(date) if self.future || self.past => {
-                let from = Some(date).filter(|_| !self.past);
-                let to = Some(date).filter(|_| !self.future);
-                let dated = db.runs_dated(dag_id, from, to).await?;
-                dated
-                    .into_iter()
-                    .filter(|run| run.logical_date.is_some())
-                    .collect()
-            }
-            Some(_) | None => vec![run],
-        };
-        let (mut altered, mut resumed) = (Vec::new(), Vec::new());
-        for run in runs {
-            for ti in db.task_instances_of(run.key).await? {
-                if (up.has(&ti) || down.has(&ti)) && ti.state != to {
-                    altered.push(ti);
-                } else if ti.task_id != *task_id && after.has(&ti) && has_failed(&ti) {
-                    resumed.push(ti);
-                }
-            }
-        }
-        Ok((altered, resumed))
-    }
-}
-
-async fn change(app: &App, path: &TaskPath, index: Option<MapIndex>, change: TaskChange) -> ApiResult {
-    let (dag_id, run_id, task_id) = path;
-    if change.apply(app, path, index).await?.is_empty() {
-        let dag = super::dags::find(app, dag_id).await?;
-        let graph = super::dags::graph(app, &dag).await?;
-        return Err(ApiError::not_found(match (graph.dag.task(task_id), index) {
-            (None, _) => format!("Task '{task_id}' not found in Dag '{dag_id}'"),
-            (Some(_), None) => format!(
-                "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}` and task_id: `{task_id}` was not found"
-            ),
-            (Some(_), Some(index)) => format!(
-                "The Task Instance with dag_id: `{dag_id}`, run_id: `{run_id}`, task_id: `{task_id}` and map_index: `{index}` was not found"
-            ),
-        }));
-    }
-    let mut db = app.store.reader().await?;
-    let tis = instances(&mut db, path, index).await?;
-    drop(db);
-    envelope(app, &tis).await
-}
-
-/// Sets outcome and note of all instances of a task in a run.
-pub(crate) async fn patch(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<TaskPath>,
-    mut query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    caller.must_be(Role::User)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let wanted = TaskChange::read(&mut body);
-    body.finish()?;
-    let index = match query.text("map_index") {
-        None => None,
-        Some(_) => Some(map_index(query.number("map_index", -1, -1)?)),
-    };
-    change(&app, &path, index, wanted.masked(&query.all("update_mask"))).await
-}
-
-/// Sets outcome and note of one instance of a mapped task.
-pub(crate) async fn patch_mapped(
-    State(app): State<App>,
-    caller: Caller,
-    Path((dag_id, run_id, task_id, index)): Path<(DagId, RunId, TaskId, String)>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    caller.must_be(Role::User)?;
-    let mut body = Body::read(&headers, &bytes)?;
-    let wanted = TaskChange::read(&mut body);
-    body.finish()?;
-    let index = map_index(path_number("map_index", &index, i64::MIN)?);
-    let path = (dag_id, run_id, task_id);
-    change(&app, &path, Some(index), wanted.masked(&query.all("update_mask"))).await
 }

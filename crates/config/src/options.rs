@@ -275,6 +275,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "scheduler",
+        "partition_mapper_max_downstream_keys",
+        "1000",
+        "Most partitions that one update of a partition may be for, where its mapper does not say.",
+    ),
+    option(
+        "scheduler",
         "scheduler_health_check_threshold",
         "30",
         "Seconds without a heartbeat after which a scheduler counts as unhealthy.",

@@ -202,6 +202,9 @@ impl Reader<'_> {
             catchup_by_default: self.boolean("scheduler", "catchup_by_default")?,
             create_cron_data_intervals: self.boolean("scheduler", "create_cron_data_intervals")?,
             max_dagruns_to_create_per_loop: self.positive("scheduler", "max_dagruns_to_create_per_loop")?,
+            partition_mapper_max_downstream_keys: self
+                .positive("scheduler", "partition_mapper_max_downstream_keys")?
+                as usize,
             health_check_threshold: self.seconds("scheduler", "scheduler_health_check_threshold")?,
             worker_lease: lease,
             task_queued_timeout: self.seconds("scheduler", "task_queued_timeout")?,

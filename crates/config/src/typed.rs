@@ -159,6 +159,7 @@ pub struct Scheduler {
     pub catchup_by_default: bool,
     pub create_cron_data_intervals: bool,
     pub max_dagruns_to_create_per_loop: u32,
+    pub partition_mapper_max_downstream_keys: usize,
     pub health_check_threshold: Duration,
     pub worker_lease: Duration,
     pub task_queued_timeout: Duration,

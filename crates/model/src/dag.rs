@@ -1,7 +1,9 @@
 //! The structure of a DAG as the scheduler needs it, read from Airflow's serialized DAG (`__version` 3).
 
+mod groups;
 mod parse;
 
+pub use groups::tasks_of_group;
 pub use parse::SerializedDagError;
 
 use crate::asset::{AssetCondition, AssetLike};

@@ -10,6 +10,7 @@ pub mod dag;
 pub mod dag_run;
 pub mod human_input;
 pub mod ids;
+pub mod partition;
 pub mod retry;
 pub mod task_instance;
 pub mod time;

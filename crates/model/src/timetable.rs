@@ -5,11 +5,13 @@
 mod clock;
 mod cron;
 mod delta;
+mod partitioned;
 mod zone;
 
 use clock::Clock;
 pub use cron::CronExpression;
 pub use delta::Delta;
+pub use partitioned::{CronPartition, Partition, PartitionedAssets};
 pub use zone::Zone;
 
 use crate::time::Timestamp;
@@ -112,6 +114,12 @@ pub enum Timetable {
         /// In which time zone.
         zone: Zone,
     },
+    /// At the times of a cron expression, each about a partition.
+    CronPartition(Box<CronPartition>),
+    /// When partitions of its assets are updated; makes no runs by the clock.
+    PartitionedAssets(Box<PartitionedAssets>),
+    /// Never; whoever asks for a run names its partition.
+    PartitionedAtRuntime,
     /// Every so often.
     DeltaTrigger {
         /// How often.
@@ -169,7 +177,15 @@ impl Timetable {
         };
         let name = class.strip_prefix("airflow.timetables.").unwrap_or(class);
         Ok(match name {
-            "simple.NullTimetable" | "simple.PartitionedAtRuntime" => Self::Null,
+            "simple.NullTimetable" => Self::Null,
+            "simple.PartitionedAtRuntime" => Self::PartitionedAtRuntime,
+            "simple.PartitionedAssetTimetable" => {
+                Self::PartitionedAssets(Box::new(PartitionedAssets::from_serialized(body)?))
+            }
+            "trigger.CronPartitionTimetable" => {
+                let cron = cron(body.get("expression"))?;
+                Self::CronPartition(Box::new(CronPartition::from_serialized(cron, zone()?, body)?))
+            }
             "simple.OnceTimetable" => Self::Once,
             "simple.ContinuousTimetable" => Self::Continuous,
             "simple.AssetTriggeredTimetable" => Self::AssetTriggered,
@@ -221,9 +237,14 @@ impl Timetable {
     pub fn can_be_scheduled(&self) -> bool {
         match self {
             Self::AssetOrTime(inner) => inner.can_be_scheduled(),
-            Self::Null | Self::AssetTriggered | Self::Foreign { .. } => false,
+            Self::Null
+            | Self::AssetTriggered
+            | Self::PartitionedAssets(_)
+            | Self::PartitionedAtRuntime
+            | Self::Foreign { .. } => false,
             Self::Once
             | Self::Continuous
+            | Self::CronPartition(_)
             | Self::CronTrigger { .. }
             | Self::CronDataInterval { .. }
             | Self::DeltaTrigger { .. }
@@ -241,6 +262,9 @@ impl Timetable {
             | Self::Once
             | Self::Continuous
             | Self::AssetTriggered
+            | Self::CronPartition(_)
+            | Self::PartitionedAssets(_)
+            | Self::PartitionedAtRuntime
             | Self::CronTrigger { .. }
             | Self::CronDataInterval { .. }
             | Self::DeltaTrigger { .. }
@@ -257,6 +281,9 @@ impl Timetable {
             Self::Null
             | Self::Once
             | Self::AssetTriggered
+            | Self::CronPartition(_)
+            | Self::PartitionedAssets(_)
+            | Self::PartitionedAtRuntime
             | Self::CronTrigger { .. }
             | Self::CronDataInterval { .. }
             | Self::DeltaTrigger { .. }
@@ -304,6 +331,9 @@ impl Timetable {
             | Self::Once
             | Self::Continuous
             | Self::AssetTriggered
+            | Self::CronPartition(_)
+            | Self::PartitionedAssets(_)
+            | Self::PartitionedAtRuntime
             | Self::Events { .. }
             | Self::Foreign { .. } => DataInterval::exact(at),
         })
@@ -320,8 +350,13 @@ impl Timetable {
         now: Timestamp,
     ) -> Result<Option<NextRun>, TimetableError> {
         let run = match self {
-            Self::Null | Self::AssetTriggered | Self::Foreign { .. } => return Ok(None),
+            Self::Null
+            | Self::AssetTriggered
+            | Self::PartitionedAssets(_)
+            | Self::PartitionedAtRuntime
+            | Self::Foreign { .. } => return Ok(None),
             Self::AssetOrTime(inner) => return inner.next_run(last, restriction, now),
+            Self::CronPartition(cron) => return cron.next_run(last, restriction, now),
             Self::Once => match last {
                 Some(_) => return Ok(None),
                 None => NextRun::over(DataInterval::exact(restriction.earliest.unwrap_or(now))),

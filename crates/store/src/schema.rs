@@ -95,6 +95,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "callbacks of tasks",
         steps: TASK_CALLBACKS,
     },
+    Migration {
+        version: 12,
+        name: "partitions",
+        steps: PARTITIONS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -302,6 +307,18 @@ const TASK_CALLBACKS: &[Step] = &[
         name: "try_number",
         word: "INT64",
     },
+];
+
+/// Updates of partitions that wait to start runs. Without a mapping it is not decided (any more) for which ones.
+const PARTITIONS: &[Step] = &[
+    Step::Table {
+        name: "partition_queue",
+        columns: "id KEY64, dag_id NAME NOT NULL, event_id INT64 NOT NULL, asset_id INT64 NOT NULL,
+            source_key NAME NOT NULL, source_date INT64, target_key NAME, mapping INT64, created_at INT64 NOT NULL",
+    },
+    index("ix_partition_queue", "partition_queue", "dag_id, event_id"),
+    index("ix_partition_queue_new", "partition_queue", "mapping, dag_id"),
+    index("ix_dag_run_partition", "dag_run", "dag_id, partition_date"),
 ];
 
 /// Questions about timetables that only Python knows.

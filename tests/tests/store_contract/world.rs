@@ -124,7 +124,7 @@ impl World {
             triggering_user: None,
             note: None,
             trace_context: None,
-            partition_key: None,
+            partition: None,
         };
         store::transact!(self.store, "create run", |tx| {
             let key = tx.create_run(&run, &mut ti_id, Utc::now()).await?;

@@ -41,7 +41,7 @@ fn malformed(what: impl Into<String>) -> SerializedDagError {
 }
 
 /// Strips `{"__type": ..., "__var": v}` down to `v`.
-fn plain(value: &Value) -> &Value {
+pub(super) fn plain(value: &Value) -> &Value {
     value
         .get("__var")
         .filter(|_| value.get("__type").is_some())

@@ -20,7 +20,7 @@ impl Zone {
     pub const UTC: Self = Self::Named(Tz::UTC);
 
     /// Reads the serialized form: an IANA name, or an offset in seconds.
-    pub(super) fn from_serialized(value: Option<&Value>) -> Result<Self, TimetableError> {
+    pub(crate) fn from_serialized(value: Option<&Value>) -> Result<Self, TimetableError> {
         let bad = |what: String| TimetableError::Malformed(format!("unknown time zone {what}"));
         match value {
             None | Some(Value::Null) => Ok(Self::UTC),

@@ -76,6 +76,8 @@ pub struct NewAssetEvent<'a> {
     pub aliases: &'a [String],
     /// The partition that was updated.
     pub partition_key: Option<&'a str>,
+    /// Its date, where the run that updated it is about the same partition.
+    pub partition_date: Option<Timestamp>,
 }
 
 /// An update that waits to be consumed by a DAG.
@@ -116,7 +118,7 @@ impl Tx {
             return Ok(());
         }
         let run = self.run_by_key(ti.run_key).await?;
-        let partition = run.and_then(|run| run.partition_key);
+        let (partition, date) = run.map_or((None, None), |run| (run.partition_key, run.partition_date));
         let nothing = Map::new();
         for outlet in outlets {
             let found = match outlet {
@@ -140,6 +142,7 @@ impl Tx {
                 extra: &nothing,
                 aliases: &[],
                 partition_key: partition.as_deref(),
+                partition_date: date,
             };
             if said.is_empty() {
                 self.add_asset_event(&event, now).await?;
@@ -147,10 +150,11 @@ impl Tx {
             for said in said {
                 event.extra = &said.extra;
                 event.partition_key = said.partition_key.as_deref().or(partition.as_deref());
+                event.partition_date = date.filter(|_| event.partition_key == partition.as_deref());
                 self.add_asset_event(&event, now).await?;
             }
         }
-        self.register_aliases(ti, outlets, events, partition.as_deref(), now)
+        self.register_aliases(ti, outlets, events, (partition.as_deref(), date), now)
             .await
     }
 
@@ -160,7 +164,7 @@ impl Tx {
         ti: &TaskInstanceRecord,
         outlets: &[Outlet],
         events: &[OutletEvent],
-        partition_key: Option<&str>,
+        (partition_key, partition_date): (Option<&str>, Option<Timestamp>),
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut through: BTreeMap<(AssetKey, String), (&OutletEvent, Vec<String>)> = BTreeMap::new();
@@ -202,6 +206,7 @@ impl Tx {
                 extra: &event.extra,
                 aliases: &aliases,
                 partition_key,
+                partition_date,
             };
             self.add_asset_event(&new, now).await?;
         }
@@ -247,8 +252,13 @@ impl Tx {
             self.activate_assets().await?;
         }
         // An update of one partition is none of the whole.
-        if event.partition_key.is_none() {
-            self.queue_asset_event(id, event, now).await?;
+        match event.partition_key {
+            None => self.queue_asset_event(id, event, now).await?,
+            Some(key) => {
+                let partition = (key, event.partition_date);
+                self.queue_partition_event(id, event.asset, partition, now)
+                    .await?;
+            }
         }
         Ok(id)
     }
@@ -264,10 +274,11 @@ impl Tx {
         };
         let sql = "INSERT INTO asset_queue (dag_id, event_id, asset_id, is_trigger, created_at) \
                    SELECT DISTINCT r.dag_id, ?, ?, CASE WHEN d.is_paused = 0 THEN 1 ELSE 0 END, ? \
-                   FROM asset_reference r JOIN dag d ON d.dag_id = r.dag_id WHERE \
-                   (r.kind = 'schedule' AND r.target = ?) OR (r.kind = 'schedule_name' AND r.words = ?) \
+                   FROM asset_reference r JOIN dag d ON d.dag_id = r.dag_id \
+                   WHERE d.timetable_type <> 'PartitionedAssetTimetable' AND \
+                   ((r.kind = 'schedule' AND r.target = ?) OR (r.kind = 'schedule_name' AND r.words = ?) \
                    OR (r.kind = 'schedule_uri' AND r.words = ?) OR (r.kind = 'schedule_alias' AND r.target IN \
-                   (SELECT alias_id FROM asset_event_alias WHERE event_id = ?))";
+                   (SELECT alias_id FROM asset_event_alias WHERE event_id = ?)))";
         let values = params![id, asset.id, now, asset.id, &asset.key.name, &asset.key.uri, id];
         self.execute(sql, values).await.map(|_| ())
     }

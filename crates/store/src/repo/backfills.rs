@@ -5,6 +5,7 @@ use super::runs::RunRecord;
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
+use model::timetable::Partition;
 use model::{BackfillId, DagId, DagRunKey, Timestamp};
 
 const COLUMNS: &str = "id, dag_id, from_date, to_date, conf, is_paused, reprocess, max_active_runs, created_at, completed_at, \
@@ -145,13 +146,14 @@ impl Tx {
     pub async fn add_backfill_run(
         &mut self,
         id: BackfillId,
-        logical_date: Timestamp,
+        (logical_date, partition): (Option<Timestamp>, Option<&Partition>),
         ordinal: u32,
         run: Result<DagRunKey, &'static str>,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO backfill_run (backfill_id, run_key, exception_reason, logical_date, sort_ordinal) \
-                   VALUES (?, ?, ?, ?, ?)";
-        let values = params![id, run.ok(), run.err(), logical_date, ordinal];
+        let sql = "INSERT INTO backfill_run (backfill_id, run_key, exception_reason, logical_date, partition_key, \
+                   sort_ordinal) VALUES (?, ?, ?, ?, ?, ?)";
+        let partition = partition.map(|partition| partition.key.as_str());
+        let values = params![id, run.ok(), run.err(), logical_date, partition, ordinal];
         self.execute(sql, values).await?;
         if let Ok(key) = run {
             let sql = "UPDATE dag_run SET backfill_id = ?, run_type = 'backfill', triggered_by = 'backfill' WHERE id = ?";

@@ -53,6 +53,16 @@ pub struct DagRecord {
     pub allowed_run_types: Option<Vec<String>>,
 }
 
+impl DagRecord {
+    /// Whether its runs are about partitions.
+    pub fn is_partitioned(&self) -> bool {
+        matches!(
+            self.timetable_type.as_str(),
+            "CronPartitionTimetable" | "PartitionedAssetTimetable"
+        )
+    }
+}
+
 fn words(text: &str) -> Vec<String> {
     serde_json::from_str(text).unwrap_or_default()
 }
@@ -455,6 +465,7 @@ impl Tx {
             "asset_watcher",
             "backfill",
             "timetable_question",
+            "partition_queue",
         ] {
             self.execute(&format!("DELETE FROM {table} WHERE dag_id = ?"), params![dag_id])
                 .await?;

@@ -6,10 +6,10 @@ use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::dag::Dag;
 use model::dag_run::{DagRunState, DagRunType};
-use model::timetable::DataInterval;
+use model::timetable::{DataInterval, Partition};
 use model::{DagId, DagRunKey, DagVersionId, RunId, TaskInstanceId, Timestamp};
 
-const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
+pub(super) const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
     run_after, queued_at, start_date, end_date, version_id, triggered_by, triggering_user, note, clear_number, \
     last_decision_at, trace_context, partition_key, partition_date, \
     COALESCE(plan_number, 0)";
@@ -68,6 +68,7 @@ impl RunRecord {
             "triggering_user_name": self.triggering_user,
             "consumed_asset_events": consumed,
             "partition_key": self.partition_key,
+            "partition_date": self.partition_date.map(model::time::rest_format),
         })
     }
 
@@ -128,7 +129,7 @@ pub struct NewRun<'a> {
     /// W3C trace context that the run belongs to.
     pub trace_context: Option<String>,
     /// The partition that it is about.
-    pub partition_key: Option<String>,
+    pub partition: Option<Partition>,
 }
 
 impl Tx {
@@ -144,8 +145,8 @@ impl Tx {
     ) -> Result<DagRunKey, StoreError> {
         let sql = "INSERT INTO dag_run (dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, \
                    data_interval_end, run_after, queued_at, version_id, triggered_by, triggering_user, note, clear_number, \
-                   trace_context, partition_key, updated_at) \
-                   VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
+                   trace_context, partition_key, partition_date, updated_at) \
+                   VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)";
         let values = params![
             &run.dag.dag_id,
             &run.run_id,
@@ -161,7 +162,8 @@ impl Tx {
             run.triggering_user.clone(),
             run.note.clone(),
             run.trace_context.clone(),
-            run.partition_key.clone(),
+            run.partition.as_ref().map(|partition| partition.key.as_str()),
+            run.partition.as_ref().and_then(|partition| partition.date),
             now,
         ];
         let key = DagRunKey(self.execute(sql, values).await?.last_key);

@@ -219,6 +219,24 @@ impl Tx {
             .transpose()
     }
 
+    /// The triggers that these task instances wait for, as far as they run in Python.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn triggers_waited_for(
+        &mut self,
+        ids: &[TaskInstanceId],
+    ) -> Result<Vec<TriggerRecord>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks = placeholders(ids.len());
+        let sql = format!("SELECT {COLUMNS} FROM pending_trigger WHERE ti_id IN ({marks})");
+        let ids: Vec<Value> = ids.iter().copied().map(Value::from).collect();
+        let rows = self.query(&sql, &ids).await?;
+        rows.into_iter().map(TriggerRecord::read).collect()
+    }
+
     /// The trigger with that number.
     ///
     /// # Errors

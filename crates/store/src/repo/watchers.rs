@@ -134,6 +134,7 @@ impl Tx {
                 extra: &extra,
                 aliases: &[],
                 partition_key: None,
+                partition_date: None,
             };
             self.add_asset_event(&event, now).await?;
         }
