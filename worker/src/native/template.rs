@@ -179,9 +179,11 @@ fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
     names.insert("run_id", facts.ti("run_id").into());
     names.insert(
         "partition_key",
-        facts.run("partition_key").map_or(Value::from(()), Value::from),
+        facts
+            .run("partition_key")
+            .map_or_else(|| Value::from(()), Value::from),
     );
-    let date = instant("partition_date").map_or(Value::from(()), Value::from_object);
+    let date = instant("partition_date").map_or_else(|| Value::from(()), Value::from_object);
     names.insert("partition_date", date);
     let ti = context! {
         task_id => facts.ti("task_id"), dag_id => facts.ti("dag_id"), run_id => facts.ti("run_id"),
