@@ -69,8 +69,10 @@ impl Snapshot {
                 Decision::FailUpstream => StateName::UpstreamFailed,
                 Decision::Skip => StateName::Skipped,
                 Decision::Remove => StateName::Removed,
-                // New instances come with it, or processes are stopped.
-                Decision::Expand(_) | Decision::Refuse(_) | Decision::Stop(_) => return None,
+                // New instances come with it, or a time to wait for, or processes are stopped.
+                Decision::Defer | Decision::Expand(_) | Decision::Refuse(_) | Decision::Stop(_) => {
+                    return None;
+                }
             };
             let ti = &mut self.tasks[*self.index.get(&planned.id)?];
             ti.state = state;

@@ -58,6 +58,8 @@ from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, task
 from own_triggers import Tick, Watch
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+from airflow.triggers.base import StartTriggerArgs
 
 class Waits(BaseOperator):
     def __init__(self, what="fire", path="PATH/go", limit=None, **kwargs):
@@ -69,6 +71,30 @@ class Waits(BaseOperator):
 
     def resume(self, context, event, more):
         return [event, more, context["ti"].try_number]
+
+class Begins(BaseOperator):
+    start_from_trigger = True
+    template_fields = ("path",)
+
+    def __init__(self, path="PATH/go", what="fire", limit=None, **kwargs):
+        super().__init__(**kwargs)
+        self.path = path
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls="own_triggers.Watch", trigger_kwargs={"path": path, "what": what}, next_method="resume",
+            next_kwargs={"more": timedelta(seconds=90)}, timeout=limit)
+
+    def execute(self, context):
+        raise AssertionError("no worker starts it")
+
+    def resume(self, context, event, more):
+        return [event["path"], more.total_seconds(), context["ti"].try_number]
+
+with DAG("begins", schedule=None):
+    Begins(task_id="fire", path="PATH/{{ params.word }}", params={"word": "go"})
+    Begins(task_id="success", what="success")
+    Begins(task_id="again", what="fail", retries=1, retry_delay=timedelta(seconds=0))
+    Begins(task_id="late", path="PATH/never", limit=timedelta(seconds=1))
+    DateTimeSensorAsync(task_id="moment", target_time="{{ dag_run.start_date }}", start_from_trigger=True, end_from_trigger=True)
 
 with DAG("waits", schedule=None):
     for what in ("fire", "success", "skip", "fail", "break", "nothing"):
@@ -132,6 +158,56 @@ fn returned(api: &Api, dag_id: &str, run_id: &str, task_id: &str, key: &str) -> 
 fn state_of<'a>(tasks: &'a [Value], task_id: &str) -> &'a Value {
     let found = tasks.iter().find(|task| task["task_id"] == task_id);
     found.map_or(&Value::Null, |task| &task["state"])
+}
+
+#[test]
+fn a_task_begins_with_its_trigger_and_no_worker_starts_it() {
+    let Some((installation, _process, api)) = server() else {
+        return;
+    };
+    let run_id = api.trigger("begins", &json!({"logical_date": null}));
+    let ended = |task: &Value, state: &str| task["task_id"] == "moment" && task["state"] == state;
+    eventually("the moment has come", PATIENCE, || {
+        let tasks = api.tasks("begins", &run_id);
+        match tasks.iter().any(|task| ended(task, "success")) {
+            true => Ok(()),
+            false => Err(format!("{tasks:?}")),
+        }
+    });
+    go(&installation);
+    assert_eq!(api.wait_for_end("begins", &run_id), "failed");
+    let tasks = api.tasks("begins", &run_id);
+    for (task_id, state, tries) in [
+        ("fire", "success", 1),
+        ("success", "success", 1),
+        ("again", "failed", 2),
+        ("late", "failed", 1),
+        ("moment", "success", 1),
+    ] {
+        let task = tasks.iter().find(|task| task["task_id"] == task_id).expect("it");
+        assert_eq!(
+            (&task["state"], &task["try_number"]),
+            (&json!(state), &json!(tries)),
+            "{task}"
+        );
+        assert!(
+            task["duration"].as_f64().is_some_and(|duration| duration >= 0.0),
+            "{task}"
+        );
+    }
+    let path = installation.path().join("go").to_string_lossy().into_owned();
+    let fire = returned(&api, "begins", &run_id, "fire", "return_value");
+    assert_eq!(
+        fire,
+        json!([path, 90.0, 1]),
+        "its path is rendered, its arguments are kept"
+    );
+    assert_eq!(
+        returned(&api, "begins", &run_id, "success", "left"),
+        json!([1, 2])
+    );
+    let log = api.log("begins", &run_id, "fire", 1).join("\n");
+    assert!(log.contains("watching"), "{log}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often the control plane is asked when nothing else is a reason to.
 const LOOK: Duration = Duration::from_secs(2);
@@ -184,6 +184,9 @@ impl Host {
         };
         replies.send((0, begin)).await.ok();
         let mut asking = JoinSet::new();
+        // Not a sleep within the loop: the runner speaks more often than that, and would put every look off.
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -200,7 +203,7 @@ impl Host {
                 Some(told) = self.telling.join_next() => self.told(told.ok()),
                 Some(_) = asking.join_next() => {}
                 () = self.shared.triggers.notified() => self.look_and_wake(&replies).await,
-                () = tokio::time::sleep(LOOK) => self.look_and_wake(&replies).await,
+                _ = looks.tick() => self.look_and_wake(&replies).await,
             }
         }
         child.signal(Signal::SIGTERM);
@@ -369,9 +372,10 @@ fn workload(order: &RunTrigger, ti: Value) -> Value {
         .timeout_at
         .and_then(model::time::from_micros)
         .map(model::time::rest_format);
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
     json!({
         "id": order.id, "classpath": order.classpath, "encrypted_kwargs": order.kwargs, "ti": ti,
-        "timeout_after": timeout, "type": "RunTrigger",
+        "timeout_after": timeout, "type": "RunTrigger", "dag_data": read(&order.dag), "dag_run_data": read(&order.dag_run),
         "watched_assets": if assets.is_empty() { Value::Null } else { Value::Object(assets) },
     })
 }

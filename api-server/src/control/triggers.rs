@@ -97,6 +97,14 @@ async fn order(
     let name = LogName::of(&ti, ti.try_number.0);
     order.log_offset = app.logs.length(&name);
     order.task_instance = described(&ti).to_string();
+    let graph = app.graphs.get(&mut db, ti.version_id).await?;
+    let task = graph.dag.task(&ti.task_id);
+    if task.is_some_and(|task| task.start_trigger.is_some())
+        && let Some(run) = db.run_by_key(ti.run_key).await?
+    {
+        order.dag = graph.document.to_string();
+        order.dag_run = db.run_for_sdk(&run).await?.to_string();
+    }
     Ok(Some(order))
 }
 

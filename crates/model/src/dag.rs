@@ -9,6 +9,7 @@ pub use parse::SerializedDagError;
 use crate::asset::{AssetCondition, AssetLike};
 use crate::dag_run::DagRunType;
 use crate::timetable::Timetable;
+use crate::trigger::StartTrigger;
 use crate::trigger_rule::TriggerRule;
 use crate::{DagId, ExecutorName, GroupId, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
@@ -121,6 +122,8 @@ pub struct Task {
     pub execution_timeout: Option<Duration>,
     /// Whether there is nothing to execute, so that the scheduler itself completes it.
     pub completes_by_itself: bool,
+    /// The trigger that it begins with, where it does not begin on a worker.
+    pub start_trigger: Option<StartTrigger>,
     /// Its callbacks that others must call where its process cannot.
     pub has_callbacks: TaskCallbacks,
     /// Whether it prepares something that a teardown clears away.

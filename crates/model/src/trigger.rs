@@ -67,6 +67,78 @@ impl TriggerEvent {
     }
 }
 
+/// The trigger that a task begins with: no worker starts it (`start_from_trigger`, `StartTriggerArgs`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct StartTrigger {
+    /// Import path of the trigger's class.
+    pub classpath: String,
+    /// Its arguments, as the triggerer reads them.
+    pub kwargs: Value,
+    /// The method to go on with.
+    pub next_method: String,
+    /// The arguments to go on with, as the Task SDK serializes them.
+    pub next_kwargs: Map<String, Value>,
+    /// How long the trigger may take.
+    pub timeout: Option<Duration>,
+}
+
+impl StartTrigger {
+    /// Reads what a serialized task has as `start_trigger_args`.
+    pub fn from_serialized(value: &Value) -> Option<Self> {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let seconds = value.get("timeout").and_then(Value::as_f64);
+        let next_kwargs = value.get("next_kwargs").map(for_sdk);
+        Some(Self {
+            classpath: text("trigger_cls")?,
+            kwargs: value
+                .get("trigger_kwargs")
+                .filter(|kwargs| !kwargs.is_null())
+                .cloned()
+                .unwrap_or_else(|| serde_json::json!({})),
+            next_method: text("next_method")?,
+            next_kwargs: next_kwargs
+                .and_then(|kwargs| kwargs.as_object().cloned())
+                .unwrap_or_default(),
+            timeout: seconds.map(|seconds| Duration::microseconds((seconds * 1e6) as i64)),
+        })
+    }
+}
+
+/// A value as serialized DAGs have it, in the form that the Task SDK reads.
+fn for_sdk(value: &Value) -> Value {
+    let sdk = |class: &str, version: u32, data: Value| serde_json::json!({"__classname__": class, "__version__": version, "__data__": data});
+    let all = |value: &Value| -> Value { value.as_array().into_iter().flatten().map(for_sdk).collect() };
+    let Some((kind, inner)) = value
+        .get("__type")
+        .and_then(Value::as_str)
+        .zip(value.get("__var"))
+    else {
+        return match value {
+            Value::Array(_) => all(value),
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(key, value)| (key.clone(), for_sdk(value)))
+                .collect(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+        };
+    };
+    match kind {
+        "dict" => for_sdk(inner),
+        "timedelta" => sdk("datetime.timedelta", 2, inner.clone()),
+        "datetime" => {
+            let zone = serde_json::json!(["UTC", "pendulum.tz.timezone.Timezone", 1, true]);
+            sdk(
+                "datetime.datetime",
+                2,
+                serde_json::json!({"timestamp": inner, "tz": zone}),
+            )
+        }
+        "tuple" => sdk("builtins.tuple", 1, all(inner)),
+        "set" => sdk("builtins.set", 1, all(inner)),
+        _ => value.clone(),
+    }
+}
+
 impl Deferral {
     /// Reads a deferral to `DateTimeTrigger`, which `TimeDeltaTrigger` becomes when it is serialized, too. `None` for
     /// every other trigger.

@@ -99,6 +99,7 @@ impl<'a> Planner<'a> {
         let ti = &self.snapshot.tasks[at];
         self.states[at] = match &decision {
             Decision::Schedule | Decision::Resume | Decision::Expand(_) => StateName::Scheduled,
+            Decision::Defer => StateName::Deferred,
             Decision::Complete | Decision::EndDeferral => StateName::Success,
             Decision::FailUpstream => StateName::UpstreamFailed,
             Decision::Skip => StateName::Skipped,
@@ -407,6 +408,8 @@ impl<'a> Planner<'a> {
                 at,
                 if goes_on {
                     Decision::Resume
+                } else if task.start_trigger.is_some() && !ti.goes_on {
+                    Decision::Defer
                 } else {
                     Decision::Schedule
                 },

@@ -6,6 +6,7 @@ mod expansion;
 use super::{Dag, RetryPolicy, RunCallbacks, Task, TaskCallbacks};
 use crate::asset::{AssetCondition, AssetLike};
 use crate::timetable::{Timetable, TimetableError};
+use crate::trigger::StartTrigger;
 use crate::trigger_rule::TriggerRule;
 use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
@@ -246,6 +247,11 @@ fn task(
         end_date: fields.get("end_date").and_then(instant).or(dag_end),
         execution_timeout: fields.get("execution_timeout").and_then(seconds),
         completes_by_itself: empty && !needs_run,
+        // The instances of a mapped task have arguments of their own, which only the operator makes: they begin on workers.
+        start_trigger: fields
+            .get("start_trigger_args")
+            .filter(|_| fields.truth("start_from_trigger") && !fields.truth("_is_mapped"))
+            .and_then(StartTrigger::from_serialized),
         has_callbacks: TaskCallbacks {
             on_failure: fields.truth("has_on_failure_callback"),
             on_retry: fields.truth("has_on_retry_callback"),

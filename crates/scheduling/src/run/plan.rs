@@ -8,6 +8,8 @@ use model::{TaskInstanceId, Timestamp};
 pub enum Decision {
     /// Its dependencies are met and the run's limits leave room: it waits for a slot from now on.
     Schedule,
+    /// The same, but it begins with a trigger, not on a worker.
+    Defer,
     /// Its trigger has fired: it goes on, within the same try.
     Resume,
     /// Its trigger has fired, and nothing is left to do: it succeeds.

@@ -39,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn after(decision: &Decision) -> StateName {
     match decision {
         Decision::Schedule | Decision::Resume => StateName::Scheduled,
+        Decision::Defer => StateName::Deferred,
         Decision::Complete | Decision::EndDeferral => StateName::Success,
         Decision::FailUpstream => StateName::UpstreamFailed,
         Decision::Skip => StateName::Skipped,

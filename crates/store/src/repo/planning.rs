@@ -3,12 +3,13 @@
 use super::dags::id_values;
 use super::runs::RunRecord;
 use super::tasks::NewTaskInstance;
+use super::triggers::NewTrigger;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::dag::Dag;
 use model::task_instance::StateName;
-use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{ClaimEpoch, DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Move, TaskSnapshot};
 use std::collections::{BTreeMap, HashMap};
 
@@ -298,6 +299,10 @@ impl Tx {
                     self.expand(run, dag, planned.id, *count, ids, now).await?;
                     continue;
                 }
+                Decision::Defer => {
+                    self.begin_with_trigger(dag, planned, now).await?;
+                    continue;
+                }
                 Decision::Refuse(why) => {
                     self.fail(planned, why, now).await?;
                     continue;
@@ -340,6 +345,58 @@ impl Tx {
             }
         }
         Ok(())
+    }
+
+    /// Hands an instance over to the trigger that its task begins with, as a new try (`TaskInstance.defer_task`).
+    async fn begin_with_trigger(
+        &mut self,
+        dag: &Dag,
+        planned: &Move,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let found = self.task_instance_by_id(planned.id).await?;
+        let Some((ti, task)) = found.and_then(|ti| dag.task(&ti.task_id).map(|task| (ti, task))) else {
+            return Err(self.moved_meanwhile("plan run", planned.id));
+        };
+        let Some(start) = &task.start_trigger else {
+            return Err(self.moved_meanwhile("plan run", planned.id));
+        };
+        let limit = [start.timeout, task.execution_timeout]
+            .into_iter()
+            .flatten()
+            .min();
+        let until = limit.and_then(|limit| now.checked_add_signed(limit));
+        let (method, arguments) = model::trigger::timed_out();
+        let epoch = ClaimEpoch(ti.claim_epoch.0 + 1);
+        let sql = "UPDATE task_instance SET state = 'deferred', claim_epoch = ?, not_before = ?, next_method = ?, \
+                   next_kwargs = ?, start_date = ?, end_date = NULL, updated_at = ?, \
+                   try_number = try_number + CASE WHEN reschedules > 0 THEN 0 ELSE 1 END \
+                   WHERE id = ? AND state = ? AND claim_epoch = ?";
+        let values = params![
+            epoch,
+            until,
+            method,
+            serde_json::Value::Object(arguments).to_string(),
+            now,
+            now,
+            ti.id,
+            planned.from.as_str(),
+            ti.claim_epoch
+        ];
+        if self.execute(sql, values).await?.rows != 1 {
+            return Err(self.moved_meanwhile("plan run", planned.id));
+        }
+        let trigger = NewTrigger {
+            classpath: start.classpath.clone(),
+            kwargs: start.kwargs.to_string(),
+            is_encrypted: false,
+            queue: None,
+            next: (
+                start.next_method.clone(),
+                serde_json::Value::Object(start.next_kwargs.clone()).to_string(),
+            ),
+        };
+        self.add_trigger(&ti, epoch, &trigger, until, now).await
     }
 
     async fn fail(&mut self, planned: &Move, why: &str, now: Timestamp) -> Result<(), StoreError> {
