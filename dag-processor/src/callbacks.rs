@@ -3,12 +3,14 @@
 use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use chrono::Utc;
+use model::Timestamp;
+use model::task_instance::StateName;
 use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::RunCallback;
-use store::{Graphs, StoreError};
+use store::repo::{RunCallback, RunRecord, TaskInstanceRecord};
+use store::{Graph, Graphs, StoreError};
 
 const TURN: Duration = Duration::from_secs(1);
 /// How often a callback is tried whose process was lost.
@@ -21,10 +23,79 @@ pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
     while goes_on(what, shared.call_one(&graphs).await, TURN, &stop).await {}
 }
 
+/// How many deadlines are measured in one turn.
+const MEASURES: i64 = 100;
+
+/// Whether a task has a callback of its own for such an end.
+fn calls(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> bool {
+    let has = graph.dag.task(&ti.task_id).map(|task| task.has_callbacks);
+    has.is_some_and(|has| match state {
+        StateName::UpForRetry => has.on_retry,
+        _ => has.on_failure,
+    })
+}
+
+/// Which e-mail a task sends at such an end.
+fn mails(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> Option<&'static str> {
+    let has = graph.dag.task(&ti.task_id)?.has_callbacks;
+    match state {
+        StateName::UpForRetry => has.mail_on_retry.then_some("retry"),
+        _ => has.mail_on_failure.then_some("failure"),
+    }
+}
+
+/// A run as the REST API shows it, for the callback of a deadline.
+fn shown(run: &RunRecord, dag_id: &str) -> Value {
+    let when = |at: Option<Timestamp>| at.map(model::time::rest_format);
+    let took = run
+        .start_date
+        .zip(run.end_date)
+        .map(|(start, end)| (end - start).as_seconds_f64());
+    json!({
+        "dag_run_id": run.run_id, "dag_id": run.dag_id, "logical_date": when(run.logical_date),
+        "queued_at": when(run.queued_at), "start_date": when(run.start_date), "end_date": when(run.end_date),
+        "duration": took, "data_interval_start": when(run.data_interval_start),
+        "data_interval_end": when(run.data_interval_end), "run_after": when(Some(run.run_after)),
+        "last_scheduling_decision": when(run.last_decision_at), "run_type": run.run_type.as_str(),
+        "state": run.state.as_str(), "triggered_by": run.triggered_by, "triggering_user_name": run.triggering_user,
+        "conf": serde_json::from_str::<Value>(&run.conf).unwrap_or_default(), "note": run.note,
+        "dag_versions": [{"id": run.version_id}], "bundle_version": null, "dag_display_name": dag_id,
+        "partition_key": run.partition_key, "partition_date": when(run.partition_date),
+    })
+}
+
 impl Shared {
+    /// Looks up the lengths of deadlines that Variables say. One without such a number is none.
+    async fn measure_deadlines(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut db = self.store.reader().await?;
+        for open in db.open_deadlines(MEASURES).await? {
+            let own = std::env::var(format!("AIRFLOW_VAR_{}", open.variable.to_uppercase())).ok();
+            let value = match own {
+                Some(value) => Some(value),
+                None => db
+                    .variable(&open.variable, &self.cipher)
+                    .await?
+                    .map(|found| found.value),
+            };
+            let seconds = value.and_then(|text| text.trim().parse::<i64>().ok());
+            if seconds.is_none() {
+                tracing::error!(
+                    variable = open.variable,
+                    "a run has no deadline: this Variable is no number of seconds"
+                );
+            }
+            let length = seconds.and_then(chrono::Duration::try_seconds);
+            store::transact!(self.store, "measure deadline", |tx| tx
+                .set_deadline(open.id, length, now)
+                .await)?;
+        }
+        Ok(())
+    }
+
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
         let now = Utc::now();
+        self.measure_deadlines(now).await?;
         if !self.store.reader().await?.has_run_callback(now).await? {
             return Ok(false);
         }
@@ -84,12 +155,20 @@ impl Shared {
         let more = match (callback.of_task, &ti) {
             (Some((state, _)), Some(ti)) => json!({
                 "type": "TaskCallbackRequest", "ti": told, "task_callback_type": state.as_str(),
+                "only_mail": !calls(&graph, ti, state), "mail": mails(&graph, ti, state),
                 "context_from_server": {
                     "dag_run": dag_run, "max_tries": ti.max_tries, "variables": [], "connections": [],
                     "xcom_keys_to_clear": [],
                 },
             }),
             (Some(_), None) => return Ok(None),
+            (None, _) if callback.deadline.is_some() => {
+                let id = callback.deadline.unwrap_or_default();
+                let Some(call) = db.deadline_call(id).await? else {
+                    return Ok(None);
+                };
+                json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, graph.dag.dag_id.as_str())})
+            }
             (None, _) => json!({
                 "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
                 "is_failure_callback": callback.is_failure,

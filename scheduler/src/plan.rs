@@ -177,6 +177,9 @@ impl Shared {
             .await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
+            if !end.is_failure() && !dag.deadlines.is_empty() {
+                tx.keep_deadlines(key, now).await?;
+            }
             let is_wanted = match end.is_failure() {
                 true => dag.has_callbacks.on_failure,
                 false => dag.has_callbacks.on_success,

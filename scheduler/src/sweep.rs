@@ -55,6 +55,12 @@ impl Shared {
                 .await)?;
             tracing::info!(backfill = %id, "the backfill is complete");
         }
+        for id in db.passed_deadlines(now, BATCH).await? {
+            let run = store::transact!(self.store, "miss deadline", |tx| tx.miss_deadline(id, now).await)?;
+            if let Some(run) = run {
+                tracing::warn!(run = %run, deadline = id, "a run has missed a deadline");
+            }
+        }
         if full {
             runs.extend(db.running_runs().await?);
         }

@@ -87,7 +87,7 @@ def write(context, word):
         out.write(json.dumps([word, ti.task_id, ti.try_number, context["run_id"]]) + "\n")
 
 with DAG("lost", schedule=None):
-    @task(on_failure_callback=lambda context: write(context, "failure"), on_retry_callback=lambda context: write(context, "retry"))
+    @task(email="ops@example.org", on_failure_callback=lambda context: write(context, "failure"), on_retry_callback=lambda context: write(context, "retry"))
     def waits(ti=None):
         if ti.try_number == 1:
             write({"ti": ti, "run_id": "r"}, "starts")
@@ -95,11 +95,29 @@ with DAG("lost", schedule=None):
     waits()
 "#;
 
+const MAIL: &str = r#"
+import json
+
+def send(to, subject, html_content, **kwargs):
+    with open("WITNESS", "a") as out:
+        out.write(json.dumps(["mail", to, subject.split()[:2]]) + "\n")
+"#;
+
+const MAILED: &str = r#"["mail", "ops@example.org", ["Airflow", "alert:"]]"#;
+
 /// What a task's callbacks wrote after its process and everything around it was killed, and how its run ended.
 fn callbacks_of_a_lost_task(retries: &str) -> Option<(Vec<String>, String)> {
     let mut installation = Installation::new(&harness::python()?);
     installation.set("AIRFLOW__UPDRAFT__INFRA_RETRIES", retries);
     let witness = installation.path().join("witness");
+    let plugins = installation.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder");
+    std::fs::write(
+        plugins.join("own_mail.py"),
+        MAIL.replace("WITNESS", &witness.to_string_lossy()),
+    )
+    .expect("a module");
+    installation.set("AIRFLOW__EMAIL__EMAIL_BACKEND", "own_mail.send");
     installation.dag("lost.py", &LOST.replace("WITNESS", &witness.to_string_lossy()));
     let lines = |count: usize, what: &str| {
         eventually(what, PATIENCE, || {
@@ -119,9 +137,11 @@ fn callbacks_of_a_lost_task(retries: &str) -> Option<(Vec<String>, String)> {
     lines(1, "the task runs");
     process.kill();
     let _again = installation.start("updraft", &["standalone"], &[]);
-    let lines = lines(2, "its callback is called");
+    let mut lines = lines(3, "its callback is called and its e-mail sent");
+    lines.remove(0);
+    lines.sort();
     let end = installation.api().wait_for_end("lost", "r");
-    Some((lines[1..].to_vec(), end))
+    Some((lines, end))
 }
 
 #[test]
@@ -129,7 +149,7 @@ fn a_lost_task_that_fails_by_it_has_its_failure_callback_called() {
     let Some((lines, end)) = callbacks_of_a_lost_task("0") else {
         return;
     };
-    assert_eq!(lines, [r#"["failure", "waits", 1, "r"]"#]);
+    assert_eq!(lines, [r#"["failure", "waits", 1, "r"]"#, MAILED]);
     assert_eq!(end, "failed");
 }
 
@@ -138,6 +158,6 @@ fn a_lost_task_that_is_tried_again_has_its_retry_callback_called() {
     let Some((lines, end)) = callbacks_of_a_lost_task("1") else {
         return;
     };
-    assert_eq!(lines, [r#"["retry", "waits", 1, "r"]"#]);
+    assert_eq!(lines, [MAILED, r#"["retry", "waits", 1, "r"]"#]);
     assert_eq!(end, "success");
 }

@@ -8,6 +8,7 @@ pub use parse::SerializedDagError;
 
 use crate::asset::{AssetCondition, AssetLike};
 use crate::dag_run::DagRunType;
+use crate::deadline::DeadlineAlert;
 use crate::timetable::Timetable;
 use crate::trigger::StartTrigger;
 use crate::trigger_rule::TriggerRule;
@@ -45,6 +46,8 @@ pub struct Dag {
     pub fail_fast: bool,
     /// Whether callbacks of the DAG itself must run when a run succeeds or fails.
     pub has_callbacks: RunCallbacks,
+    /// The deadlines of its runs.
+    pub deadlines: Vec<DeadlineAlert>,
     /// The types of runs that it allows; `None` for all.
     pub allowed_run_types: Option<Vec<DagRunType>>,
     /// What the file says about being paused at first sight.
@@ -71,6 +74,10 @@ pub struct TaskCallbacks {
     pub on_failure: bool,
     /// `on_retry_callback`.
     pub on_retry: bool,
+    /// Whether somebody is sent an e-mail when it fails.
+    pub mail_on_failure: bool,
+    /// Whether somebody is sent an e-mail when it is tried again.
+    pub mail_on_retry: bool,
 }
 
 /// A task of a DAG.

@@ -8,6 +8,7 @@
 pub mod asset;
 pub mod dag;
 pub mod dag_run;
+pub mod deadline;
 pub mod human_input;
 pub mod ids;
 pub mod partition;

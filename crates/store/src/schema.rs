@@ -100,6 +100,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "partitions",
         steps: PARTITIONS,
     },
+    Migration {
+        version: 13,
+        name: "deadlines",
+        steps: DEADLINES,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -305,6 +310,24 @@ const TASK_CALLBACKS: &[Step] = &[
     Step::Column {
         table: "run_callback",
         name: "try_number",
+        word: "INT64",
+    },
+];
+
+/// Deadlines of runs. One without a moment waits for the Variable that says how long it is.
+const DEADLINES: &[Step] = &[
+    Step::Table {
+        name: "deadline",
+        columns:
+            "id KEY64, run_key INT64 NOT NULL, name NAME, base INT64 NOT NULL, is_queued_at INT64 NOT NULL,
+            length INT64, variable NAME, deadline_at INT64, missed INT64 NOT NULL, callback TEXT NOT NULL,
+            created_at INT64 NOT NULL, updated_at INT64 NOT NULL",
+    },
+    index("ix_deadline", "deadline", "missed, deadline_at"),
+    index("ix_deadline_run", "deadline", "run_key"),
+    Step::Column {
+        table: "run_callback",
+        name: "deadline_id",
         word: "INT64",
     },
 ];

@@ -5,6 +5,7 @@ mod expansion;
 
 use super::{Dag, RetryPolicy, RunCallbacks, Task, TaskCallbacks};
 use crate::asset::{AssetCondition, AssetLike};
+use crate::deadline::DeadlineAlert;
 use crate::timetable::{Timetable, TimetableError};
 use crate::trigger::StartTrigger;
 use crate::trigger_rule::TriggerRule;
@@ -164,6 +165,11 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
             on_success: fields.truth("has_on_success_callback"),
             on_failure: fields.truth("has_on_failure_callback"),
         },
+        deadlines: fields
+            .get("deadline")
+            .and_then(Value::as_array)
+            .map(|alerts| alerts.iter().filter_map(DeadlineAlert::from_serialized).collect())
+            .unwrap_or_default(),
         allowed_run_types: fields
             .get("allowed_run_types")
             .map(plain)
@@ -216,6 +222,16 @@ fn task(
     ]
     .iter()
     .any(|key| fields.filled(key));
+    // Both are true unless the task says otherwise.
+    let mails = |key: &str| {
+        let receivers = fields.get("email").map(plain);
+        let has_receivers = receivers.is_some_and(|receivers| match receivers {
+            Value::String(receiver) => !receiver.is_empty(),
+            Value::Array(receivers) => !receivers.is_empty(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+        });
+        has_receivers && fields.get(key).and_then(Value::as_bool).unwrap_or(true)
+    };
     Ok(Task {
         task_id,
         operator_name: fields.text("_operator_name").unwrap_or(&task_type).to_owned(),
@@ -255,6 +271,8 @@ fn task(
         has_callbacks: TaskCallbacks {
             on_failure: fields.truth("has_on_failure_callback"),
             on_retry: fields.truth("has_on_retry_callback"),
+            mail_on_failure: mails("email_on_failure"),
+            mail_on_retry: mails("email_on_retry"),
         },
         is_setup: fields.truth("is_setup"),
         is_teardown: fields.truth("is_teardown"),

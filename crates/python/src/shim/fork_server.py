@@ -48,6 +48,7 @@ try:
 
     import updraft_compat
     import updraft_containers
+    import updraft_deadlines
     import updraft_notes
     import updraft_timetables
     import updraft_triggers
@@ -243,19 +244,29 @@ class Remembering:
     def warning(self, text, *_, **__):
         self.errors[f"callback {len(self.errors)}"] = text
 
+    error = warning
+
     def exception(self, text, *_, **__):
         self.errors[f"callback {len(self.errors)}"] = f"{text}\n{traceback.format_exc(limit=-2)}"
 
 
 def call_back(bag, request):
     """Calls the callbacks of a DAG whose run has ended, or of a task whose process was lost. Returns what went wrong."""
-    from airflow.callbacks.callback_requests import DagCallbackRequest, TaskCallbackRequest
+    from airflow.callbacks.callback_requests import DagCallbackRequest, EmailRequest, TaskCallbackRequest
     from airflow.dag_processing import processor
 
     log = Remembering()
     try:
-        if request["type"] == "TaskCallbackRequest":
-            processor._execute_task_callbacks(bag, TaskCallbackRequest.model_validate(request), log)
+        if request["type"] == "DeadlineCallback":
+            updraft_deadlines.call(request["call"], request["dag_run"])
+        elif request["type"] == "TaskCallbackRequest":
+            mail, only_mail = request.pop("mail"), request.pop("only_mail")
+            if not only_mail:
+                processor._execute_task_callbacks(bag, TaskCallbackRequest.model_validate(request), log)
+            if mail:
+                request = {key: value for key, value in request.items() if key != "task_callback_type"}
+                request = EmailRequest.model_validate({**request, "type": "EmailRequest", "email_type": mail})
+                processor._execute_email_callbacks(bag, request, log)
         else:
             processor._execute_dag_callbacks(bag, DagCallbackRequest.model_validate(request), log)
     except Exception:  # noqa: BLE001 - such as a DAG that has left its file

@@ -140,6 +140,7 @@ impl Tx {
         let sql =
             "UPDATE dag_run SET clear_number = clear_number + 1, queued_at = ?, updated_at = ? WHERE id = ?";
         self.execute(sql, params![now, now, key]).await?;
+        self.move_deadlines(key, now).await?;
         if reset {
             let sql = "UPDATE dag_run SET state = 'queued', start_date = NULL, end_date = NULL, last_decision_at = NULL \
                        WHERE id = ? AND state IN ('success', 'failed')";

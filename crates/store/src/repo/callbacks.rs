@@ -25,6 +25,8 @@ pub struct RunCallback {
     pub attempts: u32,
     /// For a callback of the task instance itself: how its try ended, and which it was.
     pub of_task: Option<(StateName, TryNumber)>,
+    /// For a missed deadline: which.
+    pub deadline: Option<i64>,
 }
 
 impl Tx {
@@ -79,8 +81,8 @@ impl Tx {
         };
         let has = graph.dag.task(&ti.task_id).map(|task| task.has_callbacks);
         let is_wanted = has.is_some_and(|has| {
-            (ti.state == StateName::Failed && has.on_failure)
-                || (ti.state == StateName::UpForRetry && has.on_retry)
+            (ti.state == StateName::Failed && (has.on_failure || has.mail_on_failure))
+                || (ti.state == StateName::UpForRetry && (has.on_retry || has.mail_on_retry))
         });
         if !is_wanted {
             return Ok(());
@@ -110,8 +112,8 @@ impl Tx {
         now: Timestamp,
         hold: Duration,
     ) -> Result<Option<RunCallback>, StoreError> {
-        let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until, task_state, try_number \
-                   FROM run_callback \
+        let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until, task_state, try_number, \
+                   deadline_id FROM run_callback \
                    WHERE claimed_until < ? ORDER BY claimed_until, id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
@@ -124,11 +126,13 @@ impl Tx {
             reason: row.next()?,
             attempts: row.next()?,
             of_task: None,
+            deadline: None,
         };
         let claimed_until: i64 = row.next()?;
         let state: Option<String> = row.next()?;
         let state = state.and_then(|word| word.parse::<StateName>().ok());
         callback.of_task = state.zip(row.next::<Option<TryNumber>>()?);
+        callback.deadline = row.next()?;
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
         let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let won = self

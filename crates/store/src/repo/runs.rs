@@ -180,6 +180,7 @@ impl Tx {
             .collect();
         self.insert_task_instances(key, &run.dag.dag_id, &run.run_id, run.version_id, &rows, now)
             .await?;
+        self.add_deadlines(run, key, now).await?;
         Ok(key)
     }
 
@@ -437,6 +438,7 @@ impl Tx {
         for table in [
             "run_event",
             "run_asset_event",
+            "deadline",
             "hitl_detail",
             "xcom",
             "rendered_fields",

@@ -1,0 +1,103 @@
+//! Deadlines of runs: what is called when one is missed, and what is forgotten when it is kept.
+
+use harness::{Installation, eventually};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const DAGS: &str = r#"
+import asyncio, json
+from datetime import timedelta
+from pendulum import datetime
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, SyncCallback
+from airflow.sdk.definitions.deadline import VariableInterval
+from airflow.providers.standard.operators.bash import BashOperator
+
+def write(word, dag_run, deadline):
+    with open("PATH/witness", "a") as out:
+        out.write(json.dumps([word, dag_run["dag_run_id"], dag_run["state"], deadline["deadline_time"]]) + "\n")
+
+async def told(word, wait, context):
+    await asyncio.sleep(wait.total_seconds())
+    write(word, **context)
+
+def told_at_once(word, **kwargs):
+    write(word, **kwargs["context"])
+
+def alert(reference, interval, word, name=None):
+    return DeadlineAlert(reference, interval, AsyncCallback(told, {"word": word, "wait": timedelta(seconds=0.1)}), name=name)
+
+with DAG("slow", schedule=None, deadline=[
+    alert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(seconds=1), "queued", name="soon"),
+    alert(DeadlineReference.DAGRUN_LOGICAL_DATE, timedelta(days=36500), "logical"),
+    DeadlineAlert(DeadlineReference.FIXED_DATETIME(datetime(2025, 1, 1)), VariableInterval("limit"),
+                  SyncCallback(told_at_once, {"word": "fixed"})),
+    alert(DeadlineReference.AVERAGE_RUNTIME(max_runs=3, min_runs=1), timedelta(seconds=-1), "average"),
+]):
+    BashOperator(task_id="t", bash_command="until test -e PATH/go; do sleep 0.1; done")
+"#;
+
+#[test]
+fn a_missed_deadline_is_told_once_and_a_kept_one_never() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    let path = installation.path().to_string_lossy().into_owned();
+    installation.dag("slow.py", &DAGS.replace("PATH", &path));
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    let (status, _) = api
+        .call(
+            "POST",
+            "/api/v2/variables",
+            Some(&json!({"key": "limit", "value": "60"})),
+        )
+        .expect("an answer");
+    assert_eq!(status, 201);
+    api.wait_for_dag("slow");
+    let lines = |count: usize| -> Vec<Value> {
+        eventually(&format!("{count} callbacks"), PATIENCE, || {
+            let text = std::fs::read_to_string(installation.path().join("witness")).unwrap_or_default();
+            let lines: Vec<Value> = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            if lines.len() == count {
+                return Ok(lines);
+            }
+            Err(format!("{lines:?} {}", process.output()))
+        })
+    };
+    let words = |lines: &[Value]| -> Vec<String> {
+        let mut words: Vec<String> = lines
+            .iter()
+            .map(|line| line[0].as_str().unwrap_or_default().to_owned())
+            .collect();
+        words.sort();
+        words
+    };
+    api.trigger(
+        "slow",
+        &json!({"logical_date": "2026-01-01T00:00:00Z", "dag_run_id": "first"}),
+    );
+    let told = lines(2);
+    assert_eq!(words(&told), ["fixed", "queued"]);
+    assert!(
+        told.iter().all(|line| line[1] == "first" && line[2] == "running"),
+        "{told:?}"
+    );
+    let fixed = told.iter().find(|line| line[0] == "fixed").expect("it");
+    assert_eq!(
+        fixed[3], "2025-01-01T00:01:00Z",
+        "a minute later, as the Variable says"
+    );
+    std::fs::write(installation.path().join("go"), "").expect("a sign");
+    assert_eq!(api.wait_for_end("slow", "first"), "success");
+
+    // Now there is a run to take the average of. The run ends at once: only what was missed before is told.
+    api.trigger("slow", &json!({"logical_date": null, "dag_run_id": "second"}));
+    assert_eq!(api.wait_for_end("slow", "second"), "success");
+    let told = lines(3);
+    assert_eq!(words(&told), ["fixed", "fixed", "queued"]);
+    assert_eq!(told[2][1], "second");
+}
