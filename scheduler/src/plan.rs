@@ -5,7 +5,7 @@ use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, MapIndex, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Plan, RunSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ impl Shared {
         if plan
             .moves
             .iter()
-            .any(|planned| matches!(planned.decision, Decision::Expand(_)))
+            .any(|planned| matches!(planned.decision, Decision::Expand(_) | Decision::Grow(_)))
         {
             self.dirty.add(key);
         }
@@ -153,7 +153,12 @@ impl Shared {
         };
         let held_by_past = tx.held_by_past(dag, &run).await?;
         let tasks = snapshot.tasks().iter();
-        let unexpanded = tasks.filter(|ti| ti.map_index.0 < 0 && !ti.state.is_finished());
+        // What is expanded stays as it is, unless something was cleared since.
+        let is_cleared = run.clear_number > 0;
+        let unexpanded = tasks.filter(|ti| match ti.map_index {
+            MapIndex::UNMAPPED => !ti.state.is_finished(),
+            _ => is_cleared && ti.state.is_schedulable(),
+        });
         let sources = dag.mapped_over(unexpanded.map(|ti| &ti.task_id));
         let lengths = tx.mapped_lengths(key, &sources).await?;
         let plan = loop {

@@ -70,7 +70,11 @@ impl Snapshot {
                 Decision::Skip => StateName::Skipped,
                 Decision::Remove => StateName::Removed,
                 // New instances come with it, or a time to wait for, or processes are stopped.
-                Decision::Defer | Decision::Expand(_) | Decision::Refuse(_) | Decision::Stop(_) => {
+                Decision::Defer
+                | Decision::Grow(_)
+                | Decision::Expand(_)
+                | Decision::Refuse(_)
+                | Decision::Stop(_) => {
                     return None;
                 }
             };

@@ -27,6 +27,20 @@ with DAG("grouped", schedule=None):
         BashOperator(task_id="one", bash_command="test ! -e PATH/broken") >> BashOperator(task_id="two", bash_command="true")
     pair >> BashOperator(task_id="last", bash_command="true")
 
+with DAG("mapped", schedule=None):
+    @task
+    def gen():
+        return list(range(int(open("PATH/length").read())))
+    @task
+    def each(n):
+        return n
+    @task
+    def all_of(values):
+        return sum(values)
+    many = each.expand(n=gen())
+    each.override(task_id="again").expand(n=many)
+    all_of(many)
+
 with DAG("scheduled_only", schedule="@daily", start_date=datetime(2030, 1, 1), allowed_run_types=["scheduled"]):
     BashOperator(task_id="t", bash_command="true")
 "#;
@@ -333,6 +347,70 @@ fn a_task_group_is_marked_as_a_whole_and_what_waited_behind_it_goes_on() {
     assert_eq!(
         again["detail"],
         "All task instances in the group are already in success state"
+    );
+}
+
+#[test]
+fn a_cleared_mapped_task_has_as_many_instances_as_it_maps_over_now() {
+    let Some((installation, _process, api)) = server() else {
+        return;
+    };
+    let length = |length: u32| {
+        std::fs::write(installation.path().join("length"), length.to_string()).expect("a length");
+    };
+    let states = |run_id: &str| -> Vec<String> {
+        let shown = |ti: &Value| {
+            let word = |key: &str| ti[key].as_str().unwrap_or_default().to_owned();
+            format!(
+                "{}[{}] {} {}",
+                word("task_id"),
+                ti["map_index"],
+                word("state"),
+                ti["try_number"]
+            )
+        };
+        let mut states: Vec<String> = api.tasks("mapped", run_id).iter().map(shown).collect();
+        states.sort();
+        states
+    };
+    length(2);
+    let run_id = api.trigger("mapped", &json!({"logical_date": null}));
+    assert_eq!(api.wait_for_end("mapped", &run_id), "success");
+    let clear = || {
+        let path = format!("/api/v2/dags/mapped/dagRuns/{}/clear", run_id.replace('+', "%2B"));
+        let (status, said) = post(&api, &path, &json!({"dry_run": false}));
+        assert_eq!(status, 200, "{said}");
+        assert_eq!(api.wait_for_end("mapped", &run_id), "success");
+    };
+    length(3);
+    clear();
+    assert_eq!(
+        states(&run_id),
+        [
+            "again[0] success 2",
+            "again[1] success 2",
+            "again[2] success 1",
+            "all_of[-1] success 2",
+            "each[0] success 2",
+            "each[1] success 2",
+            "each[2] success 1",
+            "gen[-1] success 2",
+        ]
+    );
+    length(1);
+    clear();
+    assert_eq!(
+        states(&run_id),
+        [
+            "again[0] success 3",
+            "again[1] removed 2",
+            "again[2] removed 1",
+            "all_of[-1] success 3",
+            "each[0] success 3",
+            "each[1] removed 2",
+            "each[2] removed 1",
+            "gen[-1] success 3",
+        ]
     );
 }
 

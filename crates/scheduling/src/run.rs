@@ -7,7 +7,7 @@ use model::dag::{Dag, Expansion, Task};
 use model::task_instance::StateName;
 use model::trigger_rule::{Ending, TriggerRule, Upstreams, Verdict};
 use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// A task instance as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,7 @@ impl<'a> Planner<'a> {
             Decision::FailUpstream => StateName::UpstreamFailed,
             Decision::Skip => StateName::Skipped,
             Decision::Remove => StateName::Removed,
+            Decision::Grow(_) => self.states[at],
             Decision::Refuse(_) | Decision::Stop(_) => StateName::Failed,
         };
         self.plan.moves.push(Move {
@@ -238,6 +239,7 @@ impl<'a> Planner<'a> {
             .mapped_group
             .is_none()
             .then(|| self.judge(task, MapIndex::UNMAPPED));
+        let mut length = None;
         for at in waiting {
             let verdict = common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index));
             match verdict {
@@ -250,7 +252,18 @@ impl<'a> Planner<'a> {
                     },
                 ),
                 Verdict::End(_) => {}
-                Verdict::Met => self.consider(at, task),
+                Verdict::Met => {
+                    let index = self.snapshot.tasks[at].map_index;
+                    if task.is_mapped && index != MapIndex::UNMAPPED {
+                        let length = *length.get_or_insert_with(|| self.revise(task_at, at));
+                        if length
+                            .is_some_and(|length| usize::try_from(index.0).is_ok_and(|index| index >= length))
+                        {
+                            continue;
+                        }
+                    }
+                    self.consider(at, task);
+                }
             }
         }
     }
@@ -319,9 +332,60 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How many instances a mapped task has now, where that is known.
+    fn length(&self, task: &Task) -> Option<usize> {
+        let Some(Expansion::Product(lengths)) = &task.expansion else {
+            return None;
+        };
+        let known = |source: &TaskId| self.snapshot.lengths.get(source).copied();
+        lengths.iter().try_fold(1_usize, |count, length| {
+            Some(count.saturating_mul(length.length(&known)?))
+        })
+    }
+
+    /// Fits the instances of a mapped task to what it maps over, which may have changed since it was expanded: a run was
+    /// cleared, or goes on with another version. Instances beyond its length are removed, missing ones come beside `at`
+    /// (`DagRun._revise_map_indexes_if_mapped`). Returns the length, where it is known.
+    fn revise(&mut self, task_at: usize, at: usize) -> Option<usize> {
+        let length = self.length(&self.snapshot.dag.tasks[task_at])?;
+        let fits = |other: &usize| {
+            usize::try_from(self.snapshot.tasks[*other].map_index.0).is_ok_and(|index| index < length)
+        };
+        let instances = &self.instances[task_at];
+        if instances.len() == length && instances.iter().all(fits) {
+            return Some(length);
+        }
+        if length > MOST_INSTANCES || self.snapshot.paused {
+            return None;
+        }
+        let mut missing: BTreeSet<MapIndex> = (0..length)
+            .filter_map(|index| i32::try_from(index).ok().map(MapIndex))
+            .collect();
+        let mut beyond = Vec::new();
+        for &other in &self.instances[task_at] {
+            let index = self.snapshot.tasks[other].map_index;
+            if !missing.remove(&index) {
+                beyond.push(other);
+            }
+        }
+        for other in beyond {
+            let state = self.states[other];
+            if !matches!(
+                state,
+                StateName::Running | StateName::Restarting | StateName::Removed
+            ) {
+                self.decide(other, Decision::Remove);
+            }
+        }
+        if !missing.is_empty() {
+            self.decide(at, Decision::Grow(missing.into_iter().collect()));
+        }
+        Some(length)
+    }
+
     fn expand(&self, task: &Task) -> Decision {
-        let lengths = match &task.expansion {
-            Some(Expansion::Product(lengths)) => lengths,
+        match &task.expansion {
+            Some(Expansion::Product(_)) => {}
             Some(Expansion::Unsupported(what)) => {
                 return Decision::Refuse(format!(
                     "task {} expands over {what}, which is not supported yet",
@@ -332,14 +396,9 @@ impl<'a> Planner<'a> {
                 return Decision::Refuse(format!("task {} does not say what it expands over", task.task_id));
             }
         };
-        let mut count = 1;
-        for length in lengths {
-            let known = |source: &TaskId| self.snapshot.lengths.get(source).copied();
-            match length.length(&known) {
-                Some(length) => count = usize::saturating_mul(count, length),
-                None => return Decision::FailUpstream,
-            }
-        }
+        let Some(count) = self.length(task) else {
+            return Decision::FailUpstream;
+        };
         if count == 0 {
             Decision::Skip
         } else if count > MOST_INSTANCES {

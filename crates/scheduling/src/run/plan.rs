@@ -1,7 +1,7 @@
 //! What is to be done about a run.
 
 use model::task_instance::StateName;
-use model::{TaskInstanceId, Timestamp};
+use model::{MapIndex, TaskInstanceId, Timestamp};
 
 /// What is to happen to one task instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Decision {
     Remove,
     /// It becomes the first of so many mapped instances (at least one).
     Expand(usize),
+    /// It stays as it is; instances of these indexes come beside it: its task maps over more than it did.
+    Grow(Vec<MapIndex>),
     /// It uses something that cannot be run; fails with this text.
     Refuse(String),
     /// It is stopped where it runs, and fails with this text.

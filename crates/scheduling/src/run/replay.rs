@@ -45,7 +45,7 @@ fn after(decision: &Decision) -> StateName {
         Decision::Skip => StateName::Skipped,
         Decision::Remove => StateName::Removed,
         Decision::Refuse(_) | Decision::Stop(_) => StateName::Failed,
-        Decision::Expand(_) => unreachable!("nothing is mapped here"),
+        Decision::Grow(_) | Decision::Expand(_) => unreachable!("nothing is mapped here"),
     }
 }
 

@@ -206,6 +206,48 @@ fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
 }
 
 #[test]
+fn a_cleared_mapped_task_is_fitted_to_what_it_maps_over_now() {
+    let dag = dag_of(
+        vec![
+            json!({"task_id": "gen", "task_type": "X", "downstream_task_ids": ["m"]}),
+            json!({"task_id": "m", "task_type": "X", "_is_mapped": true, "_expand_input_attr": "expand_input",
+                   "expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {
+                       "x": {"__type": "xcomref", "__var": {"task_id": "gen", "key": "return_value"}}}}}}),
+        ],
+        16,
+    );
+    let mut tasks = instances(&dag, &[Success]);
+    for (index, state) in [NoStatus, Success, NoStatus].into_iter().enumerate() {
+        tasks.push(TaskSnapshot {
+            id: TaskInstanceId::new(Uuid::new_v4()),
+            task_id: "m".into(),
+            map_index: MapIndex(i32::try_from(index).unwrap()),
+            state,
+            not_before: None,
+            goes_on: false,
+        });
+    }
+    let planned = |length: Option<usize>| {
+        let mut world = world();
+        world.lengths.extend(length.map(|length| ("gen".into(), length)));
+        decisions(&plan_in(&world, &dag, &tasks, false))
+    };
+    assert_eq!(
+        planned(None),
+        [Decision::Schedule, Decision::Schedule],
+        "nobody says that it changed"
+    );
+    assert_eq!(planned(Some(3)), [Decision::Schedule, Decision::Schedule]);
+    assert_eq!(
+        planned(Some(1)),
+        [Decision::Remove, Decision::Remove, Decision::Schedule]
+    );
+    let more = Decision::Grow(vec![MapIndex(3), MapIndex(4)]);
+    assert_eq!(planned(Some(5)), [more, Decision::Schedule, Decision::Schedule]);
+    assert_eq!(planned(Some(0)), vec![Decision::Remove; 3]);
+}
+
+#[test]
 pub(super) fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
     let mut dag = Dag::from_serialized(&json!({"__version": 3, "dag": {
         "dag_id": "d", "max_active_tasks": 16, "max_active_runs": 1,

@@ -246,8 +246,11 @@ impl Tx {
     ) -> Result<HashMap<TaskId, usize>, StoreError> {
         let mut lengths = HashMap::new();
         for task_id in tasks {
-            let sql = "SELECT COUNT(*), MAX(mapped_length), MAX(map_index) FROM xcom \
-                       WHERE run_key = ? AND task_id = ? AND xcom_key = 'return_value'";
+            // What an instance left behind that is removed since counts no more.
+            let sql = "SELECT COUNT(*), MAX(x.mapped_length), MAX(x.map_index) FROM xcom x \
+                       WHERE x.run_key = ? AND x.task_id = ? AND x.xcom_key = 'return_value' AND NOT EXISTS \
+                       (SELECT 1 FROM task_instance t WHERE t.run_key = x.run_key AND t.task_id = x.task_id \
+                       AND t.map_index = x.map_index AND t.state = 'removed')";
             let Some(mut row) = self.query_one(sql, params![key, task_id]).await? else {
                 continue;
             };
@@ -297,6 +300,10 @@ impl Tx {
                 Decision::Remove => "state = 'removed', end_date = ?",
                 Decision::Expand(count) => {
                     self.expand(run, dag, planned.id, *count, ids, now).await?;
+                    continue;
+                }
+                Decision::Grow(indexes) => {
+                    self.grow(run, dag, planned.id, indexes, ids, now).await?;
                     continue;
                 }
                 Decision::Defer => {
@@ -435,6 +442,32 @@ impl Tx {
                 id: ids(),
                 task,
                 map_index: MapIndex(i32::try_from(index).unwrap_or(i32::MAX)),
+            })
+            .collect();
+        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, run.version_id, &rows, now)
+            .await
+    }
+
+    /// Makes instances of these indexes of the task that this one is of.
+    async fn grow(
+        &mut self,
+        run: &RunRecord,
+        dag: &Dag,
+        id: TaskInstanceId,
+        indexes: &[MapIndex],
+        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let found = self.task_instance_by_id(id).await?;
+        let Some(task) = found.and_then(|ti| dag.task(&ti.task_id)) else {
+            return Err(self.moved_meanwhile("plan run", id));
+        };
+        let rows: Vec<NewTaskInstance<'_>> = indexes
+            .iter()
+            .map(|map_index| NewTaskInstance {
+                id: ids(),
+                task,
+                map_index: *map_index,
             })
             .collect();
         self.insert_task_instances(run.key, &run.dag_id, &run.run_id, run.version_id, &rows, now)
