@@ -169,6 +169,10 @@ impl Shared {
                 };
                 json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, graph.dag.dag_id.as_str())})
             }
+            (None, _) if callback.listener.is_some() => json!({
+                "type": "Listener", "hook": callback.listener, "run_key": run.key.0,
+                "dag_run": shown(&run, run.dag_id.as_str()),
+            }),
             (None, _) => json!({
                 "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
                 "is_failure_callback": callback.is_failure,

@@ -32,6 +32,8 @@ pub(crate) struct FileOutcome {
     /// Errors by path within the bundle.
     pub(crate) errors: BTreeMap<String, String>,
     imports: Vec<String>,
+    /// The hooks that listeners of plugins have.
+    listeners: Option<Vec<String>>,
     /// Whether the file is to be parsed again although it did not change.
     again: bool,
 }
@@ -79,6 +81,7 @@ impl FileOutcome {
         let mut outcome = Self {
             errors: parsed.import_errors,
             imports: parsed.imports,
+            listeners: Some(parsed.listeners),
             ..Self::default()
         };
         for found in parsed.dags {
@@ -156,6 +159,13 @@ impl Shared {
         seconds: f64,
     ) -> anyhow::Result<()> {
         let now = Utc::now();
+        if let Some(listeners) = &outcome.listeners
+            && self.store.reader().await?.listeners().await? != *listeners
+        {
+            store::transact!(self.store, "note listeners", |tx| tx
+                .set_listeners(listeners)
+                .await)?;
+        }
         let fingerprint = if outcome.again {
             String::new()
         } else {

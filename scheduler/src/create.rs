@@ -10,7 +10,7 @@ use model::{DagId, DagRunKey, Timestamp};
 use scheduling::{QueuedRun, choose_runs_to_start};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{DagRecord, NewRun, TimetableQuestion};
+use store::repo::{DagRecord, NewRun, RunNews, TimetableQuestion};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -43,6 +43,8 @@ impl Shared {
     async fn look_at_runs(&self) -> Result<Duration, StoreError> {
         let now = Utc::now();
         let mut db = self.store.reader().await?;
+        // Before any run is read: a DAG processor notes its listeners before it stores DAGs.
+        self.set_listeners(!db.listeners().await?.is_empty());
         let due = db.due_dags(now, DAGS_PER_TURN).await?;
         let waiting = db.dags_with_queued_runs(now).await?;
         let updated = db.dags_with_updated_assets().await?;
@@ -81,7 +83,7 @@ impl Shared {
                     return Ok((false, Vec::new()));
                 };
                 let created = self.create_if_due(tx, &record, now).await?;
-                let started = start_queued(tx, &record, now).await?;
+                let started = self.start_queued(tx, &record, now).await?;
                 Ok((created, started))
             });
             let (created, started) = match outcome {
@@ -110,7 +112,7 @@ impl Shared {
                 return Ok((false, Vec::new()));
             };
             let created = self.create_if_updated(tx, &record, &suffix, now).await?;
-            let started = start_queued(tx, &record, now).await?;
+            let started = self.start_queued(tx, &record, now).await?;
             Ok((created, started))
         })?;
         self.dirty_all(&started);
@@ -241,7 +243,7 @@ impl Shared {
         let now = Utc::now();
         let started = store::transact!(self.store, "start runs", |tx| {
             match tx.lock_dag(dag_id).await? {
-                Some(record) => start_queued(tx, &record, now).await,
+                Some(record) => self.start_queued(tx, &record, now).await,
                 None => Ok(Vec::new()),
             }
         })?;
@@ -249,51 +251,67 @@ impl Shared {
         Ok(())
     }
 
+    /// Starts the queued runs of a locked DAG that fit under its limit.
+    pub(crate) async fn start_queued(
+        &self,
+        tx: &mut Tx,
+        record: &DagRecord,
+        now: Timestamp,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
+        if record.is_paused || record.is_stale {
+            return Ok(Vec::new());
+        }
+        let mut started = self.start_backfills(tx, record, now).await?;
+        let running = tx
+            .count_active_runs(&record.dag_id, &[DagRunState::Running])
+            .await?;
+        let places = record.max_active_runs.saturating_sub(running);
+        if places == 0 {
+            return Ok(started);
+        }
+        let queued = tx.queued_runs(&record.dag_id, now, places).await?;
+        let queued: Vec<QueuedRun> = queued.into_iter().map(|key| QueuedRun { key }).collect();
+        let chosen = choose_runs_to_start(&queued, running, record.max_active_runs);
+        started.extend(self.start(tx, &chosen, now).await?);
+        Ok(started)
+    }
+
+    /// Starts the queued runs of a locked DAG's backfills, each under its own limit and in its own order.
+    async fn start_backfills(
+        &self,
+        tx: &mut Tx,
+        record: &DagRecord,
+        now: Timestamp,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
+        let mut started = Vec::new();
+        for backfill in tx.waiting_backfills(&record.dag_id).await? {
+            let running = tx.running_backfill_runs(backfill.id).await?;
+            let places = backfill.max_active_runs.saturating_sub(running);
+            let queued = tx.queued_backfill_runs(backfill.id, places).await?;
+            started.extend(self.start(tx, &queued, now).await?);
+        }
+        Ok(started)
+    }
+
+    /// Starts queued runs, and has listeners told of it.
+    async fn start(
+        &self,
+        tx: &mut Tx,
+        queued: &[DagRunKey],
+        now: Timestamp,
+    ) -> Result<Vec<DagRunKey>, StoreError> {
+        let started = tx.start_runs(queued, now).await?;
+        for key in started.iter().filter(|_| self.has_listeners()) {
+            tx.add_run_news(*key, RunNews::Running, "started", now).await?;
+        }
+        Ok(started)
+    }
+
     fn dirty_all(&self, keys: &[DagRunKey]) {
         for key in keys {
             self.dirty.add(*key);
         }
     }
-}
-
-/// Starts the queued runs of a locked DAG that fit under its limit.
-pub(crate) async fn start_queued(
-    tx: &mut Tx,
-    record: &DagRecord,
-    now: Timestamp,
-) -> Result<Vec<DagRunKey>, StoreError> {
-    if record.is_paused || record.is_stale {
-        return Ok(Vec::new());
-    }
-    let mut started = start_backfills(tx, record, now).await?;
-    let running = tx
-        .count_active_runs(&record.dag_id, &[DagRunState::Running])
-        .await?;
-    let places = record.max_active_runs.saturating_sub(running);
-    if places == 0 {
-        return Ok(started);
-    }
-    let queued = tx.queued_runs(&record.dag_id, now, places).await?;
-    let queued: Vec<QueuedRun> = queued.into_iter().map(|key| QueuedRun { key }).collect();
-    let chosen = choose_runs_to_start(&queued, running, record.max_active_runs);
-    started.extend(tx.start_runs(&chosen, now).await?);
-    Ok(started)
-}
-
-/// Starts the queued runs of a locked DAG's backfills, each under its own limit and in its own order.
-async fn start_backfills(
-    tx: &mut Tx,
-    record: &DagRecord,
-    now: Timestamp,
-) -> Result<Vec<DagRunKey>, StoreError> {
-    let mut started = Vec::new();
-    for backfill in tx.waiting_backfills(&record.dag_id).await? {
-        let running = tx.running_backfill_runs(backfill.id).await?;
-        let places = backfill.max_active_runs.saturating_sub(running);
-        let queued = tx.queued_backfill_runs(backfill.id, places).await?;
-        started.extend(tx.start_runs(&queued, now).await?);
-    }
-    Ok(started)
 }
 
 /// What tells runs apart whose assets were updated at the same instant.

@@ -25,7 +25,7 @@ use dispatch::Outgoing;
 use model::WorkerId;
 use pods::PodExecutor;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 use store::repo::DispatchLimits;
 use store::{Graphs, Store};
@@ -56,7 +56,19 @@ struct Shared {
     look: Notify,
     /// This scheduler's place among the living ones, and their number: `place << 32 | number`.
     rank: AtomicI64,
+    /// Whether listeners of plugins want to hear of runs, as far as is known.
+    listens: AtomicBool,
     health: Health,
+}
+
+impl Shared {
+    fn has_listeners(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
+    }
+
+    fn set_listeners(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
+    }
 }
 
 impl Scheduler {
@@ -74,6 +86,7 @@ impl Scheduler {
             pods: PodExecutor::default(),
             look: Notify::new(),
             rank: AtomicI64::new(1),
+            listens: AtomicBool::new(false),
             health,
         };
         Self {

@@ -21,7 +21,7 @@ impl Shared {
                 return Ok((0, Vec::new()));
             };
             let created = self.create_for_partitions(tx, &record, now).await?;
-            let started = crate::create::start_queued(tx, &record, now).await?;
+            let started = self.start_queued(tx, &record, now).await?;
             Ok((created, started))
         })?;
         for key in &started {

@@ -9,7 +9,7 @@ use model::{DagId, DagRunKey, MapIndex, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Plan, RunSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{Dispatch, LockedRun, RunEvent, RunRecord};
+use store::repo::{Dispatch, LockedRun, RunEvent, RunNews, RunRecord};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -182,6 +182,14 @@ impl Shared {
             .await?;
         if let Some(end) = plan.end {
             self.end_run(tx, &run, end.is_failure(), now).await?;
+            if self.has_listeners() {
+                let news = if end.is_failure() {
+                    RunNews::Failed
+                } else {
+                    RunNews::Success
+                };
+                tx.add_run_news(key, news, end.reason(), now).await?;
+            }
             if !end.is_failure() && !dag.deadlines.is_empty() {
                 tx.keep_deadlines(key, now).await?;
             }

@@ -77,6 +77,90 @@ fn callbacks_of_a_dag_are_called_when_its_runs_end() {
     );
 }
 
+const LISTENER: &str = r#"
+import json
+from airflow.listeners import hookimpl
+from airflow.plugins_manager import AirflowPlugin
+
+def write(hook, dag_run, msg):
+    with open("WITNESS", "a") as out:
+        dag = dag_run.dag and sorted(dag_run.dag.task_dict)
+        out.write(json.dumps([hook, dag_run.dag_id, dag_run.run_id, dag_run.state, dag_run.conf, msg, dag]) + "\n")
+
+class Hears:
+    @hookimpl
+    def on_dag_run_running(self, dag_run, msg):
+        write("running", dag_run, msg)
+
+    @hookimpl
+    def on_dag_run_success(self, dag_run, msg):
+        write("success", dag_run, msg)
+
+    @hookimpl
+    def on_dag_run_failed(self, dag_run, msg):
+        write("failed", dag_run, msg)
+
+class OwnListeners(AirflowPlugin):
+    name = "own_listeners"
+    listeners = [Hears()]
+"#;
+
+const HEARD: &str = r#"
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.bash import BashOperator
+
+for name, command in (("good", "true"), ("bad", "false"), ("stuck", "sleep 600")):
+    with DAG(name, schedule=None):
+        BashOperator(task_id="t", bash_command=command)
+"#;
+
+#[test]
+fn listeners_of_plugins_hear_of_runs() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    let witness = installation.path().join("witness");
+    let plugins = installation.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder");
+    let plugin = LISTENER.replace("WITNESS", &witness.to_string_lossy());
+    std::fs::write(plugins.join("own_listeners.py"), plugin).expect("a plugin");
+    installation.dag("heard.py", HEARD);
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    for dag in ["good", "bad", "stuck"] {
+        api.wait_for_dag(dag);
+        let body = json!({"logical_date": null, "dag_run_id": format!("of_{dag}"), "conf": {"n": 1}});
+        api.trigger(dag, &body);
+    }
+    let lines = |count: usize| {
+        eventually(&format!("{count} are heard"), PATIENCE, || {
+            let text = std::fs::read_to_string(&witness).unwrap_or_default();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            match lines.len() == count {
+                true => Ok(lines),
+                false => Err(format!("{lines:?} {}", process.output())),
+            }
+        })
+    };
+    assert_eq!(
+        lines(5),
+        [
+            r#"["failed", "bad", "of_bad", "failed", {"n": 1}, "task_failure", ["t"]]"#,
+            r#"["running", "bad", "of_bad", "running", {"n": 1}, "started", ["t"]]"#,
+            r#"["running", "good", "of_good", "running", {"n": 1}, "started", ["t"]]"#,
+            r#"["running", "stuck", "of_stuck", "running", {"n": 1}, "started", ["t"]]"#,
+            r#"["success", "good", "of_good", "success", {"n": 1}, "success", ["t"]]"#,
+        ]
+    );
+    let path = "/api/v2/dags/stuck/dagRuns/of_stuck";
+    let (status, _) = api
+        .call("PATCH", path, Some(&json!({"state": "failed"})))
+        .expect("an answer");
+    assert_eq!(status, 200);
+    let by_hand = r#"["failed", "stuck", "of_stuck", "failed", {"n": 1}, "Dag Run's state was manually set to `failed`.", ["t"]]"#;
+    assert!(lines(6).iter().any(|line| line == by_hand), "{:?}", lines(6));
+}
+
 const LOST: &str = r#"
 import json, time
 from airflow.sdk import DAG, task

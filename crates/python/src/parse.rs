@@ -59,6 +59,9 @@ pub struct ParsedFile {
     pub import_errors: BTreeMap<String, String>,
     /// Modules of the bundle that it imported, by path within the bundle.
     pub imports: Vec<String>,
+    /// The hooks that listeners of plugins have.
+    #[serde(default)]
+    pub listeners: Vec<String>,
     /// What it says in the words of Airflow 1.10 or 2.
     pub old_forms: Vec<OldForm>,
     /// What a timetable says.

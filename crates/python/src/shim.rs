@@ -1,7 +1,7 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 11] = [
+pub(crate) const PROGRAM: [(&str, &str); 12] = [
     (
         "updraft_old_modules",
         concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
@@ -12,6 +12,7 @@ pub(crate) const PROGRAM: [(&str, &str); 11] = [
     ("updraft_compat", include_str!("shim/compat.py")),
     ("updraft_containers", include_str!("shim/containers.py")),
     ("updraft_deadlines", include_str!("shim/deadlines.py")),
+    ("updraft_listeners", include_str!("shim/listeners.py")),
     ("updraft_timetables", include_str!("shim/timetables.py")),
     ("updraft_triggers", include_str!("shim/triggers.py")),
     ("updraft_native", include_str!("shim/native.py")),

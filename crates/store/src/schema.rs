@@ -105,6 +105,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "deadlines",
         steps: DEADLINES,
     },
+    Migration {
+        version: 14,
+        name: "listeners",
+        steps: LISTENERS,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -313,6 +318,13 @@ const TASK_CALLBACKS: &[Step] = &[
         word: "INT64",
     },
 ];
+
+/// What listeners are to be told of runs.
+const LISTENERS: &[Step] = &[Step::Column {
+    table: "run_callback",
+    name: "listener",
+    word: "WORD",
+}];
 
 /// Deadlines of runs. One without a moment waits for the Variable that says how long it is.
 const DEADLINES: &[Step] = &[

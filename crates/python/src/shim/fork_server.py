@@ -49,6 +49,7 @@ try:
     import updraft_compat
     import updraft_containers
     import updraft_deadlines
+    import updraft_listeners
     import updraft_notes
     import updraft_timetables
     import updraft_triggers
@@ -106,6 +107,10 @@ with DAG("updraft_warm", schedule=None, start_date=datetime(2025, 1, 1)) as dag:
 """
 
 
+# What listeners of plugins want to hear of runs.
+LISTENERS = []
+
+
 def warm():
     """Runs through what every child does, so that all of it is imported and cached before the first fork."""
     for name in WARM_MODULES:
@@ -118,6 +123,7 @@ def warm():
 
     get_listener_manager()
     integrate_macros_plugins()
+    LISTENERS.extend(updraft_listeners.heard())
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +231,7 @@ def parse(request):
             imports.add(str(Path(file).relative_to(bundle)))
     result = {
         "type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports),
-        "old_forms": updraft_notes.notes(),
+        "old_forms": updraft_notes.notes(), "listeners": LISTENERS,
     }
     decoder.send(Message(result))
 
@@ -257,7 +263,9 @@ def call_back(bag, request):
 
     log = Remembering()
     try:
-        if request["type"] == "DeadlineCallback":
+        if request["type"] == "Listener":
+            updraft_listeners.tell(bag, request)
+        elif request["type"] == "DeadlineCallback":
             updraft_deadlines.call(request["call"], request["dag_run"])
         elif request["type"] == "TaskCallbackRequest":
             mail, only_mail = request.pop("mail"), request.pop("only_mail")

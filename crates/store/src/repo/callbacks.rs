@@ -27,7 +27,34 @@ pub struct RunCallback {
     pub of_task: Option<(StateName, TryNumber)>,
     /// For a missed deadline: which.
     pub deadline: Option<i64>,
+    /// For what listeners are told: the hook.
+    pub listener: Option<String>,
 }
+
+/// What listeners are told of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunNews {
+    /// It began.
+    Running,
+    /// It succeeded.
+    Success,
+    /// It failed.
+    Failed,
+}
+
+impl RunNews {
+    /// The hook's name.
+    pub const fn hook(self) -> &'static str {
+        match self {
+            Self::Running => "on_dag_run_running",
+            Self::Success => "on_dag_run_success",
+            Self::Failed => "on_dag_run_failed",
+        }
+    }
+}
+
+/// Name of the setting that holds the hooks of listeners (a JSON list).
+const LISTENERS: &str = "listeners";
 
 impl Tx {
     /// Notes, in the transaction that ends a run, that its DAG's callback is to be called.
@@ -94,6 +121,45 @@ impl Tx {
         self.execute(sql, values).await.map(|_| ())
     }
 
+    /// Notes, in the transaction that changes a run, that listeners are to be told.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn add_run_news(
+        &mut self,
+        key: DagRunKey,
+        news: RunNews,
+        msg: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO run_callback (run_key, is_failure, reason, created_at, claimed_until, attempts, listener) \
+                   VALUES (?, ?, ?, ?, 0, 0, ?)";
+        let values = params![key, news == RunNews::Failed, msg, now, news.hook()];
+        self.execute(sql, values).await.map(|_| ())
+    }
+
+    /// The hooks that some plugin's listener has.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn listeners(&mut self) -> Result<Vec<String>, StoreError> {
+        let known = self.known_setting(LISTENERS).await?;
+        Ok(known
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default())
+    }
+
+    /// Notes the hooks that some plugin's listener has.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_listeners(&mut self, hooks: &[String]) -> Result<(), StoreError> {
+        let text = serde_json::to_string(hooks).unwrap_or_else(|_| "[]".to_owned());
+        self.setting(LISTENERS, &|| "[]".to_owned()).await?;
+        let sql = "UPDATE setting SET value = ? WHERE name = ?";
+        self.execute(sql, params![text, LISTENERS]).await.map(|_| ())
+    }
+
     /// Whether a callback waits that nobody has in hand.
     ///
     /// # Errors
@@ -113,7 +179,7 @@ impl Tx {
         hold: Duration,
     ) -> Result<Option<RunCallback>, StoreError> {
         let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until, task_state, try_number, \
-                   deadline_id FROM run_callback \
+                   deadline_id, listener FROM run_callback \
                    WHERE claimed_until < ? ORDER BY claimed_until, id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
@@ -127,12 +193,14 @@ impl Tx {
             attempts: row.next()?,
             of_task: None,
             deadline: None,
+            listener: None,
         };
         let claimed_until: i64 = row.next()?;
         let state: Option<String> = row.next()?;
         let state = state.and_then(|word| word.parse::<StateName>().ok());
         callback.of_task = state.zip(row.next::<Option<TryNumber>>()?);
         callback.deadline = row.next()?;
+        callback.listener = row.next()?;
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
         let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let won = self
