@@ -84,6 +84,10 @@ pub fn compare(python: &str, portion: Portion) -> anyhow::Result<Tally> {
         let (timetable, described) = timetables.get(&number).context("an unknown timetable")?;
         let (expected, ours) = if said[0] == "manual" {
             (&said[3], manual(timetable, &said))
+        } else if said[0] == "key" {
+            let date = said[2].as_str().map(|key| timetable.partition_date(key));
+            let date = date.and_then(|date| date.ok().flatten());
+            (&said[3], json!(date.map(to_micros)))
         } else {
             // The first question about an instant has no earlier run and makes up for everything.
             tally.instants += u64::from(said[2].is_null() && said[6] == true && said[5].is_null());
@@ -141,11 +145,18 @@ fn next(timetable: &Timetable, said: &[Value]) -> Value {
         return Value::Null;
     };
     match timetable.next_run(last, &restriction, now) {
-        Ok(Some(run)) => json!([
-            to_micros(run.interval.start),
-            to_micros(run.interval.end),
-            to_micros(run.run_after)
-        ]),
+        Ok(Some(run)) => {
+            let mut answer = vec![
+                json!(to_micros(run.interval.start)),
+                json!(to_micros(run.interval.end)),
+                json!(to_micros(run.run_after)),
+            ];
+            if let Ok(Some(partition)) = timetable.partition_of(run.run_after) {
+                answer.push(json!(partition.date.map(to_micros)));
+                answer.push(json!(partition.key));
+            }
+            Value::Array(answer)
+        }
         Ok(None) | Err(_) => Value::Null,
     }
 }

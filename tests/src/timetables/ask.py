@@ -2,7 +2,8 @@
 
 Arguments: a seed, how many instants to ask about, which part of so many. Each line is a JSON list: a timetable
 (["T", number, serialized]) or a question with its answer (["next", number, last start, last end, earliest, latest,
-catchup, now, answer] or ["manual", number, instant, answer]); instants are microseconds since 1970.
+catchup, now, answer], ["manual", number, instant, answer] or, of a partition, ["key", number, key, its date]); instants
+are microseconds since 1970. The answer of a timetable of partitions ends with the partition's date and key.
 """
 
 import json
@@ -36,6 +37,7 @@ EXPRESSIONS = (
     "0 0 13 * 5", "0 0 1 * MON", "0 0 */3 * 2", "0 6 * JAN-MAR mon,wed", "0 0 1 JAN *", "0 0 1 1,4,7,10 *", "0 0 * * 5#1",
     "0 0 * * 1#3", "30 2 * * 0#2", "0 4 * * L5", "0 22 * * MON#1,FRI#2", "23 4 */5 */2 *", "0 0 15 2-12/3 *", "10 10 10 10 *",
 )
+KEYS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "%d.%m.%Y %H:%M", "%Y%m%d-%H%M%S")
 MULTIPLE = (("0 0 * * *", "30 2 * * *"), ("0 12 * * 1", "0 0 1 * *", "*/30 1-3 * * 0"))
 DELTAS = (
     timedelta(minutes=7), timedelta(hours=1), timedelta(hours=25), timedelta(days=1), timedelta(days=7, seconds=1),
@@ -58,6 +60,18 @@ class Seconds:
 
 
 trigger.time = Seconds
+
+
+class Quiet:
+    """Stands for the log of partitions, which goes where the answers go."""
+
+    def info(self, *_, **__):
+        pass
+
+    warning = info
+
+
+trigger.log = Quiet()
 
 
 class Clock:
@@ -108,6 +122,9 @@ def timetables(zone):
     for expression in EXPRESSIONS:
         yield trigger.CronTriggerTimetable(expression, timezone=zone)
         yield interval.CronDataIntervalTimetable(expression, zone)
+    for number, expression in enumerate(EXPRESSIONS):
+        offset, key = (None, -1, 2, 0, -3)[number % 5], KEYS[number % len(KEYS)]
+        yield trigger.CronPartitionTimetable(expression, timezone=zone, run_offset=offset, key_format=key)
     for expression in ("0 0 * * *", "30 2 * * SUN"):
         yield trigger.CronTriggerTimetable(expression, timezone=zone, interval=timedelta(hours=26), run_immediately=True)
         yield trigger.CronTriggerTimetable(expression, timezone=zone, interval=relativedelta(months=1), run_immediately=timedelta(hours=3))
@@ -145,7 +162,24 @@ def instants(zone, dice):
         yield pendulum.instance(max(at, EPOCH + timedelta(days=40)))
 
 
+def ask_next_partition(number, timetable, last, earliest, latest, catchup):
+    try:
+        info = timetable.next_dagrun_info_v2(
+            last_dagrun_info=last, restriction=TimeRestriction(earliest, latest, catchup)
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer
+        answer = type(error).__name__
+        info = None
+    else:
+        answer = info and [micros(info.run_after)] * 3 + [micros(info.partition_date), info.partition_key]
+    after = last and micros(last.run_after)
+    say("next", number, after, after, micros(earliest), micros(latest), catchup, micros(now), answer)
+    return info
+
+
 def ask_next(number, timetable, last, earliest, latest, catchup):
+    if timetable.partitioned:
+        return ask_next_partition(number, timetable, last, earliest, latest, catchup)
     try:
         info = timetable.next_dagrun_info(
             last_automated_data_interval=last, restriction=TimeRestriction(earliest, latest, catchup)
@@ -174,8 +208,12 @@ def ask(number, timetable, at, dice):
     elif kind == 1:
         ask_next(number, timetable, None, at - timedelta(days=dice.randint(0, 40)), None, dice.random() < 0.5)
     elif kind == 2 and last is not None:
-        now = last.end + timedelta(seconds=dice.randint(-90000, 900000))
+        end = last.run_after if timetable.partitioned else last.end
+        now = end + timedelta(seconds=dice.randint(-90000, 900000))
         ask_next(number, timetable, last, at, None, False)
+    elif timetable.partitioned:
+        if last is not None:
+            say("key", number, last.partition_key, micros(timetable.resolve_partition_date(last.partition_key)))
     else:
         span = timetable.infer_manual_data_interval(run_after=at)
         say("manual", number, micros(at), [micros(span.start), micros(span.end)])
