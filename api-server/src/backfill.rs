@@ -3,6 +3,7 @@
 //! Follows `airflow/models/backfill.py`.
 
 use crate::clearing::{self, Clearing};
+use crate::foreign_timetable;
 use broker::{Broker, Hint};
 use chrono::Utc;
 use model::dag::Dag;
@@ -132,8 +133,8 @@ pub async fn dry_run(
     graphs: &Graphs,
     request: &BackfillRequest,
 ) -> Result<Vec<BackfillDate>, BackfillError> {
+    let plan = plan(store, graphs, request).await?;
     let mut db = store.reader().await?;
-    let plan = plan(&mut db, graphs, request).await?;
     let mut wanted = Vec::new();
     for date in plan.dates {
         let present = date.run(&mut db, &request.dag_id).await?;
@@ -154,9 +155,7 @@ pub async fn create_backfill(
     broker: &dyn Broker,
     request: &BackfillRequest,
 ) -> Result<BackfillRecord, BackfillError> {
-    let mut db = store.reader().await?;
-    let plan = plan(&mut db, graphs, request).await?;
-    drop(db);
+    let plan = plan(store, graphs, request).await?;
     if plan.dates.is_empty() {
         let text = format!(
             "No runs to create for Dag {} in the range [{}, {}]",
@@ -266,24 +265,47 @@ async fn make_run(
     tx.create_run(&run, &mut ids, now).await.map(Ok)
 }
 
-async fn plan(db: &mut Tx, graphs: &Graphs, request: &BackfillRequest) -> Result<Plan, BackfillError> {
+async fn plan(store: &Store, graphs: &Graphs, request: &BackfillRequest) -> Result<Plan, BackfillError> {
     let dag_id = &request.dag_id;
+    let mut db = store.reader().await?;
     let record = db.dag(dag_id).await?.filter(|dag| !dag.is_stale);
     let record = record.ok_or_else(|| BackfillError::UnknownDag(dag_id.clone()))?;
-    let graph = graphs.get(db, record.version_id).await?;
+    let graph = graphs.get(&mut db, record.version_id).await?;
+    drop(db);
     check(&graph, request)?;
     if !is_periodic(&graph.dag.timetable) {
-        let text = format!("{dag_id} has a non-periodic schedule that does not support backfills");
-        return Err(BackfillError::Invalid(text));
+        return Err(not_periodic(dag_id));
     }
     check_dates(&graph.dag, request)?;
     let now = Utc::now();
-    let mut dates = dates_of(&graph.dag.timetable, request, now)
-        .map_err(|error| BackfillError::Invalid(error.to_string()))?;
+    let mut dates = if graph.dag.timetable.is_foreign() {
+        let between = foreign_timetable::runs_between(store, dag_id, (request.from, request.to)).await?;
+        let between = between.map_err(BackfillError::Invalid)?;
+        dated(between.ok_or_else(|| not_periodic(dag_id))?, now)
+    } else {
+        dates_of(&graph.dag.timetable, request, now)
+            .map_err(|error| BackfillError::Invalid(error.to_string()))?
+    };
     if request.reverse {
         dates.reverse();
     }
     Ok(Plan { record, graph, dates })
+}
+
+fn not_periodic(dag_id: &DagId) -> BackfillError {
+    BackfillError::Invalid(format!(
+        "{dag_id} has a non-periodic schedule that does not support backfills"
+    ))
+}
+
+/// Those of the runs whose data is all there.
+fn dated(runs: Vec<NextRun>, now: Timestamp) -> Vec<BackfillDate> {
+    let past = runs.into_iter().filter(|next| next.interval.end < now);
+    past.map(|next| BackfillDate {
+        next,
+        partition: None,
+    })
+    .collect()
 }
 
 fn dates_of(
@@ -301,14 +323,7 @@ fn dates_of(
             })
             .collect());
     }
-    let between = timetable.runs_between(from, to, now, MOST_RUNS)?.into_iter();
-    Ok(between
-        .filter(|next| next.interval.end < now)
-        .map(|next| BackfillDate {
-            next,
-            partition: None,
-        })
-        .collect())
+    Ok(dated(timetable.runs_between(from, to, now, MOST_RUNS)?, now))
 }
 
 /// Whether a timetable names dates again and again.
@@ -319,8 +334,9 @@ pub(crate) fn is_periodic(timetable: &Timetable) -> bool {
         | Timetable::Continuous
         | Timetable::AssetTriggered
         | Timetable::PartitionedAssets(_)
-        | Timetable::PartitionedAtRuntime
-        | Timetable::Foreign { .. } => false,
+        | Timetable::PartitionedAtRuntime => false,
+        // Only Python can say no.
+        Timetable::Foreign { .. } => true,
         Timetable::AssetOrTime(inner) => is_periodic(inner),
         Timetable::CronPartition(_)
         | Timetable::CronTrigger { .. }

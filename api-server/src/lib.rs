@@ -6,6 +6,7 @@
 mod backfill;
 mod clearing;
 mod control;
+mod foreign_timetable;
 mod logs;
 mod params;
 mod partitions;

@@ -1,13 +1,13 @@
 //! Making a run because somebody asked for it.
 
+use crate::foreign_timetable;
 use broker::{Broker, Hint};
 use chrono::Utc;
 use model::dag::Dag;
 use model::dag_run::{DagRunType, is_valid_run_id};
 use model::timetable::{DataInterval, Partition};
 use model::{DagId, DagVersionId, RunId, TaskInstanceId, Timestamp};
-use std::time::{Duration, Instant};
-use store::repo::{NewRun, RunRecord, TimetableQuestion};
+use store::repo::{NewRun, RunRecord};
 use store::{Graphs, Store, StoreError};
 use thiserror::Error;
 
@@ -89,44 +89,6 @@ fn check_run_id(run_id: &str, run_type: DagRunType) -> Result<(), TriggerError> 
     }
 }
 
-/// How long a DAG processor may take to say what a timetable of the user's own says.
-const ANSWER: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(50);
-
-/// The data interval of a run by hand, asked of Python by way of a DAG processor.
-async fn ask_interval(store: &Store, dag_id: &DagId, at: Timestamp) -> Result<DataInterval, TriggerError> {
-    let (now, question) = (Utc::now(), TimetableQuestion::Manual { at });
-    let id = store::transact!(store, "ask timetable", |tx| tx
-        .ask_timetable(dag_id, question, now)
-        .await)?;
-    let begin = Instant::now();
-    let answer = loop {
-        match store.reader().await?.timetable_answer(id).await? {
-            Some(answer) => break Some(answer),
-            None if begin.elapsed() > ANSWER => break None,
-            None => tokio::time::sleep(LOOK).await,
-        }
-    };
-    store::transact!(store, "forget question", |tx| tx
-        .forget_timetable_question(id)
-        .await)?;
-    let Some(answer) = answer else {
-        let text = format!(
-            "no DAG processor says which data interval DAG {dag_id} has for this date; is one running?"
-        );
-        return Err(TriggerError::Invalid(text));
-    };
-    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
-    let instant = |key: &str| answer.get(key)?.as_i64().and_then(model::time::from_micros);
-    match (instant("start"), instant("end")) {
-        (Some(start), Some(end)) => Ok(DataInterval { start, end }),
-        _ => Err(TriggerError::Invalid(format!(
-            "the timetable of DAG {dag_id} cannot be asked: {}",
-            answer["error"].as_str().unwrap_or("it gave no interval")
-        ))),
-    }
-}
-
 fn check_run_type(dag: &Dag, run_type: DagRunType) -> Result<(), TriggerError> {
     let what = match run_type {
         DagRunType::Manual => "manual",
@@ -139,6 +101,29 @@ fn check_run_type(dag: &Dag, run_type: DagRunType) -> Result<(), TriggerError> {
     }
     let text = format!("Dag with dag_id: '{}' does not allow {what} runs", dag.dag_id);
     Err(TriggerError::Invalid(text))
+}
+
+/// The data interval of a run that somebody asks for, and the name that a timetable of the user's own gives it.
+async fn interval_of(
+    store: &Store,
+    dag: &Dag,
+    request: &TriggerRequest,
+) -> Result<(Option<DataInterval>, Option<RunId>), TriggerError> {
+    match (request.logical_date, request.interval) {
+        (None, _) => Ok((None, None)),
+        (Some(_), Some(interval)) => Ok((Some(interval), None)),
+        (Some(date), None) if dag.timetable.is_foreign() => {
+            let answer = foreign_timetable::manual_run(store, &dag.dag_id, date).await?;
+            let (interval, run_id) = answer.map_err(TriggerError::Invalid)?;
+            let run_id = run_id.filter(|run_id| is_valid_run_id(run_id));
+            Ok((Some(interval), run_id.map(RunId::new)))
+        }
+        (Some(date), None) => {
+            let interval = dag.timetable.manual_interval(date);
+            let interval = interval.map_err(|error| TriggerError::Invalid(error.to_string()))?;
+            Ok((Some(interval), None))
+        }
+    }
 }
 
 /// The partition of a run that somebody asks for (`SerializedDAG.validate_partition_key`).
@@ -192,26 +177,13 @@ pub async fn trigger_run(
     drop(db);
     let partition = partition(&graph.dag, request.partition_key.as_deref())?;
     let run_after = request.run_after.unwrap_or(now);
+    let (interval, own_id) = interval_of(store, &graph.dag, request).await?;
     let run_id = match request.run_id.as_deref().filter(|run_id| !run_id.is_empty()) {
         Some(run_id) => {
             check_run_id(run_id, request.run_type)?;
             RunId::new(run_id)
         }
-        None => request.run_type.generate_run_id(run_after, None),
-    };
-    let interval = match (request.logical_date, request.interval) {
-        (None, _) => None,
-        (Some(_), Some(interval)) => Some(interval),
-        (Some(date), None) if graph.dag.timetable.is_foreign() => {
-            Some(ask_interval(store, dag_id, date).await?)
-        }
-        (Some(date), None) => Some(
-            graph
-                .dag
-                .timetable
-                .manual_interval(date)
-                .map_err(|error| TriggerError::Invalid(error.to_string()))?,
-        ),
+        None => own_id.unwrap_or_else(|| request.run_type.generate_run_id(run_after, None)),
     };
     let nothing = serde_json::Map::new();
     let conf = request.conf.as_object().unwrap_or(&nothing);

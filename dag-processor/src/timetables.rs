@@ -4,6 +4,7 @@ use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use broker::Hint;
 use chrono::Utc;
+use model::dag_run::is_valid_run_id;
 use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
 use python::{Instead, ParseFailure, ParseRequest, parse_file};
@@ -14,6 +15,9 @@ use store::repo::{AskedTimetable, TimetableQuestion};
 use store::{Graphs, StoreError};
 
 const TURN: Duration = Duration::from_millis(200);
+
+/// Runs that one answer may have.
+const MOST_RUNS: u32 = 20_000;
 
 /// Answers questions until told to stop.
 pub(crate) async fn answer(shared: Arc<Shared>, stop: Stop) {
@@ -44,14 +48,17 @@ impl Shared {
             None => Err("the DAG is gone".to_owned()),
         };
         match (asked.question, answer) {
-            (TimetableQuestion::Next { .. }, Ok(answer)) => self.set_next(&asked, next_of(&answer)).await?,
-            (TimetableQuestion::Next { .. }, Err(_)) if gone => self.set_next(&asked, None).await?,
+            (TimetableQuestion::Next { .. }, Ok(answer)) => {
+                self.set_next(&asked, next_of(&answer), run_id_of(&answer))
+                    .await?;
+            }
+            (TimetableQuestion::Next { .. }, Err(_)) if gone => self.set_next(&asked, None, None).await?,
             // Forgotten, the question would not be asked again before the file changes, and the DAG would stand still
             // for good: it stays, and is taken up again when the hold on it ends.
             (TimetableQuestion::Next { .. }, Err(why)) => {
                 tracing::error!(dag_id = %asked.dag_id, "no next run yet, asking again in {:?}: {why}", self.hold());
             }
-            (TimetableQuestion::Manual { .. }, answer) => {
+            (TimetableQuestion::Manual { .. } | TimetableQuestion::Between { .. }, answer) => {
                 let text = match answer {
                     Ok(answer) => answer.to_string(),
                     Err(why) => json!({"error": why}).to_string(),
@@ -81,6 +88,10 @@ impl Shared {
         Ok(Some(match asked.question {
             TimetableQuestion::Manual { at } => {
                 json!({"kind": "manual", "timetable": timetable, "at": model::time::to_micros(at)})
+            }
+            TimetableQuestion::Between { from, to } => {
+                let [from, to] = [from, to].map(model::time::to_micros);
+                json!({"kind": "between", "timetable": timetable, "from": from, "to": to, "most": MOST_RUNS})
             }
             TimetableQuestion::Next { last } => {
                 let restriction = graph.dag.time_restriction();
@@ -114,18 +125,37 @@ impl Shared {
         }
     }
 
-    async fn set_next(&self, asked: &AskedTimetable, next: Option<NextRun>) -> Result<(), StoreError> {
+    async fn set_next(
+        &self,
+        asked: &AskedTimetable,
+        next: Option<NextRun>,
+        run_id: Option<&str>,
+    ) -> Result<(), StoreError> {
         let dag_id: &DagId = &asked.dag_id;
         store::transact!(self.store, "set next run", |tx| {
             // Whoever asked again meanwhile wants another answer.
             if tx.forget_timetable_question(asked.id).await? {
                 tx.set_next_run(dag_id, next).await?;
+                tx.set_next_run_id(dag_id, run_id).await?;
             }
             Ok(())
         })?;
         self.broker.hint(Hint::Timetables).await;
         Ok(())
     }
+}
+
+/// The name that the timetable gives its next run, where it may have it.
+fn run_id_of(answer: &Value) -> Option<&str> {
+    let run_id = answer.get("run_id")?.as_str()?;
+    if !is_valid_run_id(run_id) {
+        tracing::error!(
+            run_id,
+            "a timetable names its next run so that it cannot be; it gets the usual name"
+        );
+        return None;
+    }
+    Some(run_id)
 }
 
 fn next_of(answer: &Value) -> Option<NextRun> {

@@ -202,9 +202,15 @@ impl Shared {
         let partition = dag.timetable.partition_of(next.run_after).map_err(|error| {
             StoreError::Inconsistent(format!("its timetable names no partition: {error}"))
         })?;
-        let run_id = match &partition {
-            Some(partition) => partition.run_id(DagRunType::Scheduled, next.run_after, &random_suffix()),
-            None => DagRunType::Scheduled.generate_run_id(next.run_after, None),
+        let own_id = if dag.timetable.is_foreign() {
+            tx.next_run_id(&record.dag_id).await?
+        } else {
+            None
+        };
+        let run_id = match (&partition, own_id) {
+            (Some(partition), _) => partition.run_id(DagRunType::Scheduled, next.run_after, &random_suffix()),
+            (None, Some(own_id)) => own_id,
+            (None, None) => DagRunType::Scheduled.generate_run_id(next.run_after, None),
         };
         let is_dated = partition.is_none();
         let run = NewRun {

@@ -40,7 +40,12 @@ class EvenDays(Timetable):
             return None
         return DagRunInfo(run_after=span.end + timedelta(hours=1), data_interval=span)
 
+    def generate_run_id(self, *, run_type, run_after, data_interval, **extra):
+        return f"{run_type}:even-{data_interval.start.format('YYYYMMDD')}"
+
 class Broken(Timetable):
+    periodic = False
+
     def infer_manual_data_interval(self, *, run_after):
         raise ValueError("no such week")
 
@@ -110,6 +115,11 @@ fn runs_follow_a_timetable_of_the_users_own() {
     let expected = ["02", "04", "06", "08"]
         .map(|day| ["06", "08", "09"].map(|hour| format!("2024-03-{day}T{hour}:00:00Z")));
     assert_eq!(told, expected);
+    let names: Vec<&Value> = ended.iter().map(|run| &run["dag_run_id"]).collect();
+    assert_eq!(
+        names[0], "scheduled:even-20240302",
+        "the timetable names its runs: {names:?}"
+    );
     eventually("there is no fifth date", PATIENCE, || {
         let dag = api.get("/api/v2/dags/even");
         match dag["next_dagrun_run_after"].is_null() {
@@ -128,7 +138,49 @@ fn a_run_by_hand_has_the_interval_that_the_timetable_says() {
     assert_eq!(status, 200, "{run}");
     assert_eq!(run["data_interval_start"], "2024-05-05T06:00:00Z");
     assert_eq!(run["data_interval_end"], "2024-05-05T08:00:00Z");
+    assert_eq!(run["dag_run_id"], "manual:even-20240505");
     let (status, refusal) = trigger(&api, "broken");
     assert_eq!(status, 400, "{refusal}");
     assert!(refusal.to_string().contains("no such week"), "{refusal}");
+}
+
+#[test]
+fn a_backfill_has_the_dates_that_the_timetable_says() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let post = |dag_id: &str, more: &str| {
+        let body =
+            json!({"dag_id": dag_id, "from_date": "2024-05-01T00:00:00Z", "to_date": "2024-05-06T12:00:00Z"});
+        let path = format!("/api/v2/backfills{more}");
+        api.call("POST", &path, Some(&body)).expect("an answer")
+    };
+    let (status, tried) = post("even", "/dry_run");
+    assert_eq!(status, 200, "{tried}");
+    let dates: Vec<&Value> = tried["backfills"]
+        .as_array()
+        .expect("dates")
+        .iter()
+        .map(|date| &date["logical_date"])
+        .collect();
+    assert_eq!(
+        dates,
+        [
+            "2024-05-02T06:00:00Z",
+            "2024-05-04T06:00:00Z",
+            "2024-05-06T06:00:00Z"
+        ]
+    );
+    let (status, made) = post("even", "");
+    assert_eq!(status, 200, "{made}");
+    eventually("its three runs succeed", PATIENCE, || {
+        let page = api.get("/api/v2/dags/even/dagRuns?run_type=backfill&state=success");
+        match page["total_entries"].as_u64() {
+            Some(3) => Ok(()),
+            _ => Err(page.to_string()),
+        }
+    });
+    let (status, refused) = post("broken", "/dry_run");
+    assert_eq!(status, 422, "{refused}");
+    assert!(refused.to_string().contains("non-periodic schedule"), "{refused}");
 }

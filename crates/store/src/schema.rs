@@ -110,6 +110,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "listeners",
         steps: LISTENERS,
     },
+    Migration {
+        version: 15,
+        name: "names of runs",
+        steps: RUN_NAMES,
+    },
 ];
 
 /// What tasks keep for their own next try.
@@ -318,6 +323,13 @@ const TASK_CALLBACKS: &[Step] = &[
         word: "INT64",
     },
 ];
+
+/// Names that timetables of users' own give to runs.
+const RUN_NAMES: &[Step] = &[Step::Column {
+    table: "dag",
+    name: "next_run_id",
+    word: "NAME",
+}];
 
 /// What listeners are to be told of runs.
 const LISTENERS: &[Step] = &[Step::Column {

@@ -31,7 +31,10 @@ def asked(question):
     timetable = decode_timetable(question["timetable"])
     if question["kind"] == "manual":
         span = timetable.infer_manual_data_interval(run_after=instant(question["at"]))
-        return {"start": micros(naive(span.start)), "end": micros(naive(span.end))}
+        name = run_id(timetable, "manual", instant(question["at"]), span)
+        return {"start": micros(naive(span.start)), "end": micros(naive(span.end)), "run_id": name}
+    if question["kind"] == "between":
+        return between(timetable, instant(question["from"]), instant(question["to"]), question["most"], naive)
     last = question.get("last")
     info = timetable.next_dagrun_info(
         last_automated_data_interval=last and DataInterval(instant(last[0]), instant(last[1])),
@@ -40,4 +43,34 @@ def asked(question):
     if info is None:
         return {"next": None}
     span, after = info.data_interval, info.run_after
-    return {"next": [micros(naive(span.start)), micros(naive(span.end)), micros(naive(after))]}
+    name = run_id(timetable, "scheduled", after, span)
+    return {"next": [micros(naive(span.start)), micros(naive(span.end)), micros(naive(after))], "run_id": name}
+
+
+def run_id(timetable, kind, after, span):
+    """The name that a timetable gives to a run; one that cannot say leaves it at the usual one."""
+    from airflow.timetables.base import Timetable
+    from airflow.utils.types import DagRunType
+
+    if type(timetable).generate_run_id is Timetable.generate_run_id:
+        return None
+    try:
+        return timetable.generate_run_id(run_type=DagRunType(kind), run_after=after, data_interval=span)
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def between(timetable, start, end, most, naive):
+    """The runs of a backfill (`SerializedDAG.iter_dagrun_infos_between`), but none after its end."""
+    from airflow.timetables.base import TimeRestriction
+
+    if not timetable.periodic:
+        return {}
+    info, runs = None, []
+    while len(runs) < most:
+        info = timetable.next_dagrun_info_v2(last_dagrun_info=info, restriction=TimeRestriction(start, end, True))
+        if info is None or info.data_interval is None or info.data_interval.start > end:
+            break
+        span = info.data_interval
+        runs.append([micros(naive(span.start)), micros(naive(span.end)), micros(naive(info.run_after))])
+    return {"runs": runs}

@@ -4,7 +4,7 @@ use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::timetable::NextRun;
-use model::{DagId, DagVersionId, Timestamp};
+use model::{DagId, DagVersionId, RunId, Timestamp};
 use sha2::{Digest, Sha256};
 
 const COLUMNS: &str = "dag_id, is_paused, is_stale, fileloc, relative_fileloc, bundle_name, display_name, description, \
@@ -404,6 +404,26 @@ impl Tx {
             dag_id,
         ];
         self.execute(sql, values).await.map(|_| ())
+    }
+
+    /// Stores the name that the DAG's next run has; `None` for the usual one.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_next_run_id(&mut self, dag_id: &DagId, run_id: Option<&str>) -> Result<(), StoreError> {
+        let sql = "UPDATE dag SET next_run_id = ? WHERE dag_id = ?";
+        self.execute(sql, params![run_id, dag_id]).await.map(|_| ())
+    }
+
+    /// The name that the DAG's next run has, where it is not the usual one.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn next_run_id(&mut self, dag_id: &DagId) -> Result<Option<RunId>, StoreError> {
+        let row = self
+            .query_one("SELECT next_run_id FROM dag WHERE dag_id = ?", params![dag_id])
+            .await?;
+        row.map_or(Ok(None), |mut row| row.next())
     }
 
     /// Marks DAGs of a file that are not among `present` as stale. Returns those that changed.

@@ -20,6 +20,13 @@ pub enum TimetableQuestion {
         /// The date.
         at: Timestamp,
     },
+    /// Which runs there are with logical dates in a range.
+    Between {
+        /// The first date.
+        from: Timestamp,
+        /// The last.
+        to: Timestamp,
+    },
 }
 
 /// A question that a DAG processor has taken.
@@ -51,6 +58,7 @@ impl Tx {
                 ("next", last.map(|last| last.start), last.map(|last| last.end))
             }
             TimetableQuestion::Manual { at } => ("manual", Some(at), None),
+            TimetableQuestion::Between { from, to } => ("between", Some(from), Some(to)),
         };
         let sql = "INSERT INTO timetable_question (dag_id, kind, first_instant, second_instant, created_at, claimed_until) \
                    VALUES (?, ?, ?, ?, ?, 0)";
@@ -91,8 +99,9 @@ impl Tx {
         if self.execute(sql, params![until, id, held]).await?.rows != 1 {
             return Ok(None);
         }
-        let question = match (kind.as_str(), first) {
-            ("manual", Some(at)) => TimetableQuestion::Manual { at },
+        let question = match (kind.as_str(), first, second) {
+            ("manual", Some(at), _) => TimetableQuestion::Manual { at },
+            ("between", Some(from), Some(to)) => TimetableQuestion::Between { from, to },
             _ => TimetableQuestion::Next {
                 last: first.zip(second).map(|(start, end)| DataInterval { start, end }),
             },
