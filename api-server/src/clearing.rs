@@ -2,14 +2,16 @@
 //!
 //! Follows `clear_task_instances` of `airflow/models/taskinstance.py`.
 
+use broker::{Broker, Hint};
+use chrono::Utc;
 use model::dag::{Dag, Task};
 use model::dag_run::DagRunState;
 use model::task_instance::StateName;
-use model::{DagRunKey, DagVersionId, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, DagVersionId, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use store::repo::{RunRecord, TaskInstanceRecord};
-use store::{Graph, Graphs, StoreError, Tx};
+use store::{Graph, Graphs, Store, StoreError, Tx};
 
 /// How to clear.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +89,74 @@ pub(crate) async fn adopt(
 ) -> Result<(), StoreError> {
     let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
     tx.adopt_version(run, dag, version, &mut ids, now).await
+}
+
+/// Which instances of a run are to be cleared.
+#[derive(Debug, Clone, Default)]
+pub struct ClearChoice {
+    /// These tasks, each whole or one instance of it; `None` for all.
+    pub tasks: Option<Vec<(TaskId, Option<MapIndex>)>>,
+    /// And what is before them.
+    pub upstream: bool,
+    /// And what is after them.
+    pub downstream: bool,
+    /// Only those that failed.
+    pub only_failed: bool,
+    /// Only those that run.
+    pub only_running: bool,
+}
+
+impl ClearChoice {
+    /// Whether an instance is chosen, in a DAG of that structure.
+    pub fn filter(&self, dag: &Dag) -> impl Fn(&TaskInstanceRecord) -> bool + use<> {
+        let selection = self.tasks.clone().map(|tasks| {
+            let (mut down, mut up) = (Selection::of(tasks.clone()), Selection::of(tasks));
+            if self.downstream {
+                down.add_relatives(dag, false, true);
+            }
+            if self.upstream {
+                up.add_relatives(dag, true, true);
+            }
+            (down, up)
+        });
+        let (only_failed, only_running) = (self.only_failed, self.only_running);
+        move |ti: &TaskInstanceRecord| {
+            let chosen = selection
+                .as_ref()
+                .is_none_or(|(down, up)| down.has(ti) || up.has(ti));
+            let wanted = match (only_failed, only_running) {
+                (true, true) => has_failed(ti) || ti.state == StateName::Running,
+                (true, false) => has_failed(ti),
+                (false, true) => ti.state == StateName::Running,
+                (false, false) => true,
+            };
+            chosen && wanted
+        }
+    }
+}
+
+/// Clears these instances, of any runs of one DAG, which start again, and tells the schedulers.
+///
+/// # Errors
+/// As the store says.
+pub async fn clear_tasks(
+    store: &Store,
+    graphs: &Graphs,
+    broker: &dyn Broker,
+    dag_id: &DagId,
+    tis: &[TaskInstanceRecord],
+) -> Result<(), StoreError> {
+    let how = Clearing {
+        on_latest: false,
+        reset_runs: true,
+    };
+    let now = Utc::now();
+    let runs = store::transact!(store, "clear tasks", |tx| clear(tx, graphs, tis, how, now).await)?;
+    for run in runs {
+        broker.hint(Hint::Run(run)).await;
+    }
+    broker.hint(Hint::Dag(dag_id.clone())).await;
+    Ok(())
 }
 
 /// Which instances are meant: all of a task, or the one of that index.

@@ -17,6 +17,7 @@ mod trigger;
 mod watch;
 
 pub use backfill::{BackfillDate, BackfillError, BackfillRequest, Reprocess, create_backfill, dry_run};
+pub use clearing::{ClearChoice, clear_tasks};
 pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 

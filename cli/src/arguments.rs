@@ -189,6 +189,45 @@ pub(crate) enum DagsCommand {
         #[command(flatten)]
         output: OutputOptions,
     },
+    /// Clears runs: all their tasks run again
+    Clear {
+        /// The DAG
+        dag_id: String,
+        #[command(flatten)]
+        runs: RunsWish,
+        /// Only tasks that failed
+        #[arg(short = 'f', long)]
+        only_failed: bool,
+        /// Only tasks that run
+        #[arg(short = 'r', long)]
+        only_running: bool,
+        /// Does not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Shows the state of a run
+    State {
+        /// The DAG
+        dag_id: String,
+        /// Run id, or logical date
+        logical_date_or_run_id: String,
+    },
+    /// Shows when a DAG runs next by itself
+    NextExecution {
+        /// The DAG
+        dag_id: String,
+        /// How many runs
+        #[arg(short, long, default_value_t = 1)]
+        num_executions: usize,
+    },
+    /// Deletes a DAG with all its runs; it comes back if its file is still there
+    Delete {
+        /// The DAG
+        dag_id: String,
+        /// Does not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Lists files that cannot be imported; fails if there are any
     ListImportErrors(OutputOptions),
     /// Lists what DAG files say in the words of Airflow 1.10 or 2, with the modern form
@@ -207,6 +246,47 @@ pub(crate) enum TasksCommand {
     List {
         /// The DAG
         dag_id: String,
+    },
+    /// Clears task instances: they run again
+    Clear {
+        /// The DAG
+        dag_id: String,
+        /// Only tasks whose names match this regular expression somewhere
+        #[arg(short, long)]
+        task_regex: Option<String>,
+        /// Runs with logical dates from then on
+        #[arg(short, long)]
+        start_date: Option<String>,
+        /// Runs with logical dates up to then
+        #[arg(short, long)]
+        end_date: Option<String>,
+        /// And the tasks before them
+        #[arg(short, long)]
+        upstream: bool,
+        /// And the tasks after them
+        #[arg(short, long)]
+        downstream: bool,
+        /// Only tasks that failed
+        #[arg(short = 'f', long)]
+        only_failed: bool,
+        /// Only tasks that run
+        #[arg(short = 'r', long)]
+        only_running: bool,
+        /// Does not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Shows the state of a task instance
+    State {
+        /// The DAG
+        dag_id: String,
+        /// The task
+        task_id: String,
+        /// Run id, or logical date
+        logical_date_or_run_id: String,
+        /// Which of its mapped instances
+        #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+        map_index: i32,
     },
     /// Says why a task instance of a run waits
     Explain {
@@ -326,6 +406,23 @@ pub(crate) enum PartitionsCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Which runs are meant: exactly one way to say it.
+#[derive(Debug, Args)]
+pub(crate) struct RunsWish {
+    /// The run of that name
+    #[arg(long)]
+    pub(crate) run_id: Option<String>,
+    /// The runs about that partition
+    #[arg(long)]
+    pub(crate) partition_key: Option<String>,
+    /// The runs about partitions from that date on
+    #[arg(long)]
+    pub(crate) partition_date_start: Option<String>,
+    /// The runs about partitions up to that date
+    #[arg(long)]
+    pub(crate) partition_date_end: Option<String>,
 }
 
 /// Which asset is meant.

@@ -1,15 +1,18 @@
 //! `dags`
 
 use crate::arguments::DagsCommand;
+use crate::clear;
 use crate::database::open;
-use crate::output::{Format, rows};
+use crate::output::{Format, print, rows};
+use crate::tasks::run_of;
 use anyhow::Context;
-use api_server::{TriggerRequest, trigger_run};
+use api_server::{ClearChoice, TriggerRequest, trigger_run};
 use broker::{Broker, Hint, LocalBroker};
 use chrono::{NaiveDate, Utc};
 use config::{Config, DatabaseUrl};
 use model::dag_run::{DagRunState, DagRunType};
-use model::time::rest_format;
+use model::time::{python_isoformat, rest_format};
+use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -28,6 +31,29 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
             state,
             output,
         } => list_runs(&store, &DagId::new(dag_id), state.as_deref(), output.output).await,
+        DagsCommand::Clear {
+            dag_id,
+            runs,
+            only_failed,
+            only_running,
+            yes,
+        } => {
+            let choice = ClearChoice {
+                only_failed,
+                only_running,
+                ..ClearChoice::default()
+            };
+            clear::runs(&store, &config, &DagId::new(dag_id), runs, &choice, yes).await
+        }
+        DagsCommand::State {
+            dag_id,
+            logical_date_or_run_id,
+        } => state(&store, &DagId::new(dag_id), &logical_date_or_run_id).await,
+        DagsCommand::NextExecution {
+            dag_id,
+            num_executions,
+        } => next_execution(&store, &DagId::new(dag_id), num_executions).await,
+        DagsCommand::Delete { dag_id, yes } => clear::delete(&store, &DagId::new(dag_id), yes).await,
         DagsCommand::ListImportErrors(options) => import_errors(&store, options.output).await,
         // Needs no store, so it has been done.
         DagsCommand::UpgradeCheck { .. } => Ok(()),
@@ -89,6 +115,49 @@ async fn list(store: &Store, format: Format) -> anyhow::Result<()> {
         ],
         &shown,
     );
+    Ok(())
+}
+
+async fn state(store: &Store, dag_id: &DagId, name: &str) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    match run_of(&mut db, dag_id, name).await {
+        Ok(run) if run.conf != "{}" => print(&format!("{}, {}\n", run.state, run.conf)),
+        Ok(run) => print(&format!("{}\n", run.state)),
+        Err(_) => print("None\n"),
+    }
+    Ok(())
+}
+
+/// The dates of the next runs, or their partitions.
+async fn next_execution(store: &Store, dag_id: &DagId, count: usize) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    let record = db.dag(dag_id).await?;
+    let record = record.with_context(|| format!("Dag with dag_id: '{dag_id}' not found"))?;
+    let graph = Graphs::default().get(&mut db, record.version_id).await?;
+    if record.is_paused {
+        print("[INFO] Please be reminded this Dag is PAUSED now.\n");
+    }
+    let timetable = &graph.dag.timetable;
+    let start = record.next_interval_start.zip(record.next_interval_end);
+    let mut next = start
+        .zip(record.next_logical_date.zip(record.next_run_after))
+        .map(|((start, end), (logical_date, run_after))| NextRun {
+            logical_date,
+            interval: DataInterval { start, end },
+            run_after,
+        });
+    for _ in 0..count {
+        let Some(run) = next else {
+            print("None\n");
+            break;
+        };
+        let named = match timetable.partition_of(run.run_after)? {
+            Some(partition) => partition.key,
+            None => python_isoformat(run.logical_date),
+        };
+        print(&format!("{named}\n"));
+        next = timetable.next_run(Some(run.interval), &graph.dag.time_restriction(), Utc::now())?;
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod arguments;
 mod assets;
 mod backfill;
+mod clear;
 mod configuration;
 mod dags;
 mod database;

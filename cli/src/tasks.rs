@@ -1,9 +1,11 @@
 //! `tasks`
 
 use crate::arguments::TasksCommand;
+use crate::clear::{self, TasksWish};
 use crate::database::open;
 use crate::output::{print, rows};
 use anyhow::Context;
+use api_server::ClearChoice;
 use config::{Config, Executors};
 use model::time::rest_format;
 use model::{DagId, ExecutorName, MapIndex, RunId, TaskId, Timestamp};
@@ -15,6 +17,43 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
     let store = open(&config).await?;
     let outcome = match command {
         TasksCommand::List { dag_id } => list(&store, &DagId::new(dag_id)).await,
+        TasksCommand::Clear {
+            dag_id,
+            task_regex,
+            start_date,
+            end_date,
+            upstream,
+            downstream,
+            only_failed,
+            only_running,
+            yes,
+        } => {
+            let choice = ClearChoice {
+                tasks: None,
+                upstream,
+                downstream,
+                only_failed,
+                only_running,
+            };
+            let wish = TasksWish {
+                dag_id: DagId::new(dag_id),
+                task_regex,
+                start_date,
+                end_date,
+                choice,
+                yes,
+            };
+            clear::tasks(&store, &config, wish).await
+        }
+        TasksCommand::State {
+            dag_id,
+            task_id,
+            logical_date_or_run_id,
+            map_index,
+        } => {
+            let run = (DagId::new(dag_id), logical_date_or_run_id);
+            state(&store, run, (TaskId::new(task_id), MapIndex(map_index))).await
+        }
         TasksCommand::Explain {
             dag_id,
             logical_date_or_run_id,
@@ -58,7 +97,7 @@ async fn list(store: &Store, dag_id: &DagId) -> anyhow::Result<()> {
 }
 
 /// The run of that id, or of that logical date.
-async fn run_of(db: &mut Tx, dag_id: &DagId, name: &str) -> anyhow::Result<RunRecord> {
+pub(crate) async fn run_of(db: &mut Tx, dag_id: &DagId, name: &str) -> anyhow::Result<RunRecord> {
     let mut run = db.run(dag_id, &RunId::new(name)).await?;
     if let (None, Ok(date)) = (&run, chrono::DateTime::parse_from_rfc3339(name)) {
         let conditions = vec![
@@ -77,6 +116,26 @@ async fn run_of(db: &mut Tx, dag_id: &DagId, name: &str) -> anyhow::Result<RunRe
             .next();
     }
     run.with_context(|| format!("DagRun for {dag_id} with run_id or logical_date of {name:?} not found"))
+}
+
+async fn state(
+    store: &Store,
+    (dag_id, name): (DagId, String),
+    (task_id, map_index): (TaskId, MapIndex),
+) -> anyhow::Result<()> {
+    let mut db = store.reader().await?;
+    let run = run_of(&mut db, &dag_id, &name).await?;
+    let ti = db
+        .task_instance(&dag_id, &run.run_id, &task_id, map_index)
+        .await?;
+    let ti = ti.with_context(|| {
+        format!(
+            "{task_id} has no instance of map index {} in this run",
+            map_index.0
+        )
+    })?;
+    print(&format!("{}\n", ti.state.rest_word().unwrap_or("None")));
+    Ok(())
 }
 
 async fn explain(

@@ -5,7 +5,7 @@ use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::tasks::{envelope, map_index};
 use crate::App;
-use crate::clearing::{self, Clearing, Selection, has_failed};
+use crate::clearing::{self, ClearChoice, Clearing};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -195,28 +195,14 @@ pub(crate) async fn clear_tasks(
         }
         _ => super::dags::graph(&app, &dag).await?,
     };
-    let selection = wish.tasks.clone().map(|tasks| {
-        let (mut down, mut up) = (Selection::of(tasks.clone()), Selection::of(tasks));
-        if wish.downstream {
-            down.add_relatives(&graph.dag, false, true);
-        }
-        if wish.upstream {
-            up.add_relatives(&graph.dag, true, true);
-        }
-        (down, up)
-    });
-    let fits = |ti: &TaskInstanceRecord| {
-        let chosen = selection
-            .as_ref()
-            .is_none_or(|(down, up)| down.has(ti) || up.has(ti));
-        let wanted = match (wish.only_failed, wish.only_running) {
-            (true, true) => has_failed(ti) || ti.state == StateName::Running,
-            (true, false) => has_failed(ti),
-            (false, true) => ti.state == StateName::Running,
-            (false, false) => true,
-        };
-        chosen && wanted
+    let choice = ClearChoice {
+        tasks: wish.tasks.clone(),
+        upstream: wish.upstream,
+        downstream: wish.downstream,
+        only_failed: wish.only_failed,
+        only_running: wish.only_running,
     };
+    let fits = choice.filter(&graph.dag);
     let mut tis = Vec::new();
     for run in &runs {
         tis.extend(preview(&app, run, &fits).await?);
