@@ -15,6 +15,8 @@ mod files;
 mod hitl;
 mod jobs;
 mod list;
+mod next_runs;
+mod outlets;
 mod partitions;
 mod past;
 mod planning;
