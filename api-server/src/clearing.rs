@@ -35,8 +35,11 @@ pub(crate) async fn clear(
     how: Clearing,
     now: Timestamp,
 ) -> Result<Vec<DagRunKey>, StoreError> {
+    // As they are now: somebody may have thought about it for a while.
+    let ids: Vec<TaskInstanceId> = tis.iter().map(|ti| ti.id).collect();
+    let tis = tx.task_instances_by_id(&ids).await?;
     let mut by_run: BTreeMap<DagRunKey, Vec<&TaskInstanceRecord>> = BTreeMap::new();
-    for ti in tis {
+    for ti in &tis {
         by_run.entry(ti.run_key).or_default().push(ti);
     }
     for (key, tis) in &by_run {

@@ -54,8 +54,9 @@ pub(crate) async fn manual_run(
     store: &Store,
     dag_id: &DagId,
     at: Timestamp,
+    run_after: Timestamp,
 ) -> Result<Result<(DataInterval, Option<String>), String>, StoreError> {
-    let answer = ask(store, dag_id, TimetableQuestion::Manual { at }).await?;
+    let answer = ask(store, dag_id, TimetableQuestion::Manual { at, run_after }).await?;
     Ok(answer.and_then(|answer| {
         let span = instant(answer.get("start")).zip(instant(answer.get("end")));
         let (start, end) =

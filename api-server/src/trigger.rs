@@ -108,12 +108,13 @@ async fn interval_of(
     store: &Store,
     dag: &Dag,
     request: &TriggerRequest,
+    run_after: Timestamp,
 ) -> Result<(Option<DataInterval>, Option<RunId>), TriggerError> {
     match (request.logical_date, request.interval) {
         (None, _) => Ok((None, None)),
         (Some(_), Some(interval)) => Ok((Some(interval), None)),
         (Some(date), None) if dag.timetable.is_foreign() => {
-            let answer = foreign_timetable::manual_run(store, &dag.dag_id, date).await?;
+            let answer = foreign_timetable::manual_run(store, &dag.dag_id, date, run_after).await?;
             let (interval, run_id) = answer.map_err(TriggerError::Invalid)?;
             let run_id = run_id.filter(|run_id| is_valid_run_id(run_id));
             Ok((Some(interval), run_id.map(RunId::new)))
@@ -177,7 +178,7 @@ pub async fn trigger_run(
     drop(db);
     let partition = partition(&graph.dag, request.partition_key.as_deref())?;
     let run_after = request.run_after.unwrap_or(now);
-    let (interval, own_id) = interval_of(store, &graph.dag, request).await?;
+    let (interval, own_id) = interval_of(store, &graph.dag, request, run_after).await?;
     let run_id = match request.run_id.as_deref().filter(|run_id| !run_id.is_empty()) {
         Some(run_id) => {
             check_run_id(run_id, request.run_type)?;

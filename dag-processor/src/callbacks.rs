@@ -19,6 +19,11 @@ const ATTEMPTS: u32 = 3;
 /// Calls callbacks until told to stop.
 pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
     let graphs = Graphs::default();
+    while !shared.note_listeners().await {
+        if !goes_on("listeners cannot be asked for", Ok(false), TURN, &stop).await {
+            return;
+        }
+    }
     let what = "callbacks of runs cannot be called";
     while goes_on(what, shared.call_one(&graphs).await, TURN, &stop).await {}
 }
@@ -29,18 +34,22 @@ const MEASURES: i64 = 100;
 /// Whether a task has a callback of its own for such an end.
 fn calls(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> bool {
     let has = graph.dag.task(&ti.task_id).map(|task| task.has_callbacks);
-    has.is_some_and(|has| match state {
-        StateName::UpForRetry => has.on_retry,
-        _ => has.on_failure,
+    has.is_some_and(|has| {
+        if state == StateName::UpForRetry {
+            has.on_retry
+        } else {
+            has.on_failure
+        }
     })
 }
 
 /// Which e-mail a task sends at such an end.
 fn mails(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> Option<&'static str> {
     let has = graph.dag.task(&ti.task_id)?.has_callbacks;
-    match state {
-        StateName::UpForRetry => has.mail_on_retry.then_some("retry"),
-        _ => has.mail_on_failure.then_some("failure"),
+    if state == StateName::UpForRetry {
+        has.mail_on_retry.then_some("retry")
+    } else {
+        has.mail_on_failure.then_some("failure")
     }
 }
 
@@ -65,6 +74,28 @@ fn shown(run: &RunRecord, dag_id: &str) -> Value {
 }
 
 impl Shared {
+    /// Notes which hooks listeners of plugins have: plugins may have come or gone while no file changed. Whether it is done.
+    async fn note_listeners(&self) -> bool {
+        let answer = match self.ask(json!({"kind": "listeners"})).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                tracing::warn!("Python does not say which listeners there are, asking again: {why}");
+                return false;
+            }
+        };
+        let listed = answer.get("listeners").and_then(Value::as_array);
+        let hooks: Vec<String> = listed
+            .into_iter()
+            .flatten()
+            .filter_map(|hook| Some(hook.as_str()?.to_owned()))
+            .collect();
+        let noted = store::transact!(self.store, "note listeners", |tx| tx.set_listeners(&hooks).await);
+        if let Err(error) = &noted {
+            tracing::warn!("listeners cannot be noted, trying again: {error}");
+        }
+        noted.is_ok()
+    }
+
     /// Looks up the lengths of deadlines that Variables say. One without such a number is none.
     async fn measure_deadlines(&self, now: Timestamp) -> Result<(), StoreError> {
         let mut db = self.store.reader().await?;
@@ -72,10 +103,14 @@ impl Shared {
             let own = std::env::var(format!("AIRFLOW_VAR_{}", open.variable.to_uppercase())).ok();
             let value = match own {
                 Some(value) => Some(value),
-                None => db
-                    .variable(&open.variable, &self.cipher)
-                    .await?
-                    .map(|found| found.value),
+                None => match db.variable(&open.variable, &self.cipher).await {
+                    Ok(found) => found.map(|found| found.value),
+                    // It cannot be decrypted; the database itself would say so again below.
+                    Err(error) => {
+                        tracing::error!(variable = open.variable, "a Variable cannot be read: {error}");
+                        None
+                    }
+                },
             };
             let seconds = value.and_then(|text| text.trim().parse::<i64>().ok());
             if seconds.is_none() {
@@ -95,7 +130,9 @@ impl Shared {
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
         let now = Utc::now();
-        self.measure_deadlines(now).await?;
+        if let Err(error) = self.measure_deadlines(now).await {
+            tracing::warn!("deadlines cannot be measured, trying again: {error}");
+        }
         if !self.store.reader().await?.has_run_callback(now).await? {
             return Ok(false);
         }

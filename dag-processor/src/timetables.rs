@@ -86,8 +86,9 @@ impl Shared {
             return Ok(None);
         };
         Ok(Some(match asked.question {
-            TimetableQuestion::Manual { at } => {
-                json!({"kind": "manual", "timetable": timetable, "at": model::time::to_micros(at)})
+            TimetableQuestion::Manual { at, run_after } => {
+                let [at, run_after] = [at, run_after].map(model::time::to_micros);
+                json!({"kind": "manual", "timetable": timetable, "at": at, "run_after": run_after})
             }
             TimetableQuestion::Between { from, to } => {
                 let [from, to] = [from, to].map(model::time::to_micros);
@@ -104,7 +105,7 @@ impl Shared {
         }))
     }
 
-    async fn ask(&self, question: Value) -> Result<Value, String> {
+    pub(crate) async fn ask(&self, question: Value) -> Result<Value, String> {
         let bundles = &self.python.config().bundles;
         let bundle = bundles.first().ok_or("there is no bundle of DAGs")?;
         let request = ParseRequest {

@@ -56,10 +56,14 @@ impl Shared {
             more |= self.create_due_runs(dag_id).await?;
         }
         for dag_id in &updated {
-            self.create_asset_runs(dag_id).await?;
+            if let Err(error) = self.create_asset_runs(dag_id).await {
+                tracing::error!("updated assets start no run of DAG {dag_id}, trying again: {error}");
+            }
         }
         for dag_id in &partitions {
-            self.create_partition_runs(dag_id).await?;
+            if let Err(error) = self.create_partition_runs(dag_id).await {
+                tracing::error!("updated partitions start no run of DAG {dag_id}, trying again: {error}");
+            }
         }
         for dag_id in waiting
             .iter()

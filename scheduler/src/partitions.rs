@@ -12,6 +12,9 @@ use store::repo::{DagRecord, NewRun, PartitionEvent};
 use store::{Graph, StoreError, Tx};
 use telemetry::metric;
 
+/// Characters that a partition key may have.
+const LONGEST_KEY: usize = 250;
+
 impl Shared {
     /// Looks at the updates of partitions that wait for a DAG, and creates the runs that they ask for.
     pub(crate) async fn create_partition_runs(&self, dag_id: &DagId) -> Result<(), StoreError> {
@@ -101,6 +104,11 @@ impl Shared {
                 Ok(targets) if targets.len() > most => {
                     tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} becomes {} keys, more than \
                         partition_mapper_max_downstream_keys = {most}; it starts no run", targets.len());
+                    Vec::new()
+                }
+                Ok(targets) if targets.iter().any(|target| target.chars().count() > LONGEST_KEY) => {
+                    tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} becomes one of more than \
+                        {LONGEST_KEY} characters; it starts no run");
                     Vec::new()
                 }
                 Ok(targets) => targets,

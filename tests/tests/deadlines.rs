@@ -10,7 +10,7 @@ const DAGS: &str = r#"
 import asyncio, json
 from datetime import timedelta
 from pendulum import datetime
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, SyncCallback
+from airflow.sdk import DAG, AsyncCallback, BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback
 from airflow.sdk.definitions.deadline import VariableInterval
 from airflow.providers.standard.operators.bash import BashOperator
 
@@ -25,6 +25,14 @@ async def told(word, wait, context):
 def told_at_once(word, **kwargs):
     write(word, **kwargs["context"])
 
+class Tells(BaseNotifier):
+    def __init__(self, word):
+        super().__init__()
+        self.word = word
+
+    def notify(self, context):
+        write(self.word, **context)
+
 def alert(reference, interval, word, name=None):
     return DeadlineAlert(reference, interval, AsyncCallback(told, {"word": word, "wait": timedelta(seconds=0.1)}), name=name)
 
@@ -33,6 +41,7 @@ with DAG("slow", schedule=None, deadline=[
     alert(DeadlineReference.DAGRUN_LOGICAL_DATE, timedelta(days=36500), "logical"),
     DeadlineAlert(DeadlineReference.FIXED_DATETIME(datetime(2025, 1, 1)), VariableInterval("limit"),
                   SyncCallback(told_at_once, {"word": "fixed"})),
+    DeadlineAlert(DeadlineReference.FIXED_DATETIME(datetime(2025, 1, 1)), timedelta(0), SyncCallback(Tells, {"word": "notified"})),
     alert(DeadlineReference.AVERAGE_RUNTIME(max_runs=3, min_runs=1), timedelta(seconds=-1), "average"),
 ]):
     BashOperator(task_id="t", bash_command="until test -e PATH/go; do sleep 0.1; done")
@@ -80,8 +89,8 @@ fn a_missed_deadline_is_told_once_and_a_kept_one_never() {
         "slow",
         &json!({"logical_date": "2026-01-01T00:00:00Z", "dag_run_id": "first"}),
     );
-    let told = lines(2);
-    assert_eq!(words(&told), ["fixed", "queued"]);
+    let told = lines(3);
+    assert_eq!(words(&told), ["fixed", "notified", "queued"]);
     assert!(
         told.iter().all(|line| line[1] == "first" && line[2] == "running"),
         "{told:?}"
@@ -97,7 +106,7 @@ fn a_missed_deadline_is_told_once_and_a_kept_one_never() {
     // Now there is a run to take the average of. The run ends at once: only what was missed before is told.
     api.trigger("slow", &json!({"logical_date": null, "dag_run_id": "second"}));
     assert_eq!(api.wait_for_end("slow", "second"), "success");
-    let told = lines(3);
-    assert_eq!(words(&told), ["fixed", "fixed", "queued"]);
-    assert_eq!(told[2][1], "second");
+    let told = lines(5);
+    assert_eq!(words(&told), ["fixed", "fixed", "notified", "notified", "queued"]);
+    assert!(told[3..].iter().all(|line| line[1] == "second"), "{told:?}");
 }

@@ -124,7 +124,7 @@ impl Host {
         let reply = match self.shared.control.sync_triggers(self.shared.id(), message).await {
             Ok(reply) => reply,
             Err(status) => {
-                tracing::debug!("the control plane does not tell which triggers to run: {status}");
+                tracing::warn!("the control plane does not tell which triggers to run: {status}");
                 return false;
             }
         };

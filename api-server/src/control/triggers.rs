@@ -17,6 +17,9 @@ use store::{StoreError, Tx};
 use telemetry::metric;
 use tonic::Status;
 
+/// Bytes after which an answer is full. One order more is far below what a message may have.
+const REPLY: usize = proto::MESSAGE_LIMIT / 4;
+
 /// Tells a worker which triggers to run, and which not any more.
 pub(super) async fn sync(
     app: &App,
@@ -40,10 +43,20 @@ pub(super) async fn sync(
     let own = own.map_err(|error| store_status(&error))?;
     let running: HashSet<i64> = request.running.iter().copied().collect();
     let wanted: HashSet<i64> = own.iter().map(|trigger| trigger.id.0).collect();
-    let mut start = Vec::new();
+    let mut start: Vec<RunTrigger> = Vec::new();
+    let mut size = 0;
     for trigger in own.iter().filter(|trigger| !running.contains(&trigger.id.0)) {
         match order(app, worker, trigger).await {
-            Ok(order) => start.extend(order),
+            Ok(order) => {
+                size += order.as_ref().map_or(0, |order| {
+                    order.dag.len() + order.dag_run.len() + order.kwargs.len()
+                });
+                start.extend(order);
+                if size > REPLY {
+                    // The rest comes with the next answer.
+                    break;
+                }
+            }
             Err(error) => tracing::error!(trigger = %trigger.id, "a trigger cannot be started: {error}"),
         }
     }

@@ -33,12 +33,16 @@ struct RunClearing {
 impl RunClearing {
     /// Takes what it needs out of a body.
     fn read(body: &mut Body) -> Self {
-        Self {
+        let wish = Self {
             only_failed: body.boolean("only_failed", Some(false)),
             only_new: body.boolean("only_new", Some(false)),
             on_latest: optional_boolean(body, "run_on_latest_version"),
             note: body.text("note", 1000),
+        };
+        if wish.only_failed && wish.only_new {
+            body.refuse("only_new and only_failed are mutually exclusive");
         }
+        wish
     }
 
     fn fits(&self, ti: &TaskInstanceRecord) -> bool {

@@ -169,7 +169,7 @@ impl PartitionMapper {
                 zone,
                 input,
                 output,
-            } => one(output.format(period.start(input.parse(key, *zone)?))?),
+            } => one(output.format(period.start(input.parse(key, *zone)?), Some(*zone))?),
             Kind::Product { delimiter, mappers } => {
                 let parts: Vec<&str> = key.split(delimiter.as_str()).collect();
                 if parts.len() != mappers.len() {
@@ -309,7 +309,7 @@ impl PartitionMapper {
     fn encode(&self, part: &Decoded) -> Result<String, PartitionError> {
         match (&self.kind, part) {
             (Kind::StartOf { zone, input, .. }, Decoded::Moment(at)) => {
-                Ok(input.format(zone.wall_clock(zone.instant(*at)))?)
+                Ok(input.format(zone.wall_clock(zone.instant(*at)), Some(*zone))?)
             }
             (_, Decoded::Moment(at)) => Ok(dates::isoformat(*at)),
             (_, Decoded::Text(text)) => Ok(text.clone()),
@@ -319,7 +319,7 @@ impl PartitionMapper {
     /// The downstream key that stands for it.
     fn show(&self, part: &Decoded) -> Result<String, PartitionError> {
         match (&self.kind, part) {
-            (Kind::StartOf { output, .. }, Decoded::Moment(at)) => Ok(output.format(*at)?),
+            (Kind::StartOf { output, .. }, Decoded::Moment(at)) => Ok(output.format(*at, None)?),
             (_, Decoded::Moment(at)) => Ok(dates::isoformat(*at)),
             (_, Decoded::Text(text)) => Ok(text.clone()),
         }

@@ -224,6 +224,11 @@ impl Upstreams {
         self.success + self.skipped + self.failed + self.upstream_failed + self.removed
     }
 
+    /// Whether some have not ended.
+    pub const fn are_open(&self) -> bool {
+        !self.all_done()
+    }
+
     const fn all_done(&self) -> bool {
         self.done() >= self.total
     }

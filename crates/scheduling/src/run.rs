@@ -270,7 +270,13 @@ impl<'a> Planner<'a> {
             // It expands as soon as what its group expands over is there, whatever is before it in the group.
             return TriggerRule::AllSuccess.judge(&self.sources(task));
         }
-        task.trigger_rule.judge(&self.upstreams(task, map_index))
+        let verdict = task.trigger_rule.judge(&self.upstreams(task, map_index));
+        // How many instances there are is known once all of what it maps over has ended, whatever its rule says.
+        let is_early = task.is_mapped && self.sources(task).are_open();
+        match verdict {
+            Verdict::Met if is_early => Verdict::Wait,
+            Verdict::Met | Verdict::Wait | Verdict::End(_) => verdict,
+        }
     }
 
     /// The tasks whose values a mapped task group expands over.
@@ -358,6 +364,10 @@ impl<'a> Planner<'a> {
         let mut over_runs = self.snapshot.active_over_runs.clone();
         for at in ready {
             let ti = &self.snapshot.tasks[at];
+            if self.states[at] != ti.state {
+                // It is removed: its task maps over less than it did.
+                continue;
+            }
             let Some(task) = dag.task(&ti.task_id) else {
                 continue;
             };

@@ -45,15 +45,25 @@ impl DateFormat {
         self.text.replace("%f", "%6f")
     }
 
-    /// Writes a date.
+    /// Writes a date on the wall clock of a zone; without one, an offset (`%z`) is written as nothing, as in Python.
     ///
     /// # Errors
     /// When the format has a directive that is not known.
-    pub fn format(&self, at: NaiveDateTime) -> Result<String, FormatError> {
+    pub fn format(&self, at: NaiveDateTime, zone: Option<Zone>) -> Result<String, FormatError> {
         let mut out = String::new();
-        // As Airflow does for an aware time: the offset of UTC is all that `%z` can stand for here.
-        write!(out, "{}", at.and_utc().format(&self.directives()))
-            .map_err(|_| FormatError::Directive(self.text.clone()))?;
+        let directives = self.directives();
+        let written = match zone {
+            Some(zone @ Zone::Named(named)) => {
+                let at = zone.instant(at).with_timezone(&named);
+                write!(out, "{}", at.format(&directives))
+            }
+            Some(zone @ Zone::Fixed(offset)) => {
+                let at = zone.instant(at).with_timezone(&offset);
+                write!(out, "{}", at.format(&directives))
+            }
+            None => write!(out, "{}", at.and_utc().format(&directives.replace("%z", ""))),
+        };
+        written.map_err(|_| FormatError::Directive(self.text.clone()))?;
         Ok(out.replace("{quarter}", &(at.month0() / 3 + 1).to_string()))
     }
 
@@ -76,6 +86,10 @@ impl DateFormat {
         }
         let mut parsed = Parsed::new();
         parse(&mut parsed, text, items.iter()).map_err(|_| mismatch())?;
+        // Python's years.
+        if parsed.year().is_some_and(|year| !(1..=9999).contains(&year)) {
+            return Err(mismatch());
+        }
         let date = match parsed.to_naive_date() {
             Ok(date) => date,
             Err(_) => {

@@ -161,3 +161,25 @@ fn mappers_are_put_together() {
     let own = PartitionMapper::from_serialized(&json!({"__type": "mine.Mapper", "__var": {}})).expect("one");
     assert!(matches!(own.to_downstream("a"), Err(PartitionError::Foreign(_))));
 }
+
+#[test]
+fn keys_name_the_offset_of_their_zone_and_no_year_beyond_pythons() {
+    use crate::timetable::Timetable;
+    let timetable = json!({"__type": "airflow.timetables.trigger.CronPartitionTimetable", "__var": {
+        "expression": "0 0 * * *", "timezone": "Asia/Taipei", "run_immediately": false, "run_offset": null,
+        "key_format": "%Y-%m-%dT%H:%M:%S%z",
+    }});
+    let timetable = Timetable::from_serialized(&timetable).expect("a timetable");
+    let midnight = chrono::DateTime::parse_from_rfc3339("2026-01-01T16:00:00Z")
+        .expect("an instant")
+        .to_utc();
+    let partition = timetable
+        .partition_of(midnight)
+        .expect("a partition")
+        .expect("one");
+    assert_eq!(partition.key, "2026-01-02T00:00:00+0800");
+    assert_eq!(timetable.partition_date(&partition.key), Ok(Some(midnight)));
+    let week = read(&start_of("Week", "UTC", "%Y-%m-%d"));
+    assert!(week.to_downstream("-262143-01-01T00:00:00").is_err());
+    assert!(week.to_downstream("+262142-12-31T00:00:00").is_err());
+}

@@ -5,7 +5,7 @@ use super::{
     CronExpression, DataInterval, NextRun, Restriction, RunImmediately, Timetable, TimetableError, Zone,
 };
 use crate::RunId;
-use crate::asset::AssetKey;
+use crate::asset::{AssetCondition, AssetKey, AssetLike};
 use crate::dag_run::{DagRunType, is_valid_run_id};
 use crate::partition::{DateFormat, PartitionError, PartitionMapper};
 use crate::time::Timestamp;
@@ -159,7 +159,9 @@ impl CronPartition {
     }
 
     fn named(&self, date: Timestamp) -> Result<Partition, TimetableError> {
-        let key = self.key_format.format(self.zone.wall_clock(date));
+        let key = self
+            .key_format
+            .format(self.zone.wall_clock(date), Some(self.zone));
         Ok(Partition {
             key: key.map_err(|error| TimetableError::Malformed(error.to_string()))?,
             date: Some(date),
@@ -199,12 +201,33 @@ impl CronPartition {
     }
 }
 
+/// The assets that a condition names; a reference by one of the two has only that.
+fn named_assets(condition: &Value) -> Vec<AssetKey> {
+    let condition = AssetCondition::from_serialized(condition);
+    let leaves = condition.as_ref().map(AssetCondition::leaves).unwrap_or_default();
+    let key = |name: &str, uri: &str| AssetKey {
+        name: name.to_owned(),
+        uri: uri.to_owned(),
+    };
+    leaves
+        .into_iter()
+        .filter_map(|leaf| match leaf {
+            AssetLike::Asset(asset) => Some(asset.key.clone()),
+            AssetLike::NameRef(name) => Some(key(name, "")),
+            AssetLike::UriRef(uri) => Some(key("", uri)),
+            AssetLike::Alias { .. } => None,
+        })
+        .collect()
+}
+
 /// How the updates of each asset become partitions (`PartitionedAssetTimetable`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartitionedAssets {
     default: PartitionMapper,
     by_name: Vec<(String, PartitionMapper)>,
     by_uri: Vec<(String, PartitionMapper)>,
+    /// The assets that the DAG waits for.
+    assets: Vec<AssetKey>,
     /// What it is read from, to tell whether another version maps otherwise.
     serialized: String,
 }
@@ -223,6 +246,7 @@ impl PartitionedAssets {
             },
             by_name: Vec::new(),
             by_uri: Vec::new(),
+            assets: body.get("asset_condition").map(named_assets).unwrap_or_default(),
             serialized: format!("{default}{config}"),
         };
         for entry in config.as_array().into_iter().flatten() {
@@ -269,16 +293,9 @@ impl PartitionedAssets {
 
     /// The period of a key, where all mappers that give one give the same.
     pub(super) fn date_of(&self, key: &str) -> Result<Option<Timestamp>, PartitionError> {
-        let configured = self.by_name.iter().chain(&self.by_uri).map(|(_, mapper)| mapper);
         let mut dates = Vec::new();
-        let mappers: Vec<&PartitionMapper> = configured.collect();
-        let mappers = if mappers.is_empty() {
-            vec![&self.default]
-        } else {
-            mappers
-        };
-        for mapper in mappers {
-            let date = mapper.to_partition_date(key).map_err(|error| {
+        for asset in &self.assets {
+            let date = self.mapper(asset).to_partition_date(key).map_err(|error| {
                 let text = format!("Partition key '{key}' is invalid for this timetable's mappers: {error}");
                 PartitionError::Key(text)
             })?;

@@ -45,8 +45,8 @@ def call(what, dag_run):
     arguments = {key: deserialize(value) for key, value in (what["kwargs"] or {}).items()}
     function = find(what["path"])
     result = function(**arguments, context=context) if takes_context(function) else function(**arguments)
-    if inspect.isawaitable(result):
+    if what["is_awaited"]:
         asyncio.run(wait_for(result))
     elif callable(result):
-        # A notifier: what it is told comes with the call.
+        # A notifier, which could be awaited, too: what it is told comes with the call.
         result(context)

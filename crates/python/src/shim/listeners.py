@@ -45,4 +45,9 @@ def tell(bag, request):
     dag = bag.dags.get(facts["dag_id"])
     if dag is not None:
         run.dag = DagSerialization.from_dict(DagSerialization.to_dict(dag))
-    getattr(manager().hook, request["hook"])(dag_run=run, msg=request["msg"])
+    hook = manager().hook
+    try:
+        getattr(hook, request["hook"])(dag_run=run, msg=request["msg"])
+    finally:
+        # This process ends now: whoever passes its news on in the background must be done by then.
+        hook.before_stopping(component=None)

@@ -31,7 +31,7 @@ def asked(question):
     timetable = decode_timetable(question["timetable"])
     if question["kind"] == "manual":
         span = timetable.infer_manual_data_interval(run_after=instant(question["at"]))
-        name = run_id(timetable, "manual", instant(question["at"]), span)
+        name = run_id(timetable, "manual", instant(question["run_after"]), span)
         return {"start": micros(naive(span.start)), "end": micros(naive(span.end)), "run_id": name}
     if question["kind"] == "between":
         return between(timetable, instant(question["from"]), instant(question["to"]), question["most"], naive)

@@ -48,10 +48,14 @@ impl Planner<'_> {
         }
         for other in beyond {
             let state = self.states[other];
-            if !matches!(
-                state,
-                StateName::Running | StateName::Restarting | StateName::Removed
-            ) {
+            // Something else may have been decided about it.
+            let is_open = state == self.snapshot.tasks[other].state;
+            if is_open
+                && !matches!(
+                    state,
+                    StateName::Running | StateName::Restarting | StateName::Removed
+                )
+            {
                 self.decide(other, Decision::Remove);
             }
         }

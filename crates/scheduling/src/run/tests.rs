@@ -206,6 +206,38 @@ fn a_mapped_task_expands_to_the_length_of_what_it_maps_over() {
 }
 
 #[test]
+fn a_mapped_task_expands_only_when_all_that_it_maps_over_has_ended() {
+    let dag = dag_of(
+        vec![
+            json!({"task_id": "gen", "task_type": "X", "_is_mapped": true, "_expand_input_attr": "expand_input",
+                   "expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {"x": [1, 2]}}},
+                   "downstream_task_ids": ["m"]}),
+            json!({"task_id": "m", "task_type": "X", "trigger_rule": "one_success", "_is_mapped": true,
+                   "_expand_input_attr": "expand_input",
+                   "expand_input": {"type": "dict-of-lists", "value": {"__type": "dict", "__var": {
+                       "x": {"__type": "xcomref", "__var": {"task_id": "gen", "key": "return_value"}}}}}}),
+        ],
+        16,
+    );
+    let planned = |second: StateName| {
+        let mut tasks = instances(&dag, &[Success, NoStatus]);
+        tasks[0].map_index = MapIndex(0);
+        tasks.push(TaskSnapshot {
+            id: TaskInstanceId::new(Uuid::new_v4()),
+            map_index: MapIndex(1),
+            state: second,
+            ..tasks[0].clone()
+        });
+        let mut world = world();
+        world.lengths.insert("gen".into(), 1);
+        plan_in(&world, &dag, &tasks, false)
+    };
+    let waiting = planned(Running);
+    assert_eq!((waiting.moves.len(), waiting.end), (0, None));
+    assert_eq!(decisions(&planned(Failed)), [Decision::Expand(1)]);
+}
+
+#[test]
 fn a_cleared_mapped_task_is_fitted_to_what_it_maps_over_now() {
     let dag = dag_of(
         vec![

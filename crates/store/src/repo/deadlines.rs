@@ -39,6 +39,10 @@ impl Tx {
             let sql = "INSERT INTO deadline (run_key, name, base, is_queued_at, length, variable, deadline_at, missed, \
                        callback, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
             let at = interval.and_then(|interval| base.checked_add_signed(Duration::microseconds(interval)));
+            if at.is_none() && variable.is_none() {
+                tracing::warn!(dag_id = %run.dag.dag_id, run_id = %run.run_id, alert = alert.name, "the run has no deadline of this alert: it would be beyond all time");
+                continue;
+            }
             let values = params![
                 key,
                 alert.name.clone(),
@@ -99,8 +103,7 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn open_deadlines(&mut self, limit: i64) -> Result<Vec<OpenDeadline>, StoreError> {
-        let sql =
-            "SELECT id, variable FROM deadline WHERE missed = 0 AND deadline_at IS NULL ORDER BY id LIMIT ?";
+        let sql = "SELECT id, variable FROM deadline WHERE missed = 0 AND deadline_at IS NULL AND variable IS NOT NULL ORDER BY id LIMIT ?";
         let read = |mut row: Row| {
             Ok(OpenDeadline {
                 id: row.next()?,
@@ -195,6 +198,8 @@ impl Tx {
         let callback: Json = serde_json::from_str(&text).unwrap_or_default();
         Ok(Some(json!({
             "path": callback.get("path"), "kwargs": callback.get("kwargs"),
+            // Only a callback that is called, not awaited, names an executor, be it none.
+            "is_awaited": callback.get("executor").is_none(),
             "deadline": {"id": id.to_string(), "deadline_time": model::time::rest_format(at)},
         })))
     }

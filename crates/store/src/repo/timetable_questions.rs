@@ -19,6 +19,8 @@ pub enum TimetableQuestion {
     Manual {
         /// The date.
         at: Timestamp,
+        /// When it may start.
+        run_after: Timestamp,
     },
     /// Which runs there are with logical dates in a range.
     Between {
@@ -57,7 +59,7 @@ impl Tx {
                 self.execute(sql, params![dag_id]).await?;
                 ("next", last.map(|last| last.start), last.map(|last| last.end))
             }
-            TimetableQuestion::Manual { at } => ("manual", Some(at), None),
+            TimetableQuestion::Manual { at, run_after } => ("manual", Some(at), Some(run_after)),
             TimetableQuestion::Between { from, to } => ("between", Some(from), Some(to)),
         };
         let sql = "INSERT INTO timetable_question (dag_id, kind, first_instant, second_instant, created_at, claimed_until) \
@@ -100,7 +102,10 @@ impl Tx {
             return Ok(None);
         }
         let question = match (kind.as_str(), first, second) {
-            ("manual", Some(at), _) => TimetableQuestion::Manual { at },
+            ("manual", Some(at), run_after) => TimetableQuestion::Manual {
+                at,
+                run_after: run_after.unwrap_or(at),
+            },
             ("between", Some(from), Some(to)) => TimetableQuestion::Between { from, to },
             _ => TimetableQuestion::Next {
                 last: first.zip(second).map(|(start, end)| DataInterval { start, end }),
