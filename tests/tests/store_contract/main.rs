@@ -6,6 +6,7 @@
 )]
 
 mod lists;
+mod outside;
 mod world;
 
 use chrono::{Duration, Utc};
