@@ -3,13 +3,13 @@
 use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use chrono::Utc;
-use model::Timestamp;
 use model::task_instance::StateName;
+use model::{Timestamp, TryNumber};
 use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{RunCallback, RunRecord, TaskInstanceRecord};
+use store::repo::{CallbackKind, RunCallback, RunRecord, TaskInstanceRecord};
 use store::{Graph, Graphs, StoreError};
 
 const TURN: Duration = Duration::from_secs(1);
@@ -51,6 +51,14 @@ fn mails(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> Option<&'s
     } else {
         has.mail_on_failure.then_some("failure")
     }
+}
+
+/// A task instance as callbacks are told of it.
+fn described(ti: &TaskInstanceRecord, try_number: TryNumber) -> Value {
+    json!({
+        "id": ti.id, "dag_version_id": ti.version_id, "task_id": ti.task_id, "dag_id": ti.dag_id,
+        "run_id": ti.run_id, "try_number": try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
+    })
 }
 
 /// A run as the REST API shows it, for the callback of a deadline.
@@ -177,40 +185,38 @@ impl Shared {
         let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
             return Ok(None);
         };
-        let told = ti.as_ref().map(|ti| {
-            let try_number = callback.of_task.map_or(ti.try_number, |(_, number)| number);
-            json!({
-                "id": ti.id, "dag_version_id": ti.version_id, "task_id": ti.task_id, "dag_id": ti.dag_id,
-                "run_id": ti.run_id, "try_number": try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
-            })
-        });
+        let try_number = match callback.kind {
+            CallbackKind::Task(_, number) => Some(number),
+            CallbackKind::Run | CallbackKind::Deadline(_) | CallbackKind::Listener(_) => None,
+        };
+        let told = ti
+            .as_ref()
+            .map(|ti| described(ti, try_number.unwrap_or(ti.try_number)));
         let dag_run = db.run_for_sdk(&run).await?;
         let mut request = json!({
             "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": Value::Null,
             "msg": callback.reason,
         });
-        let more = match (callback.of_task, &ti) {
-            (Some((state, _)), Some(ti)) => json!({
+        let more = match (&callback.kind, &ti) {
+            (CallbackKind::Task(state, _), Some(ti)) => json!({
                 "type": "TaskCallbackRequest", "ti": told, "task_callback_type": state.as_str(),
-                "only_mail": !calls(&graph, ti, state), "mail": mails(&graph, ti, state),
+                "only_mail": !calls(&graph, ti, *state), "mail": mails(&graph, ti, *state),
                 "context_from_server": {
                     "dag_run": dag_run, "max_tries": ti.max_tries, "variables": [], "connections": [],
                     "xcom_keys_to_clear": [],
                 },
             }),
-            (Some(_), None) => return Ok(None),
-            (None, _) if callback.deadline.is_some() => {
-                let id = callback.deadline.unwrap_or_default();
-                let Some(call) = db.deadline_call(id).await? else {
+            (CallbackKind::Task(..), None) => return Ok(None),
+            (CallbackKind::Deadline(id), _) => {
+                let Some(call) = db.deadline_call(*id).await? else {
                     return Ok(None);
                 };
-                json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, graph.dag.dag_id.as_str())})
+                json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, run.dag_id.as_str())})
             }
-            (None, _) if callback.listener.is_some() => json!({
-                "type": "Listener", "hook": callback.listener, "run_key": run.key.0,
-                "dag_run": shown(&run, run.dag_id.as_str()),
+            (CallbackKind::Listener(hook), _) => json!({
+                "type": "Listener", "hook": hook, "run_key": run.key.0, "dag_run": shown(&run, run.dag_id.as_str()),
             }),
-            (None, _) => json!({
+            (CallbackKind::Run, _) => json!({
                 "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
                 "is_failure_callback": callback.is_failure,
                 "context_from_server": {"dag_run": dag_run, "last_ti": told},

@@ -202,39 +202,10 @@ impl Shared {
         if tx.count_active_runs(&record.dag_id, &active).await? >= limit {
             return Ok(false);
         }
-        let span = tracing::info_span!("dag_run.create", dag.id = %record.dag_id);
-        let partition = dag.timetable.partition_of(next.run_after).map_err(|error| {
-            StoreError::Inconsistent(format!("its timetable names no partition: {error}"))
-        })?;
-        let own_id = if dag.timetable.is_foreign() {
-            tx.next_run_id(&record.dag_id).await?
-        } else {
-            None
-        };
-        let run_id = match (&partition, own_id) {
-            (Some(partition), _) => partition.run_id(DagRunType::Scheduled, next.run_after, &random_suffix()),
-            (None, Some(own_id)) => own_id,
-            (None, None) => DagRunType::Scheduled.generate_run_id(next.run_after, None),
-        };
-        let is_dated = partition.is_none();
-        let run = NewRun {
-            dag,
-            version_id: record.version_id,
-            run_id,
-            run_type: DagRunType::Scheduled,
-            logical_date: Some(next.logical_date).filter(|_| is_dated),
-            interval: Some(next.interval).filter(|_| is_dated),
-            run_after: next.run_after,
-            conf: "{}".to_owned(),
-            triggered_by: "timetable",
-            triggering_user: None,
-            note: None,
-            trace_context: telemetry::context_of(&span),
-            partition,
-        };
+        let run = scheduled_run(tx, record, dag, &next).await?;
         // The run may be there already: made by hand for this date, or by a transaction whose commit seemed to fail.
         let exists = tx.run(&record.dag_id, &run.run_id).await?.is_some()
-            || (is_dated && tx.run_with_date(&record.dag_id, next.logical_date).await?);
+            || (run.logical_date.is_some() && tx.run_with_date(&record.dag_id, next.logical_date).await?);
         if !exists {
             tx.create_run(&run, &mut new_task_instance_id, now).await?;
         }
@@ -357,4 +328,44 @@ fn following(dag: &Dag, last: Option<DataInterval>, now: Timestamp) -> Option<Ne
             None
         }
     }
+}
+
+/// The run that a DAG's timetable asks for.
+async fn scheduled_run<'a>(
+    tx: &mut Tx,
+    record: &DagRecord,
+    dag: &'a Dag,
+    next: &NextRun,
+) -> Result<NewRun<'a>, StoreError> {
+    let span = tracing::info_span!("dag_run.create", dag.id = %record.dag_id);
+    let partition = dag
+        .timetable
+        .partition_of(next.run_after)
+        .map_err(|error| StoreError::Inconsistent(format!("its timetable names no partition: {error}")))?;
+    let own_id = if dag.timetable.is_foreign() {
+        tx.next_run_id(&record.dag_id).await?
+    } else {
+        None
+    };
+    let run_id = match (&partition, own_id) {
+        (Some(partition), _) => partition.run_id(DagRunType::Scheduled, next.run_after, &random_suffix()),
+        (None, Some(own_id)) => own_id,
+        (None, None) => DagRunType::Scheduled.generate_run_id(next.run_after, None),
+    };
+    let is_dated = partition.is_none();
+    Ok(NewRun {
+        dag,
+        version_id: record.version_id,
+        run_id,
+        run_type: DagRunType::Scheduled,
+        logical_date: Some(next.logical_date).filter(|_| is_dated),
+        interval: Some(next.interval).filter(|_| is_dated),
+        run_after: next.run_after,
+        conf: "{}".to_owned(),
+        triggered_by: "timetable",
+        triggering_user: None,
+        note: None,
+        trace_context: telemetry::context_of(&span),
+        partition,
+    })
 }

@@ -4,9 +4,10 @@ use crate::snapshots::Snapshot;
 use crate::{Shared, new_task_instance_id};
 use bootstrap::Stop;
 use broker::Hint;
+use model::dag::Dag;
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, MapIndex, TaskInstanceId, Timestamp};
-use scheduling::{Decision, Plan, RunSnapshot, plan_run};
+use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use scheduling::{Decision, Plan, RunEnd, RunSnapshot, TaskSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::repo::{Dispatch, LockedRun, RunEvent, RunNews, RunRecord};
@@ -152,15 +153,9 @@ impl Shared {
             Default::default()
         };
         let held_by_past = tx.held_by_past(dag, &run).await?;
-        let tasks = snapshot.tasks().iter();
-        // What is expanded stays as it is, unless something was cleared since.
-        let is_cleared = run.clear_number > 0;
-        let unexpanded = tasks.filter(|ti| match ti.map_index {
-            MapIndex::UNMAPPED => !ti.state.is_finished(),
-            _ => is_cleared && ti.state.is_schedulable(),
-        });
-        let sources = dag.mapped_over(unexpanded.map(|ti| &ti.task_id));
-        let lengths = tx.mapped_lengths(key, &sources).await?;
+        let lengths = tx
+            .mapped_lengths(key, &sources(&run, dag, snapshot.tasks()))
+            .await?;
         let plan = loop {
             let plan = plan_run(&RunSnapshot {
                 dag,
@@ -181,26 +176,7 @@ impl Shared {
         tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
             .await?;
         if let Some(end) = plan.end {
-            self.end_run(tx, &run, end.is_failure(), now).await?;
-            if self.has_listeners() {
-                let news = if end.is_failure() {
-                    RunNews::Failed
-                } else {
-                    RunNews::Success
-                };
-                tx.add_run_news(key, news, end.reason(), now).await?;
-            }
-            if !end.is_failure() && !dag.deadlines.is_empty() {
-                tx.keep_deadlines(key, now).await?;
-            }
-            let is_wanted = match end.is_failure() {
-                true => dag.has_callbacks.on_failure,
-                false => dag.has_callbacks.on_success,
-            };
-            if is_wanted {
-                tx.add_run_callback(key, end.is_failure(), end.reason(), now)
-                    .await?;
-            }
+            self.end_run(tx, (&run, dag), end, now).await?;
         }
         // Without an event or a move nothing happened here, so runs that wake each other come to rest.
         let linked = if dag.links_runs() && (!events.is_empty() || !plan.moves.is_empty()) {
@@ -261,7 +237,34 @@ impl Shared {
         Ok((Snapshot::read(run, tx.snapshot(run.key).await?), false))
     }
 
+    /// Ends a run, and notes who is to be told.
     async fn end_run(
+        &self,
+        tx: &mut Tx,
+        (run, dag): (&RunRecord, &Dag),
+        end: RunEnd,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let failed = end.is_failure();
+        self.finish(tx, run, failed, now).await?;
+        if self.has_listeners() {
+            let news = if failed { RunNews::Failed } else { RunNews::Success };
+            tx.add_run_news(run.key, news, end.reason(), now).await?;
+        }
+        if !failed && !dag.deadlines.is_empty() {
+            tx.keep_deadlines(run.key, now).await?;
+        }
+        let is_wanted = match failed {
+            true => dag.has_callbacks.on_failure,
+            false => dag.has_callbacks.on_success,
+        };
+        if is_wanted {
+            tx.add_run_callback(run.key, failed, end.reason(), now).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(
         &self,
         tx: &mut Tx,
         run: &RunRecord,
@@ -281,4 +284,17 @@ impl Shared {
             detail,
         })
     }
+}
+
+/// The tasks whose lengths matter to a plan. What is expanded stays as it is, unless something was cleared since.
+fn sources(run: &RunRecord, dag: &Dag, tasks: &[TaskSnapshot]) -> Vec<TaskId> {
+    let is_cleared = run.clear_number > 0;
+    let open = tasks.iter().filter(|ti| {
+        if ti.map_index == MapIndex::UNMAPPED {
+            !ti.state.is_finished()
+        } else {
+            is_cleared && ti.state.is_schedulable()
+        }
+    });
+    dag.mapped_over(open.map(|ti| &ti.task_id))
 }

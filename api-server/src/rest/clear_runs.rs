@@ -177,6 +177,35 @@ fn named_runs(dag_id: &DagId, entries: Vec<Value>) -> ApiResult<Vec<(DagId, RunI
     Ok(named)
 }
 
+/// The runs that a request names one by one, or means by their partitions.
+async fn meant(
+    app: &App,
+    dag_id: &DagId,
+    entries: Vec<Value>,
+    partitions: &PartitionWish,
+) -> ApiResult<Vec<RunRecord>> {
+    let mut found = Vec::new();
+    if entries.is_empty() {
+        if dag_id.as_str() == "~" {
+            let text = "Partition selectors require a concrete dag_id; '~' is not supported.";
+            return Err(ApiError::bad_request(text));
+        }
+        let dag = super::dags::find(app, dag_id).await?;
+        let graph = super::dags::graph(app, &dag).await?;
+        let wanted = partitions.runs(&graph.dag.timetable);
+        found = app
+            .store
+            .reader()
+            .await?
+            .partitioned_runs(dag_id, &wanted)
+            .await?;
+    }
+    for (of, run_id) in named_runs(dag_id, entries)? {
+        found.push(runs::find(app, &of, &run_id).await?);
+    }
+    Ok(found)
+}
+
 /// `POST clearDagRuns`: runs named one by one, or by their partitions.
 pub(crate) async fn clear_many(
     State(app): State<App>,
@@ -207,25 +236,7 @@ pub(crate) async fn clear_many(
         );
     }
     body.finish()?;
-    let mut found = Vec::new();
-    if entries.is_empty() {
-        if dag_id.as_str() == "~" {
-            let text = "Partition selectors require a concrete dag_id; '~' is not supported.";
-            return Err(ApiError::bad_request(text));
-        }
-        let dag = super::dags::find(&app, &dag_id).await?;
-        let graph = super::dags::graph(&app, &dag).await?;
-        let wanted = partitions.runs(&graph.dag.timetable);
-        found = app
-            .store
-            .reader()
-            .await?
-            .partitioned_runs(&dag_id, &wanted)
-            .await?;
-    }
-    for (of, run_id) in named_runs(&dag_id, entries)? {
-        found.push(runs::find(&app, &of, &run_id).await?);
-    }
+    let found = meant(&app, &dag_id, entries, &partitions).await?;
     if dry_run {
         let mut tried = Vec::new();
         for run in &found {

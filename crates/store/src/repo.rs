@@ -36,7 +36,7 @@ pub use asset_events::{AssetEventRecord, AssetEventSource, NewAssetEvent, Pendin
 pub use asset_states::AssetStateRecord;
 pub use assets::{AssetAliasRecord, AssetRecord, AssetReference, AssetUse};
 pub use backfills::{BackfillRecord, NewBackfill};
-pub use callbacks::{RunCallback, RunNews};
+pub use callbacks::{CallbackKind, RunCallback, RunNews};
 pub use claims::{ClaimRequest, Claimed, Report, Reported};
 pub use dags::{DagRecord, DagVersionRecord, ParsedDag, SavedDag};
 pub use deadlines::OpenDeadline;

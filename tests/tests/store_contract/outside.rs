@@ -9,7 +9,9 @@ use model::timetable::Partition;
 use model::{DagRunKey, DagVersionId, MapIndex, Timestamp};
 use scheduling::{Decision, Move};
 use serde_json::{Value, json};
-use store::repo::{AssetEventSource, LockedRun, NewAssetEvent, NewRun, PartitionedRuns, RunNews};
+use store::repo::{
+    AssetEventSource, CallbackKind, LockedRun, NewAssetEvent, NewRun, PartitionedRuns, RunNews,
+};
 use uuid::Uuid;
 
 fn asset() -> Value {
@@ -223,7 +225,7 @@ async fn a_deadline_is_missed_once_and_forgotten_by_a_run_that_kept_it() {
         let claim = store::transact!(world.store, "claim", |tx| tx
             .claim_run_callback(later, LEASE)
             .await);
-        assert_eq!(claim.unwrap().unwrap().deadline, Some(passed[0]));
+        assert_eq!(claim.unwrap().unwrap().kind, CallbackKind::Deadline(passed[0]));
         let mut db = world.store.reader().await.unwrap();
         let call = db.deadline_call(passed[0]).await.unwrap().unwrap();
         assert_eq!(
@@ -326,8 +328,8 @@ async fn listeners_and_names_of_runs_are_noted_and_go_with_the_dag() {
         .unwrap();
         let claim = store::transact!(world.store, "claim", |tx| tx.claim_run_callback(now, LEASE).await);
         assert_eq!(
-            claim.unwrap().unwrap().listener.as_deref(),
-            Some("on_dag_run_running")
+            claim.unwrap().unwrap().kind,
+            CallbackKind::Listener("on_dag_run_running".into())
         );
         store::transact!(world.store, "name", |tx| tx
             .set_next_run_id(&"d".into(), Some("mine"))

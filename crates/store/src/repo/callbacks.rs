@@ -23,12 +23,21 @@ pub struct RunCallback {
     pub reason: String,
     /// How often it has been tried before.
     pub attempts: u32,
-    /// For a callback of the task instance itself: how its try ended, and which it was.
-    pub of_task: Option<(StateName, TryNumber)>,
-    /// For a missed deadline: which.
-    pub deadline: Option<i64>,
-    /// For what listeners are told: the hook.
-    pub listener: Option<String>,
+    /// What it is.
+    pub kind: CallbackKind,
+}
+
+/// What is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallbackKind {
+    /// The DAG's own callback, because a run ended.
+    Run,
+    /// That of the task instance: how its try ended, and which it was.
+    Task(StateName, TryNumber),
+    /// That of a missed deadline.
+    Deadline(i64),
+    /// This hook of listeners.
+    Listener(String),
 }
 
 /// What listeners are told of a run.
@@ -191,16 +200,16 @@ impl Tx {
             is_failure: row.next()?,
             reason: row.next()?,
             attempts: row.next()?,
-            of_task: None,
-            deadline: None,
-            listener: None,
+            kind: CallbackKind::Run,
         };
         let claimed_until: i64 = row.next()?;
         let state: Option<String> = row.next()?;
         let state = state.and_then(|word| word.parse::<StateName>().ok());
-        callback.of_task = state.zip(row.next::<Option<TryNumber>>()?);
-        callback.deadline = row.next()?;
-        callback.listener = row.next()?;
+        let of_task = state.zip(row.next::<Option<TryNumber>>()?);
+        let of_task = of_task.map(|(state, number)| CallbackKind::Task(state, number));
+        let deadline = row.next::<Option<i64>>()?.map(CallbackKind::Deadline);
+        let listener = row.next::<Option<String>>()?.map(CallbackKind::Listener);
+        callback.kind = of_task.or(deadline).or(listener).unwrap_or(CallbackKind::Run);
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
         let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let won = self
