@@ -88,20 +88,23 @@ pub(crate) fn router(app: App) -> Router {
         .route(&format!("{TI}/list"), post(batch::task_instances))
         .route(
             &format!("{TI}/{{task_id}}"),
-            get(tasks::show).patch(mark::mark_task),
+            get(tasks::show).patch(mark::mark_task::<false>),
         )
-        .route(&format!("{TI}/{{task_id}}/dry_run"), patch(mark::mark_task_dry))
+        .route(
+            &format!("{TI}/{{task_id}}/dry_run"),
+            patch(mark::mark_task::<true>),
+        )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}/dry_run"),
-            patch(mark::mark_instance_dry),
+            patch(mark::mark_instance::<true>),
         )
         .route(
             "/dags/{dag_id}/dagRuns/{run_id}/taskGroupInstances/{group_id}",
-            patch(mark::mark_group),
+            patch(mark::mark_group::<false>),
         )
         .route(
             "/dags/{dag_id}/dagRuns/{run_id}/taskGroupInstances/{group_id}/dry_run",
-            patch(mark::mark_group_dry),
+            patch(mark::mark_group::<true>),
         )
         .route(&format!("{TI}/{{task_id}}/listMapped"), get(tasks::list_mapped))
         .route(
@@ -128,7 +131,7 @@ pub(crate) fn router(app: App) -> Router {
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}"),
-            get(tasks::show_mapped).patch(mark::mark_instance),
+            get(tasks::show_mapped).patch(mark::mark_instance::<false>),
         )
         .route(
             &format!("{TI}/{{task_id}}/{{map_index}}/tries"),

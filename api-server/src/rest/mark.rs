@@ -239,12 +239,14 @@ fn read(query: &Query, headers: &HeaderMap, bytes: &Bytes) -> ApiResult<TaskChan
     Ok(wanted.masked(&query.all("update_mask")))
 }
 
-async fn task(
-    (app, caller): (App, Caller),
-    path: TaskPath,
+/// Sets outcome and note of all instances of a task in a run; dry, it only shows which.
+pub(crate) async fn mark_task<const DRY: bool>(
+    State(app): State<App>,
+    caller: Caller,
+    Path(path): Path<TaskPath>,
     mut query: Query,
-    (headers, bytes): (HeaderMap, Bytes),
-    dry_run: bool,
+    headers: HeaderMap,
+    bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let wanted = read(&query, &headers, &bytes)?;
@@ -252,80 +254,36 @@ async fn task(
         None => None,
         Some(_) => Some(map_index(query.number("map_index", -1, -1)?)),
     };
-    change(&app, &path, index, wanted, dry_run).await
-}
-
-/// Sets outcome and note of all instances of a task in a run.
-pub(crate) async fn mark_task(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<TaskPath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    task((app, caller), path, query, (headers, bytes), false).await
-}
-
-/// Shows what [`mark_task`] would mark.
-pub(crate) async fn mark_task_dry(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<TaskPath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    task((app, caller), path, query, (headers, bytes), true).await
+    change(&app, &path, index, wanted, DRY).await
 }
 
 type InstancePath = (DagId, RunId, TaskId, String);
 
-async fn instance(
-    (app, caller): (App, Caller),
-    (dag_id, run_id, task_id, index): InstancePath,
+/// Sets outcome and note of one instance of a mapped task; dry, it only shows which.
+pub(crate) async fn mark_instance<const DRY: bool>(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id, task_id, index)): Path<InstancePath>,
     query: Query,
-    (headers, bytes): (HeaderMap, Bytes),
-    dry_run: bool,
+    headers: HeaderMap,
+    bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let wanted = read(&query, &headers, &bytes)?;
     let index = map_index(path_number("map_index", &index, i64::MIN)?);
-    change(&app, &(dag_id, run_id, task_id), Some(index), wanted, dry_run).await
-}
-
-/// Sets outcome and note of one instance of a mapped task.
-pub(crate) async fn mark_instance(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<InstancePath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    instance((app, caller), path, query, (headers, bytes), false).await
-}
-
-/// Shows what [`mark_instance`] would mark.
-pub(crate) async fn mark_instance_dry(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<InstancePath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    instance((app, caller), path, query, (headers, bytes), true).await
+    change(&app, &(dag_id, run_id, task_id), Some(index), wanted, DRY).await
 }
 
 type GroupPath = (DagId, RunId, GroupId);
 
-async fn group(
-    (app, caller): (App, Caller),
-    (dag_id, run_id, group_id): GroupPath,
+/// Sets outcome and note of all instances of a task group in a run; dry, it only shows which.
+pub(crate) async fn mark_group<const DRY: bool>(
+    State(app): State<App>,
+    caller: Caller,
+    Path((dag_id, run_id, group_id)): Path<GroupPath>,
     query: Query,
-    (headers, bytes): (HeaderMap, Bytes),
-    dry_run: bool,
+    headers: HeaderMap,
+    bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
     let wanted = read(&query, &headers, &bytes)?;
@@ -351,7 +309,7 @@ async fn group(
         Some(affected) => affected.altered.iter().map(|ti| ti.id).collect(),
         None => tis.iter().map(|ti| ti.id).collect(),
     };
-    if !dry_run {
+    if !DRY {
         if let (Some(to), true) = (wanted.state, shown.is_empty()) {
             return Err(ApiError::conflict(format!(
                 "All task instances in the group are already in {to} state"
@@ -361,28 +319,4 @@ async fn group(
     }
     let shown = app.store.reader().await?.task_instances_by_id(&shown).await?;
     envelope(&app, &shown).await
-}
-
-/// Sets outcome and note of all instances of a task group in a run.
-pub(crate) async fn mark_group(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<GroupPath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    group((app, caller), path, query, (headers, bytes), false).await
-}
-
-/// Shows what [`mark_group`] would mark.
-pub(crate) async fn mark_group_dry(
-    State(app): State<App>,
-    caller: Caller,
-    Path(path): Path<GroupPath>,
-    query: Query,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> ApiResult {
-    group((app, caller), path, query, (headers, bytes), true).await
 }

@@ -102,6 +102,11 @@ pub struct PendingAssets {
     pub events: Vec<AssetEventId>,
 }
 
+/// Whether the reference `r` is by a DAG that waits for an asset: by its id, name and URI, or through an alias of the event.
+pub(super) const WAITS_FOR: &str = "((r.kind = 'schedule' AND r.target = ?) \
+    OR (r.kind = 'schedule_name' AND r.words = ?) OR (r.kind = 'schedule_uri' AND r.words = ?) \
+    OR (r.kind = 'schedule_alias' AND r.target IN (SELECT alias_id FROM asset_event_alias WHERE event_id = ?)))";
+
 impl Tx {
     /// Notes an update, and for which DAGs it is one.
     ///
@@ -162,15 +167,14 @@ impl Tx {
         let Some(asset) = self.asset_by_id(event.asset).await? else {
             return Ok(());
         };
-        let sql = "INSERT INTO asset_queue (dag_id, event_id, asset_id, is_trigger, created_at) \
+        let sql = format!(
+            "INSERT INTO asset_queue (dag_id, event_id, asset_id, is_trigger, created_at) \
                    SELECT DISTINCT r.dag_id, ?, ?, CASE WHEN d.is_paused = 0 THEN 1 ELSE 0 END, ? \
                    FROM asset_reference r JOIN dag d ON d.dag_id = r.dag_id \
-                   WHERE d.timetable_type <> 'PartitionedAssetTimetable' AND \
-                   ((r.kind = 'schedule' AND r.target = ?) OR (r.kind = 'schedule_name' AND r.words = ?) \
-                   OR (r.kind = 'schedule_uri' AND r.words = ?) OR (r.kind = 'schedule_alias' AND r.target IN \
-                   (SELECT alias_id FROM asset_event_alias WHERE event_id = ?)))";
+                   WHERE d.timetable_type <> 'PartitionedAssetTimetable' AND {WAITS_FOR}"
+        );
         let values = params![id, asset.id, now, asset.id, &asset.key.name, &asset.key.uri, id];
-        self.execute(sql, values).await.map(|_| ())
+        self.execute(&sql, values).await.map(|_| ())
     }
 
     /// DAGs that are not paused and have updates that may start a run.
@@ -182,6 +186,19 @@ impl Tx {
                    WHERE q.is_trigger = 1 AND d.is_paused = 0 AND d.is_stale = 0 AND d.has_import_errors = 0";
         let rows = self.query(sql, &[]).await?;
         rows.into_iter().map(|mut row| row.next()).collect()
+    }
+
+    /// An asset as conditions know it.
+    pub(super) async fn updated_asset(&mut self, id: AssetId) -> Result<Option<UpdatedAsset>, StoreError> {
+        let Some(found) = self.asset_by_id(id).await? else {
+            return Ok(None);
+        };
+        let aliases = self.aliases_of_asset(id).await?;
+        Ok(Some(UpdatedAsset {
+            key: found.key,
+            is_active: found.is_active,
+            aliases: aliases.into_iter().map(|alias| alias.name).collect(),
+        }))
     }
 
     /// What a DAG (whose row is locked) has not consumed yet. `None` when nothing may start a run.
@@ -204,13 +221,7 @@ impl Tx {
             if assets.contains_key(&asset) {
                 continue;
             }
-            if let Some(found) = self.asset_by_id(asset).await? {
-                let aliases = self.aliases_of_asset(asset).await?;
-                let updated = UpdatedAsset {
-                    key: found.key,
-                    is_active: found.is_active,
-                    aliases: aliases.into_iter().map(|alias| alias.name).collect(),
-                };
+            if let Some(updated) = self.updated_asset(asset).await? {
                 assets.insert(asset, updated);
             }
         }

@@ -1,5 +1,6 @@
 //! Updates of partitions that wait to start runs, and runs about partitions.
 
+use super::asset_events::WAITS_FOR;
 use super::runs::{COLUMNS as RUN, RunRecord};
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
@@ -51,10 +52,7 @@ impl Tx {
         let sql = format!(
             "INSERT INTO partition_queue (dag_id, event_id, asset_id, source_key, source_date, created_at) \
              SELECT DISTINCT r.dag_id, ?, ?, ?, ?, ? FROM asset_reference r JOIN dag d ON d.dag_id = r.dag_id \
-             WHERE d.is_paused = 0 AND d.timetable_type IN {PARTITIONED} AND \
-             ((r.kind = 'schedule' AND r.target = ?) OR (r.kind = 'schedule_name' AND r.words = ?) \
-             OR (r.kind = 'schedule_uri' AND r.words = ?) OR (r.kind = 'schedule_alias' AND r.target IN \
-             (SELECT alias_id FROM asset_event_alias WHERE event_id = ?)))"
+             WHERE d.is_paused = 0 AND d.timetable_type IN {PARTITIONED} AND {WAITS_FOR}"
         );
         let values = params![
             event,
@@ -123,13 +121,7 @@ impl Tx {
             if assets.contains_key(&event.asset_id) {
                 continue;
             }
-            if let Some(found) = self.asset_by_id(event.asset_id).await? {
-                let aliases = self.aliases_of_asset(event.asset_id).await?;
-                let updated = UpdatedAsset {
-                    key: found.key,
-                    is_active: found.is_active,
-                    aliases: aliases.into_iter().map(|alias| alias.name).collect(),
-                };
+            if let Some(updated) = self.updated_asset(event.asset_id).await? {
                 assets.insert(event.asset_id, updated);
             }
         }
