@@ -1,15 +1,16 @@
 //! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. They are Python of the DAG file, so they are called where files are parsed.
 
+use crate::deadlines::shown;
 use crate::{Shared, goes_on};
 use bootstrap::Stop;
 use chrono::Utc;
+use model::TryNumber;
 use model::task_instance::StateName;
-use model::{Timestamp, TryNumber};
 use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{CallbackKind, RunCallback, RunRecord, TaskInstanceRecord};
+use store::repo::{CallbackKind, RunCallback, TaskInstanceRecord};
 use store::{Graph, Graphs, StoreError};
 
 const TURN: Duration = Duration::from_secs(1);
@@ -27,9 +28,6 @@ pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
     let what = "callbacks of runs cannot be called";
     while goes_on(what, shared.call_one(&graphs).await, TURN, &stop).await {}
 }
-
-/// How many deadlines are measured in one turn.
-const MEASURES: i64 = 100;
 
 /// Whether a task has a callback of its own for such an end.
 fn calls(graph: &Graph, ti: &TaskInstanceRecord, state: StateName) -> bool {
@@ -61,80 +59,7 @@ fn described(ti: &TaskInstanceRecord, try_number: TryNumber) -> Value {
     })
 }
 
-/// A run as the REST API shows it, for the callback of a deadline.
-fn shown(run: &RunRecord, dag_id: &str) -> Value {
-    let when = |at: Option<Timestamp>| at.map(model::time::rest_format);
-    let took = run
-        .start_date
-        .zip(run.end_date)
-        .map(|(start, end)| (end - start).as_seconds_f64());
-    json!({
-        "dag_run_id": run.run_id, "dag_id": run.dag_id, "logical_date": when(run.logical_date),
-        "queued_at": when(run.queued_at), "start_date": when(run.start_date), "end_date": when(run.end_date),
-        "duration": took, "data_interval_start": when(run.data_interval_start),
-        "data_interval_end": when(run.data_interval_end), "run_after": when(Some(run.run_after)),
-        "last_scheduling_decision": when(run.last_decision_at), "run_type": run.run_type.as_str(),
-        "state": run.state.as_str(), "triggered_by": run.triggered_by, "triggering_user_name": run.triggering_user,
-        "conf": serde_json::from_str::<Value>(&run.conf).unwrap_or_default(), "note": run.note,
-        "dag_versions": [{"id": run.version_id}], "bundle_version": null, "dag_display_name": dag_id,
-        "partition_key": run.partition_key, "partition_date": when(run.partition_date),
-    })
-}
-
 impl Shared {
-    /// Notes which hooks listeners of plugins have: plugins may have come or gone while no file changed. Whether it is done.
-    async fn note_listeners(&self) -> bool {
-        let answer = match self.ask(json!({"kind": "listeners"})).await {
-            Ok(answer) => answer,
-            Err(why) => {
-                tracing::warn!("Python does not say which listeners there are, asking again: {why}");
-                return false;
-            }
-        };
-        let listed = answer.get("listeners").and_then(Value::as_array);
-        let hooks: Vec<String> = listed
-            .into_iter()
-            .flatten()
-            .filter_map(|hook| Some(hook.as_str()?.to_owned()))
-            .collect();
-        let noted = store::transact!(self.store, "note listeners", |tx| tx.set_listeners(&hooks).await);
-        if let Err(error) = &noted {
-            tracing::warn!("listeners cannot be noted, trying again: {error}");
-        }
-        noted.is_ok()
-    }
-
-    /// Looks up the lengths of deadlines that Variables say. One without such a number is none.
-    async fn measure_deadlines(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut db = self.store.reader().await?;
-        for open in db.open_deadlines(MEASURES).await? {
-            let own = std::env::var(format!("AIRFLOW_VAR_{}", open.variable.to_uppercase())).ok();
-            let value = match own {
-                Some(value) => Some(value),
-                None => match db.variable(&open.variable, &self.cipher).await {
-                    Ok(found) => found.map(|found| found.value),
-                    // It cannot be decrypted; the database itself would say so again below.
-                    Err(error) => {
-                        tracing::error!(variable = open.variable, "a Variable cannot be read: {error}");
-                        None
-                    }
-                },
-            };
-            let seconds = value.and_then(|text| text.trim().parse::<i64>().ok());
-            if seconds.is_none() {
-                tracing::error!(
-                    variable = open.variable,
-                    "a run has no deadline: this Variable is no number of seconds"
-                );
-            }
-            let length = seconds.and_then(chrono::Duration::try_seconds);
-            store::transact!(self.store, "measure deadline", |tx| tx
-                .set_deadline(open.id, length, now)
-                .await)?;
-        }
-        Ok(())
-    }
-
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
         let now = Utc::now();
@@ -150,8 +75,14 @@ impl Shared {
         let Some(callback) = claimed else {
             return Ok(false);
         };
-        if let Some(request) = self.request_for(graphs, &callback).await?
-            && let Err(why) = self.call(&callback, request).await
+        let called = match (&callback.kind, callback.run_key) {
+            (CallbackKind::Listener(hook, facts), None) => self.tell(callback.id, hook, facts).await,
+            _ => match self.request_for(graphs, &callback).await? {
+                Some(request) => self.call(&callback, request).await,
+                None => Ok(()),
+            },
+        };
+        if let Err(why) = called
             && callback.attempts + 1 < ATTEMPTS
         {
             tracing::warn!(
@@ -173,7 +104,10 @@ impl Shared {
         callback: &RunCallback,
     ) -> Result<Option<ParseRequest>, StoreError> {
         let mut db = self.store.reader().await?;
-        let Some(run) = db.run_by_key(callback.run_key).await? else {
+        let Some(key) = callback.run_key else {
+            return Ok(None);
+        };
+        let Some(run) = db.run_by_key(key).await? else {
             return Ok(None);
         };
         let graph = graphs.get(&mut db, run.version_id).await?;
@@ -187,7 +121,7 @@ impl Shared {
         };
         let try_number = match callback.kind {
             CallbackKind::Task(_, number) => Some(number),
-            CallbackKind::Run | CallbackKind::Deadline(_) | CallbackKind::Listener(_) => None,
+            CallbackKind::Run | CallbackKind::Deadline(_) | CallbackKind::Listener(..) => None,
         };
         let told = ti
             .as_ref()
@@ -213,8 +147,9 @@ impl Shared {
                 };
                 json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, run.dag_id.as_str())})
             }
-            (CallbackKind::Listener(hook), _) => json!({
-                "type": "Listener", "hook": hook, "run_key": run.key.0, "dag_run": shown(&run, run.dag_id.as_str()),
+            (CallbackKind::Listener(hook, facts), _) => json!({
+                "type": "Listener", "hook": hook, "facts": facts, "run_key": run.key.0,
+                "dag_run": shown(&run, run.dag_id.as_str()),
             }),
             (CallbackKind::Run, _) => json!({
                 "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,

@@ -5,8 +5,11 @@
 
 mod answers;
 mod callbacks;
+mod deadlines;
 mod files;
+mod news;
 mod outcome;
+mod partitions;
 pub mod service;
 mod timetables;
 mod watch;
@@ -14,6 +17,7 @@ mod watch;
 use anyhow::Context;
 use bootstrap::{Health, Stop};
 use broker::Broker;
+use chrono::Utc;
 use config::Config;
 use files::{DagFile, Fingerprints};
 use model::WorkerId;
@@ -88,8 +92,9 @@ impl DagProcessor {
         let both = async { tokio::join!(calling, answering) };
         tokio::time::timeout(HEARTBEAT, both).await.ok();
         heartbeat.await.context("the heartbeat broke")?;
-        let id = self.shared.id;
-        if let Err(error) = store::transact!(self.shared.store, "end job", |tx| tx.end_job(id).await) {
+        let (id, now) = (self.shared.id, Utc::now());
+        let ended = store::transact!(self.shared.store, "end job", |tx| tx.end_job(id, now).await);
+        if let Err(error) = ended {
             tracing::warn!("cannot note that this DAG processor ended: {error}");
         }
         worked
@@ -188,9 +193,9 @@ fn joined(ended: Option<Result<anyhow::Result<bool>, tokio::task::JoinError>>) -
 async fn beat(shared: Arc<Shared>, stop: Stop) {
     let hostname = bootstrap::hostname();
     while !stop.draining().is_cancelled() {
-        let id = shared.id;
+        let (id, now) = (shared.id, Utc::now());
         let beaten = store::transact!(shared.store, "dag processor heartbeat", |tx| tx
-            .beat(id, "dag_processor", &hostname)
+            .beat(id, "dag_processor", &hostname, now)
             .await);
         if let Err(error) = beaten {
             tracing::warn!("no heartbeat: {error}");

@@ -11,7 +11,7 @@ use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, Timestamp};
 use python::{ParsedFile, PythonDag};
 use std::collections::BTreeMap;
-use store::repo::{FileRecord, ParsedDag, TimetableQuestion};
+use store::repo::{FileRecord, Hooks, ParsedDag, TimetableQuestion};
 use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
@@ -33,7 +33,7 @@ pub(crate) struct FileOutcome {
     pub(crate) errors: BTreeMap<String, String>,
     imports: Vec<String>,
     /// The hooks that listeners of plugins have.
-    listeners: Option<Vec<String>>,
+    listeners: Option<Hooks>,
     /// Whether the file is to be parsed again although it did not change.
     again: bool,
 }
@@ -81,7 +81,7 @@ impl FileOutcome {
         let mut outcome = Self {
             errors: parsed.import_errors,
             imports: parsed.imports,
-            listeners: Some(parsed.listeners),
+            listeners: Some(Hooks(parsed.listeners)),
             ..Self::default()
         };
         for found in parsed.dags {

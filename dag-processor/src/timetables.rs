@@ -14,6 +14,17 @@ use std::time::Duration;
 use store::repo::{AskedTimetable, TimetableQuestion};
 use store::{Graphs, StoreError};
 
+/// Why there is no answer to a question.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// Python is away; it may be asked again.
+    #[error("{0}")]
+    Later(String),
+    /// There will never be one.
+    #[error("{0}")]
+    Never(String),
+}
+
 const TURN: Duration = Duration::from_millis(200);
 
 /// Runs that one answer may have.
@@ -23,7 +34,12 @@ const MOST_RUNS: u32 = 20_000;
 pub(crate) async fn answer(shared: Arc<Shared>, stop: Stop) {
     let graphs = Graphs::default();
     let what = "timetables cannot be asked";
-    while goes_on(what, shared.answer_one(&graphs).await, TURN, &stop).await {}
+    while goes_on(what, shared.answer_one(&graphs).await, TURN, &stop).await {
+        let mapped = shared.map_partitions(&graphs).await;
+        if let Err(error) = mapped {
+            tracing::warn!("partition mappers cannot be asked, trying again: {error}");
+        }
+    }
 }
 
 fn micros(at: Option<Timestamp>) -> Option<i64> {
@@ -45,7 +61,7 @@ impl Shared {
         let gone = question.is_none();
         let answer = match question {
             Some(question) => self.ask(question).await,
-            None => Err("the DAG is gone".to_owned()),
+            None => Err(Unanswered::Never("the DAG is gone".to_owned())),
         };
         match (asked.question, answer) {
             (TimetableQuestion::Next { .. }, Ok(answer)) => {
@@ -61,7 +77,7 @@ impl Shared {
             (TimetableQuestion::Manual { .. } | TimetableQuestion::Between { .. }, answer) => {
                 let text = match answer {
                     Ok(answer) => answer.to_string(),
-                    Err(why) => json!({"error": why}).to_string(),
+                    Err(why) => json!({"error": why.to_string()}).to_string(),
                 };
                 store::transact!(self.store, "answer question", |tx| tx
                     .answer_timetable(asked.id, &text)
@@ -105,23 +121,29 @@ impl Shared {
         }))
     }
 
-    pub(crate) async fn ask(&self, question: Value) -> Result<Value, String> {
+    /// Asks what only Python knows and no DAG file is needed for.
+    pub(crate) async fn ask(&self, question: Value) -> Result<Value, Unanswered> {
         let bundles = &self.python.config().bundles;
-        let bundle = bundles.first().ok_or("there is no bundle of DAGs")?;
+        let none = || Unanswered::Never("there is no bundle of DAGs".to_owned());
+        let bundle = bundles.first().ok_or_else(none)?;
         let request = ParseRequest {
             file: bundle.path.clone(),
             bundle: bundle.clone(),
             limits: self.limits(),
-            instead: Some(Instead::Timetable(question)),
+            instead: Some(Instead::Question(question)),
         };
         let told: Result<_, ParseFailure> =
             parse_file(&self.python, &request, |question| self.answer(question)).await;
-        let told = told.map_err(|failure| failure.to_string())?;
-        let answer = told
-            .answer
-            .ok_or_else(|| "the timetable gave no answer".to_owned())?;
+        let told = told.map_err(|failure| match failure {
+            ParseFailure::Lost | ParseFailure::Python(_) => Unanswered::Later(failure.to_string()),
+            ParseFailure::TooSlow(_) | ParseFailure::Died { .. } | ParseFailure::Nonsense(_) => {
+                Unanswered::Never(failure.to_string())
+            }
+        })?;
+        let nothing = || Unanswered::Never("Python gave no answer".to_owned());
+        let answer = told.answer.ok_or_else(nothing)?;
         match answer.get("error").and_then(Value::as_str) {
-            Some(why) => Err(why.to_owned()),
+            Some(why) => Err(Unanswered::Never(why.to_owned())),
             None => Ok(answer),
         }
     }

@@ -10,7 +10,7 @@ use model::{DagId, DagRunKey, Timestamp};
 use scheduling::{QueuedRun, choose_runs_to_start};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{DagRecord, NewRun, RunNews, TimetableQuestion};
+use store::repo::{DagRecord, NewRun, News, RunNews, TimetableQuestion};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -282,8 +282,12 @@ impl Shared {
         now: Timestamp,
     ) -> Result<Vec<DagRunKey>, StoreError> {
         let started = tx.start_runs(queued, now).await?;
-        for key in started.iter().filter(|_| self.has_listeners()) {
-            tx.add_run_news(*key, RunNews::Running, "started", now).await?;
+        if self.has_listeners() {
+            let hooks = tx.listeners().await?;
+            for key in &started {
+                tx.tell(&hooks, &News::Run(*key, RunNews::Running, "started"), now)
+                    .await?;
+            }
         }
         Ok(started)
     }

@@ -53,9 +53,9 @@ enum Verdict {
 
 impl Shared {
     async fn turn(&self, may_expire: bool) -> Result<Verdict, StoreError> {
-        let hostname = bootstrap::hostname();
+        let (hostname, now) = (bootstrap::hostname(), Utc::now());
         let living = store::transact!(self.store, "scheduler heartbeat", |tx| {
-            tx.beat(self.id, "scheduler", &hostname).await?;
+            tx.beat(self.id, "scheduler", &hostname, now).await?;
             tx.living("scheduler", SILENCE).await
         })?;
         let place = living.iter().position(|id| *id == self.id).unwrap_or(0);

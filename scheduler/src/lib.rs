@@ -155,7 +155,8 @@ impl Shared {
     }
 
     async fn say_goodbye(&self) {
-        let ended = store::transact!(self.store, "end scheduler", |tx| tx.end_job(self.id).await);
+        let now = chrono::Utc::now();
+        let ended = store::transact!(self.store, "end scheduler", |tx| tx.end_job(self.id, now).await);
         if let Err(error) = ended {
             tracing::warn!("cannot note that this scheduler ended: {error}");
         }

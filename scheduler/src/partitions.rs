@@ -4,11 +4,12 @@ use crate::{Shared, new_task_instance_id};
 use chrono::Utc;
 use model::asset::UpdatedAsset;
 use model::dag_run::DagRunType;
+use model::partition::{ForeignAnswer, PartitionMapper};
 use model::timetable::{Partition, PartitionedAssets, Timetable};
 use model::{AssetId, DagId, Timestamp};
 use scheduling::{DuePartition, PartitionUpdate, choose_partitions};
 use std::collections::{HashMap, HashSet};
-use store::repo::{DagRecord, NewRun, PartitionEvent};
+use store::repo::{DagRecord, NewRun, PartitionEvent, PartitionTarget};
 use store::{Graph, StoreError, Tx};
 use telemetry::metric;
 
@@ -65,6 +66,10 @@ impl Shared {
                     source_key: event.source_key.clone(),
                     source_date: event.source_date,
                     target_key: event.target_key.clone()?,
+                    said: event
+                        .said
+                        .as_deref()
+                        .and_then(|text| serde_json::from_str(text).ok()),
                 })
             })
             .collect();
@@ -87,7 +92,8 @@ impl Shared {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut seen = HashSet::new();
-        for event in events.iter().filter(|event| event.target_key.is_none()) {
+        let is_open = |event: &&PartitionEvent| event.target_key.is_none() && !event.is_asked;
+        for event in events.iter().filter(is_open) {
             if !seen.insert(event.event) {
                 continue;
             }
@@ -97,32 +103,65 @@ impl Shared {
             };
             let (name, key) = (&asset.key.name, &event.source_key);
             let mapper = mapping.mapper(&asset.key);
-            let most = mapper
-                .max_downstream_keys
-                .unwrap_or(self.config.scheduler.partition_mapper_max_downstream_keys);
-            let targets = match mapper.to_downstream(key) {
-                Ok(targets) if targets.len() > most => {
-                    tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} becomes {} keys, more than \
-                        partition_mapper_max_downstream_keys = {most}; it starts no run", targets.len());
-                    Vec::new()
-                }
-                Ok(targets) if targets.iter().any(|target| target.chars().count() > LONGEST_KEY) => {
-                    tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} becomes one of more than \
-                        {LONGEST_KEY} characters; it starts no run");
-                    Vec::new()
-                }
-                Ok(targets) => targets,
-                Err(error) => {
-                    tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} cannot be mapped; it starts no \
-                        run: {error}");
-                    Vec::new()
-                }
-            };
+            if mapper.foreign.is_some() && event.said.is_none() {
+                tx.ask_of_partition(&record.dag_id, event.event).await?;
+                continue;
+            }
+            let default = self.config.scheduler.partition_mapper_max_downstream_keys;
+            let targets = targets(mapper, event, default).unwrap_or_else(|why| {
+                tracing::error!(dag_id = %record.dag_id, asset = name, "partition key {key:?} {why}; it starts no run");
+                Vec::new()
+            });
             tx.map_partition_event(&record.dag_id, event, &targets, now)
                 .await?;
         }
         Ok(())
     }
+}
+
+/// The partitions that an update is for, as its mapper says, or said where only Python knows it; or why there are none.
+fn targets(
+    mapper: &PartitionMapper,
+    event: &PartitionEvent,
+    most: usize,
+) -> Result<Vec<PartitionTarget>, String> {
+    let refused = |why: String| format!("cannot be mapped: {why}");
+    let (targets, own) = match &event.said {
+        None => {
+            let keys = mapper
+                .to_downstream(&event.source_key)
+                .map_err(|error| refused(error.to_string()))?;
+            let native = |key| PartitionTarget { key, said: None };
+            (keys.into_iter().map(native).collect(), mapper.max_downstream_keys)
+        }
+        Some(text) => {
+            let answer: ForeignAnswer =
+                serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
+            if let Some(wrong) = answer.wrong {
+                return Err(refused(wrong));
+            }
+            let mut targets = Vec::new();
+            for target in &answer.targets {
+                targets.push(PartitionTarget {
+                    key: target.key.clone(),
+                    said: serde_json::to_string(target).ok(),
+                });
+            }
+            (targets, answer.most)
+        }
+    };
+    let most = own.unwrap_or(most);
+    if targets.len() > most {
+        let number = targets.len();
+        return Err(format!(
+            "becomes {number} keys, more than partition_mapper_max_downstream_keys = {most}"
+        ));
+    }
+    let is_too_long = |target: &PartitionTarget| target.key.chars().count() > LONGEST_KEY;
+    if targets.iter().any(is_too_long) {
+        return Err(format!("becomes one of more than {LONGEST_KEY} characters"));
+    }
+    Ok(targets)
 }
 
 async fn create(

@@ -10,7 +10,7 @@ use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Plan, RunEnd, RunSnapshot, TaskSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{Dispatch, LockedRun, RunEvent, RunNews, RunRecord};
+use store::repo::{Dispatch, LockedRun, News, RunEvent, RunNews, RunRecord};
 use store::{StoreError, Tx};
 use telemetry::metric;
 
@@ -249,7 +249,9 @@ impl Shared {
         self.finish(tx, run, failed, now).await?;
         if self.has_listeners() {
             let news = if failed { RunNews::Failed } else { RunNews::Success };
-            tx.add_run_news(run.key, news, end.reason(), now).await?;
+            let hooks = tx.listeners().await?;
+            tx.tell(&hooks, &News::Run(run.key, news, end.reason()), now)
+                .await?;
         }
         if !failed && !dag.deadlines.is_empty() {
             tx.keep_deadlines(run.key, now).await?;

@@ -110,3 +110,83 @@ fn a_missed_deadline_is_told_once_and_a_kept_one_never() {
     assert_eq!(words(&told), ["fixed", "fixed", "notified", "notified", "queued"]);
     assert!(told[3..].iter().all(|line| line[1] == "second"), "{told:?}");
 }
+
+const OWN: &str = r#"
+from datetime import timedelta
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk.definitions.deadline import BaseDeadlineReference
+
+class DayBefore(BaseDeadlineReference):
+    required_kwargs = {"dag_id", "run_id"}
+
+    def _evaluate_with(self, *, session, dag_id, run_id):
+        from airflow.models import DagRun
+        from sqlalchemy import select
+
+        found = session.scalar(select(DagRun.logical_date).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+        return found and found - timedelta(days=1)
+
+    def serialize_reference(self):
+        return {"reference_type": self.reference_name}
+
+class Fails(DayBefore):
+    def _evaluate_with(self, *, session, dag_id, run_id):
+        raise ValueError("this one cannot say")
+
+class OwnReferences(AirflowPlugin):
+    name = "own_references"
+    deadline_references = [DayBefore, Fails]
+"#;
+
+const OWN_DAG: &str = r#"
+import json
+from datetime import timedelta
+from airflow.sdk import DAG, DeadlineAlert, SyncCallback
+from airflow.sdk.definitions.deadline import VariableInterval
+from airflow.providers.standard.operators.bash import BashOperator
+from own_references import DayBefore, Fails
+
+def write(word, context):
+    with open("PATH/witness", "a") as out:
+        out.write(json.dumps([word, context["dag_run"]["dag_run_id"], context["deadline"]["deadline_time"]]) + "\n")
+
+with DAG("own", schedule=None, deadline=[
+    DeadlineAlert(Fails(), timedelta(0), SyncCallback(write, {"word": "fails"})),
+    DeadlineAlert(DayBefore(), timedelta(hours=1), SyncCallback(write, {"word": "hour"})),
+    DeadlineAlert(DayBefore(), VariableInterval("limit"), SyncCallback(write, {"word": "limit"})),
+]):
+    BashOperator(task_id="t", bash_command="sleep 600")
+"#;
+
+#[test]
+fn references_of_plugins_are_asked() {
+    let Some(python) = harness::python() else { return };
+    let mut installation = Installation::new(&python);
+    installation.set("AIRFLOW_VAR_LIMIT", "60");
+    let path = installation.path().to_string_lossy().into_owned();
+    let plugins = installation.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder");
+    std::fs::write(plugins.join("own_references.py"), OWN).expect("a plugin");
+    installation.dag("own.py", &OWN_DAG.replace("PATH", &path));
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("own");
+    let body = json!({"logical_date": "2026-01-02T00:00:00Z", "dag_run_id": "r"});
+    api.trigger("own", &body);
+    let mut lines = eventually("the missed deadlines are told", PATIENCE, || {
+        let text = std::fs::read_to_string(installation.path().join("witness")).unwrap_or_default();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        match lines.len() {
+            2 => Ok(lines),
+            _ => Err(format!("{lines:?} {}", process.output())),
+        }
+    });
+    lines.sort();
+    let hour = r#"["hour", "r", "2026-01-01T01:00:00Z"]"#;
+    assert_eq!(lines, [hour, r#"["limit", "r", "2026-01-01T00:01:00Z"]"#]);
+    assert!(
+        process.output().contains("ValueError: this one cannot say"),
+        "{}",
+        process.output()
+    );
+}

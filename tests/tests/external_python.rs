@@ -41,3 +41,33 @@ fn a_python_that_a_task_starts_reaches_log_and_variables() {
     let path = "/api/v2/dags/external/dagRuns/one/taskInstances/elsewhere/xcomEntries/return_value";
     assert_eq!(api.get(path)["value"], "hello!");
 }
+
+const COMMAND: &str = r#"
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.bash import BashOperator
+
+class Own(BashOperator):
+    """A class of its own runs in Python."""
+
+with DAG("command", schedule=None):
+    Own(task_id="reads", bash_command="cat; echo read")
+"#;
+
+#[test]
+fn a_command_has_nothing_to_read_and_no_profile() {
+    let Some(python) = harness::python() else { return };
+    let mut installation = Installation::new(&python);
+    let home = installation.path().to_path_buf();
+    std::fs::write(home.join(".bashrc"), "echo profile").expect("a profile");
+    installation.set("HOME", &home.to_string_lossy());
+    installation.dag("command.py", COMMAND);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("command");
+    api.trigger("command", &json!({"logical_date": null, "dag_run_id": "one"}));
+    let state = api.wait_for_end("command", "one");
+    let log = api.log("command", "one", "reads", 1);
+    assert_eq!(state, "success", "{log:?}");
+    let said = |word: &str| log.iter().any(|line| line.trim_end().ends_with(word));
+    assert!(said("read") && !said("profile"), "{log:?}");
+}

@@ -303,3 +303,81 @@ fn partitions_are_asked_for_by_hand_and_backfilled() {
         .collect();
     assert_eq!(of_backfill, ["2025-12-30", "2025-12-31", "2026-01-01"]);
 }
+
+const OWN: &str = r#"
+from datetime import datetime, timezone
+from airflow.partition_mappers.base import PartitionMapper
+from airflow.partition_mappers.window import Window
+from airflow.plugins_manager import AirflowPlugin
+
+class Twice(PartitionMapper):
+    def to_downstream(self, key):
+        if key == "bad":
+            raise ValueError("there is no such key")
+        return [key.upper(), key.upper() + "2"]
+
+    def to_partition_date(self, key):
+        return datetime(2026, 1, 2, tzinfo=timezone.utc)
+
+class First(PartitionMapper):
+    def to_downstream(self, key):
+        return key.split("-")[0]
+
+class Pair(Window):
+    def to_upstream(self, whole):
+        return [whole + "-a", whole + "-b"]
+
+class OwnPartitions(AirflowPlugin):
+    name = "own_partitions"
+    partition_mappers = [Twice, First]
+    windows = [Pair]
+"#;
+
+const OWN_DAGS: &str = r#"
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, RollupMapper
+from airflow.providers.standard.operators.bash import BashOperator
+from own_partitions import First, Pair, Twice
+
+own = Asset("own")
+
+with DAG("twice", schedule=PartitionedAssetTimetable(assets=own, default_partition_mapper=Twice())):
+    BashOperator(task_id="t", bash_command="true")
+
+with DAG("pairs", schedule=PartitionedAssetTimetable(
+        assets=own, default_partition_mapper=RollupMapper(upstream_mapper=First(), window=Pair()))):
+    BashOperator(task_id="t", bash_command="true")
+"#;
+
+#[test]
+fn mappers_and_windows_of_plugins_are_asked() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    let plugins = installation.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder");
+    std::fs::write(plugins.join("own_partitions.py"), OWN).expect("a plugin");
+    installation.dag("own.py", OWN_DAGS);
+    let process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("pairs");
+    let own = api.get("/api/v2/assets?name_pattern=own")["assets"][0]["id"].clone();
+    let update = |key: &str| {
+        let body = json!({"asset_id": own, "partition_key": key});
+        let (status, said) = post(&api, "/api/v2/assets/events", &body);
+        assert_eq!(status, 200, "{said}");
+    };
+    update("bad");
+    update("x-a");
+    let twice = wait_for_runs(&api, "twice", 2);
+    assert_eq!(keys(&twice), ["X-A", "X-A2"]);
+    assert_eq!(twice[0]["partition_date"], "2026-01-02T00:00:00Z");
+    eventually("a key that cannot be mapped is told", PATIENCE, || {
+        let output = process.output();
+        let told = output.contains("cannot be mapped: ValueError: there is no such key");
+        if told { Ok(()) } else { Err(output) }
+    });
+    assert!(runs(&api, "pairs", "").is_empty(), "half of the pair has come");
+    update("x-b");
+    let pairs = wait_for_runs(&api, "pairs", 1);
+    assert_eq!(keys(&pairs), ["x"]);
+    assert_eq!(wait_for_runs(&api, "twice", 4).len(), 4);
+}

@@ -16,7 +16,7 @@ use identity::Role;
 use model::task_instance::StateName;
 use model::{DagId, DagRunKey, GroupId, MapIndex, RunId, TaskId};
 use std::collections::HashSet;
-use store::repo::{RunRecord, TaskInstanceRecord};
+use store::repo::{News, RunRecord, TaskInstanceRecord};
 
 /// What may be changed about a task instance by hand.
 #[derive(Debug, Default)]
@@ -126,8 +126,11 @@ impl TaskChange {
             }
             let mut runs: Vec<DagRunKey> = Vec::new();
             if let Some((to, affected)) = self.state.zip(affected.as_ref()) {
+                let hooks = tx.listeners().await?;
+                let why = format!("TaskInstance's state was manually set to `{to}`.");
                 for ti in &affected.altered {
-                    tx.mark_task_instance(ti, to, now).await?;
+                    let marked = tx.mark_task_instance(ti, to, now).await?;
+                    tx.tell(&hooks, &News::Task(&marked, None, &why), now).await?;
                     runs.push(ti.run_key);
                 }
                 runs.extend(clearing::clear(tx, &app.graphs, &affected.resumed, how, now).await?);

@@ -23,7 +23,7 @@ use model::{DagId, DagVersionId, RunId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use store::StoreError;
-use store::repo::{Condition, DagRecord, Order, Paged, RunNews, RunRecord};
+use store::repo::{Condition, DagRecord, News, Order, Paged, RunNews, RunRecord};
 use store::sql::Value as Stored;
 
 /// DAGs and versions that a page of runs or task instances refers to.
@@ -441,11 +441,10 @@ impl RunChange {
                 DagRunState::Failed => Some(RunNews::Failed),
                 DagRunState::Queued | DagRunState::Running => None,
             };
-            if let Some(news) = news
-                && !tx.listeners().await?.is_empty()
-            {
+            if let Some(news) = news {
                 let msg = format!("Dag Run's state was manually set to `{state}`.");
-                tx.add_run_news(run.key, news, &msg, now).await?;
+                let hooks = tx.listeners().await?;
+                tx.tell(&hooks, &News::Run(run.key, news, &msg), now).await?;
             }
             if state.is_finished() {
                 for ti in tx.task_instances_of(run.key).await? {

@@ -35,8 +35,8 @@ pub enum DeadlineReference {
         /// How many there must be.
         least: u32,
     },
-    /// A class that only Python knows.
-    Foreign(String),
+    /// One that only Python knows, serialized.
+    Foreign(Value),
 }
 
 /// How long after its reference a deadline is.
@@ -80,7 +80,7 @@ impl DeadlineReference {
         };
         let kind = value.get("reference_type")?.as_str()?;
         if value.get("__class_path").is_some() {
-            return Some(Self::Foreign(kind.to_owned()));
+            return Some(Self::Foreign(value.clone()));
         }
         Some(match kind {
             "DagRunLogicalDateDeadline" => Self::LogicalDate,
@@ -96,7 +96,7 @@ impl DeadlineReference {
                     least: number("min_runs").unwrap_or(most),
                 }
             }
-            other => Self::Foreign(other.to_owned()),
+            _ => Self::Foreign(value.clone()),
         })
     }
 }
@@ -134,8 +134,8 @@ mod tests {
             average.reference,
             DeadlineReference::AverageRuntime { most: 5, least: 2 }
         );
-        let own = json!({"reference_type": "Mine", "__class_path": "m.Mine"});
-        let own = alert(own, ten_minutes).expect("one");
-        assert_eq!(own.reference, DeadlineReference::Foreign("Mine".to_owned()));
+        let mine = json!({"reference_type": "Mine", "__class_path": "m.Mine"});
+        let own = alert(mine.clone(), ten_minutes).expect("one");
+        assert_eq!(own.reference, DeadlineReference::Foreign(mine));
     }
 }

@@ -3,9 +3,11 @@
 //! Follows `airflow/partition_mappers/*.py`.
 
 mod dates;
+mod foreign;
 mod window;
 
 pub use dates::{DateFormat, FormatError};
+pub use foreign::{ForeignAnswer, ForeignTarget};
 pub use window::{WaitPolicy, Window};
 
 use crate::time::Timestamp;
@@ -22,7 +24,7 @@ pub enum PartitionError {
     #[error("partition mapper: {0}")]
     Malformed(String),
     /// A class that only Python knows.
-    #[error("the partition mapper {0} is a class of its own, which this version cannot ask")]
+    #[error("the partition mapper {0} is a class of its own, which only Python can ask")]
     Foreign(String),
     /// A key does not fit.
     #[error("{0}")]
@@ -50,6 +52,8 @@ pub struct PartitionMapper {
     kind: Kind,
     /// Most keys that one key may become, where the mapper says so itself.
     pub max_downstream_keys: Option<usize>,
+    /// The serialized form, where something in it is a class that only Python knows.
+    pub foreign: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -130,6 +134,7 @@ impl Default for PartitionMapper {
         Self {
             kind: Kind::Identity,
             max_downstream_keys: None,
+            foreign: None,
         }
     }
 }
@@ -145,8 +150,10 @@ impl PartitionMapper {
         let body = value.get("__var").unwrap_or(&Value::Null);
         let most = body.get("max_downstream_keys").and_then(Value::as_u64);
         let name = class.strip_prefix("airflow.partition_mappers.").unwrap_or(class);
+        let kind = Kind::from_serialized(class, name, body)?;
         Ok(Self {
-            kind: Kind::from_serialized(class, name, body)?,
+            foreign: kind.is_foreign().then(|| value.clone()),
+            kind,
             max_downstream_keys: most.and_then(|most| usize::try_from(most).ok()),
         })
     }
@@ -327,6 +334,21 @@ impl PartitionMapper {
 }
 
 impl Kind {
+    fn is_foreign(&self) -> bool {
+        let is = |mapper: &PartitionMapper| mapper.foreign.is_some();
+        match self {
+            Self::Identity | Self::Allowed(_) | Self::Fixed(_) | Self::StartOf { .. } => false,
+            Self::Product { mappers, .. } | Self::Chain(mappers) => mappers.iter().any(is),
+            Self::Rollup { upstream, window, .. } => is(upstream) || window.is_foreign(),
+            Self::FanOut {
+                upstream,
+                window,
+                downstream,
+            } => is(upstream) || window.is_foreign() || is(downstream),
+            Self::Foreign(_) => true,
+        }
+    }
+
     fn from_serialized(class: &str, name: &str, body: &Value) -> Result<Self, PartitionError> {
         let malformed = |what: &str| PartitionError::Malformed(format!("{class}: `{what}` is missing"));
         let part = |key: &str| body.get(key).ok_or_else(|| malformed(key));

@@ -278,7 +278,7 @@ impl ForkServer {
             fields.insert("memory_mb".to_owned(), (*memory_mb).into());
             match instead {
                 Some(Instead::Callback(callback)) => fields.insert("callback".to_owned(), callback.clone()),
-                Some(Instead::Timetable(question)) => fields.insert("timetable".to_owned(), question.clone()),
+                Some(Instead::Question(question)) => fields.insert("question".to_owned(), question.clone()),
                 None => None,
             };
         }

@@ -37,8 +37,9 @@ pub enum Instead {
     /// Calls a callback of one of the file's DAGs (Airflow's `DagCallbackRequest`). What goes wrong in it comes as an
     /// import error.
     Callback(Value),
-    /// Asks a timetable that only Python knows; no file is loaded. The answer comes as [`ParsedFile::answer`].
-    Timetable(Value),
+    /// Asks what only Python knows, such as a plugin's timetable; no file is loaded. The answer comes as
+    /// [`ParsedFile::answer`].
+    Question(Value),
 }
 
 /// What parsing one file may use.
@@ -64,7 +65,7 @@ pub struct ParsedFile {
     pub listeners: Vec<String>,
     /// What it says in the words of Airflow 1.10 or 2.
     pub old_forms: Vec<OldForm>,
-    /// What a timetable says.
+    /// What the answer to a question is.
     #[serde(default)]
     pub answer: Option<Value>,
 }

@@ -1,7 +1,7 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 12] = [
+pub(crate) const PROGRAM: [(&str, &str); 13] = [
     (
         "updraft_old_modules",
         concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
@@ -11,9 +11,10 @@ pub(crate) const PROGRAM: [(&str, &str); 12] = [
     ("updraft_old_names", include_str!("shim/old_names.py")),
     ("updraft_compat", include_str!("shim/compat.py")),
     ("updraft_containers", include_str!("shim/containers.py")),
-    ("updraft_deadlines", include_str!("shim/deadlines.py")),
-    ("updraft_listeners", include_str!("shim/listeners.py")),
     ("updraft_timetables", include_str!("shim/timetables.py")),
+    ("updraft_listeners", include_str!("shim/listeners.py")),
+    ("updraft_deadlines", include_str!("shim/deadlines.py")),
+    ("updraft_partitions", include_str!("shim/partitions.py")),
     ("updraft_triggers", include_str!("shim/triggers.py")),
     ("updraft_native", include_str!("shim/native.py")),
     ("updraft_fork_server", include_str!("shim/fork_server.py")),

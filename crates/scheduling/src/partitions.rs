@@ -2,6 +2,7 @@
 
 use model::Timestamp;
 use model::asset::{AssetCondition, UpdatedAsset};
+use model::partition::ForeignTarget;
 use model::timetable::PartitionedAssets;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,8 @@ pub struct PartitionUpdate {
     pub source_date: Option<Timestamp>,
     /// The partition of the run.
     pub target_key: String,
+    /// What a mapper said of it that only Python knows.
+    pub said: Option<ForeignTarget>,
 }
 
 /// A partition that a run is due for.
@@ -60,17 +63,22 @@ fn is_met(
     key: &str,
     updates: &[&PartitionUpdate],
 ) -> bool {
-    let mut come: BTreeMap<_, (&UpdatedAsset, BTreeSet<String>)> = BTreeMap::new();
+    let mut come: BTreeMap<_, (&PartitionUpdate, BTreeSet<String>)> = BTreeMap::new();
     for update in updates.iter().filter(|update| update.asset.is_active) {
-        let entry = come
-            .entry(&update.asset.key)
-            .or_insert((&update.asset, BTreeSet::new()));
+        let entry = come.entry(&update.asset.key).or_insert((update, BTreeSet::new()));
         entry.1.insert(update.source_key.clone());
     }
+    let is_complete = |(update, keys): &&(&PartitionUpdate, BTreeSet<String>)| {
+        let enough = match &update.said {
+            Some(said) => said.is_satisfied(keys),
+            None => assets.mapper(&update.asset.key).is_satisfied(key, keys),
+        };
+        enough.unwrap_or(false)
+    };
     let complete: Vec<UpdatedAsset> = come
         .values()
-        .filter(|(asset, keys)| assets.mapper(&asset.key).is_satisfied(key, keys).unwrap_or(false))
-        .map(|(asset, _)| (*asset).clone())
+        .filter(is_complete)
+        .map(|(update, _)| update.asset.clone())
         .collect();
     condition.is_met(&complete)
 }
@@ -79,6 +87,11 @@ fn is_met(
 fn date_of(assets: &PartitionedAssets, key: &str, updates: &[&PartitionUpdate]) -> Option<Timestamp> {
     let (mut read, mut carried) = (BTreeSet::new(), BTreeSet::new());
     for update in updates {
+        if let Some(said) = &update.said {
+            read.extend(said.date());
+            carried.extend(said.carried());
+            continue;
+        }
         let mapper = assets.mapper(&update.asset.key);
         read.extend(mapper.to_partition_date(key).ok()?);
         carried.extend(update.source_date.filter(|_| mapper.carries_date()));
@@ -126,6 +139,7 @@ mod tests {
             source_key: source.into(),
             source_date: model::time::from_micros(date).filter(|_| date > 0),
             target_key: target.into(),
+            said: None,
         }
     }
 
@@ -148,6 +162,40 @@ mod tests {
         let due = choose_partitions(&assets, &condition, &updates);
         assert_eq!(due[0].key, "x");
         assert_eq!(due[0].date, None, "the dates of x are not the same");
+    }
+
+    #[test]
+    fn what_only_python_knows_is_taken_as_it_was_said() {
+        let (assets, condition) = dag(json!([]));
+        let said = |target: Value| serde_json::from_value::<ForeignTarget>(target).expect("an answer");
+        let policy = json!({"__type": "airflow.partition_mappers.wait_policy.WaitForAll", "__var": {}});
+        let rolled =
+            said(json!({"key": "k", "date": 9, "is_rollup": true, "upstream": ["x", "y"], "policy": policy}));
+        let mut updates = vec![
+            PartitionUpdate {
+                said: Some(rolled.clone()),
+                ..update("a", "x", 0, "k")
+            },
+            PartitionUpdate {
+                said: Some(said(json!({"key": "k", "carried": 5}))),
+                ..update("b", "z", 5, "k")
+            },
+        ];
+        assert!(choose_partitions(&assets, &condition, &updates).is_empty());
+        updates.push(PartitionUpdate {
+            said: Some(rolled),
+            ..update("a", "y", 0, "k")
+        });
+        let due = choose_partitions(&assets, &condition, &updates);
+        assert_eq!(
+            due[0].date,
+            model::time::from_micros(9),
+            "its own date comes before one that is carried over"
+        );
+        let silent = said(json!({"key": "k", "is_rollup": true}));
+        updates[2].said = Some(silent.clone());
+        updates[0].said = Some(silent);
+        assert!(choose_partitions(&assets, &condition, &updates).is_empty());
     }
 
     #[test]

@@ -118,6 +118,16 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "names of runs",
         steps: RUN_NAMES,
     },
+    Migration {
+        version: 16,
+        name: "news",
+        steps: NEWS,
+    },
+    Migration {
+        version: 17,
+        name: "answers of plugins",
+        steps: FOREIGN_ANSWERS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -10,7 +10,8 @@ use model::{DagRunKey, DagVersionId, MapIndex, Timestamp};
 use scheduling::{Decision, Move};
 use serde_json::{Value, json};
 use store::repo::{
-    AssetEventSource, CallbackKind, LockedRun, NewAssetEvent, NewRun, PartitionedRuns, RunNews,
+    AssetEventSource, CallbackKind, Hooks, LockedRun, NewAssetEvent, NewRun, News, PartitionTarget,
+    PartitionedRuns, RunNews,
 };
 use uuid::Uuid;
 
@@ -26,10 +27,12 @@ fn text() -> String {
     let seconds = json!({"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 10.0});
     let variable = json!({"__classname__": "airflow.sdk.definitions.deadline.VariableInterval", "__version__": 0, "__data__": {"key": "k"}});
     let callback = json!({"__classname__": "airflow.sdk.definitions.callback.AsyncCallback", "__version__": 0, "__data__": {"path": "m.f", "kwargs": {}}});
+    let twenty = json!({"__classname__": "datetime.timedelta", "__version__": 2, "__data__": 20.0});
+    let own = json!({"name": "own", "reference": {"reference_type": "Mine", "__class_path": "m.Mine"}, "interval": twenty, "callback": callback});
     let alert = |kind: &str, interval: &Value| json!({"name": kind, "reference": {"reference_type": kind}, "interval": interval, "callback": callback});
     json!({"__version": 3, "dag": {
         "dag_id": "d", "fileloc": "/d.py", "relative_fileloc": "d.py", "max_active_tasks": 1000, "max_active_runs": 16,
-        "deadline": [alert("DagRunQueuedAtDeadline", &seconds), alert("DagRunQueuedAtDeadline", &variable), alert("AverageRuntimeDeadline", &seconds)],
+        "deadline": [alert("DagRunQueuedAtDeadline", &seconds), alert("DagRunQueuedAtDeadline", &variable), alert("AverageRuntimeDeadline", &seconds), own],
         "timetable": {"__type": "airflow.timetables.simple.PartitionedAssetTimetable", "__var": {
             "asset_condition": asset(), "default_partition_mapper": identity, "partition_mapper_config": []}},
         "tasks": [{"__type": "operator", "__var": {"task_id": "t", "task_type": "X", "start_from_trigger": true, "start_trigger_args": start}}],
@@ -124,7 +127,10 @@ async fn an_update_of_a_partition_waits_until_its_run_has_it_and_never_starts_it
         drop(db);
         let event = waiting[0].clone();
         let map = async || {
-            let targets = ["one".to_owned(), "two".to_owned()];
+            let targets = ["one", "two"].map(|key| PartitionTarget {
+                key: key.to_owned(),
+                said: None,
+            });
             store::transact!(world.store, "map", |tx| tx
                 .map_partition_event(&"d".into(), &event, &targets, now)
                 .await)
@@ -211,13 +217,32 @@ async fn a_deadline_is_missed_once_and_forgotten_by_a_run_that_kept_it() {
         );
         assert!(db.passed_deadlines(begin, 10).await.unwrap().is_empty());
         let open = db.open_deadlines(10).await.unwrap();
-        assert_eq!((open.len(), open[0].variable.as_str()), (1, "k"));
+        assert_eq!((open.len(), open[0].variable.as_deref()), (2, Some("k")));
+        let asked = open[1].reference.as_deref().unwrap_or_default();
+        assert!(asked.contains("m.Mine"), "{asked}");
+        assert_eq!(open[1].length, Some(Duration::seconds(20)));
         drop(db);
         let measure = Some(Duration::hours(1));
         store::transact!(world.store, "measure", |tx| tx
-            .set_deadline(open[0].id, measure, begin)
+            .set_deadline(open[0].id, None, measure, begin)
             .await)
         .unwrap();
+        let base = Some(begin - Duration::hours(9));
+        store::transact!(world.store, "measure", |tx| tx
+            .set_deadline(open[1].id, base, open[1].length, begin)
+            .await)
+        .unwrap();
+        let mut db = world.store.reader().await.unwrap();
+        assert!(db.open_deadlines(10).await.unwrap().is_empty());
+        assert_eq!(db.passed_deadlines(begin, 10).await.unwrap(), [open[1].id]);
+        store::transact!(world.store, "miss", |tx| tx
+            .miss_deadline(open[1].id, begin)
+            .await)
+        .unwrap();
+        let claim = store::transact!(world.store, "claim", |tx| tx
+            .claim_run_callback(begin, LEASE)
+            .await);
+        assert_eq!(claim.unwrap().unwrap().kind, CallbackKind::Deadline(open[1].id));
         let miss = async || {
             store::transact!(world.store, "miss", |tx| tx.miss_deadline(passed[0], later).await).unwrap()
         };
@@ -314,23 +339,23 @@ async fn listeners_and_names_of_runs_are_noted_and_go_with_the_dag() {
         save(&mut world).await;
         let key = world.run("r").await.unwrap();
         let now = Utc::now();
-        let hooks = ["on_dag_run_running".to_owned()];
-        for hooks in [&hooks[..], &[], &hooks[..]] {
+        let heard = Hooks(vec!["on_dag_run_running".to_owned()]);
+        for hooks in [&heard, &Hooks::default(), &heard] {
             store::transact!(world.store, "note", |tx| tx.set_listeners(hooks).await).unwrap();
-            assert_eq!(
-                world.store.reader().await.unwrap().listeners().await.unwrap(),
-                hooks
-            );
+            let known = world.store.reader().await.unwrap().listeners().await.unwrap();
+            assert_eq!(&known, hooks);
         }
-        store::transact!(world.store, "tell", |tx| tx
-            .add_run_news(key, RunNews::Running, "started", now)
-            .await)
-        .unwrap();
+        for news in [RunNews::Running, RunNews::Success] {
+            let news = News::Run(key, news, "started");
+            store::transact!(world.store, "tell", |tx| tx.tell(&heard, &news, now).await).unwrap();
+        }
         let claim = store::transact!(world.store, "claim", |tx| tx.claim_run_callback(now, LEASE).await);
         assert_eq!(
             claim.unwrap().unwrap().kind,
-            CallbackKind::Listener("on_dag_run_running".into())
+            CallbackKind::Listener("on_dag_run_running".into(), serde_json::Value::Null)
         );
+        let claim = store::transact!(world.store, "claim", |tx| tx.claim_run_callback(now, LEASE).await);
+        assert_eq!(claim.unwrap(), None, "nobody listens for how it ended");
         store::transact!(world.store, "name", |tx| tx
             .set_next_run_id(&"d".into(), Some("mine"))
             .await)

@@ -74,6 +74,10 @@ impl Window {
         Ok(Self::Periods { span, backward })
     }
 
+    pub(super) const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign(_))
+    }
+
     /// What makes up a period, in order.
     ///
     /// # Errors

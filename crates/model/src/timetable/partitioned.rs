@@ -294,8 +294,10 @@ impl PartitionedAssets {
     /// The period of a key, where all mappers that give one give the same.
     pub(super) fn date_of(&self, key: &str) -> Result<Option<Timestamp>, PartitionError> {
         let mut dates = Vec::new();
-        for asset in &self.assets {
-            let date = self.mapper(asset).to_partition_date(key).map_err(|error| {
+        // What only Python knows of a key it is asked when an asset is updated, not here.
+        let known = self.assets.iter().map(|asset| self.mapper(asset));
+        for mapper in known.filter(|mapper| mapper.foreign.is_none()) {
+            let date = mapper.to_partition_date(key).map_err(|error| {
                 let text = format!("Partition key '{key}' is invalid for this timetable's mappers: {error}");
                 PartitionError::Key(text)
             })?;

@@ -1,9 +1,12 @@
-"""Calls what is to be called when a run has missed a deadline."""
+"""Deadlines of runs: asks references of the user's own when they are, and calls what is to be called when one is missed."""
 
 import asyncio
 import importlib
 import inspect
 import sys
+
+import updraft_listeners
+from updraft_timetables import micros
 
 
 def find(path):
@@ -50,3 +53,37 @@ def call(what, dag_run):
     elif callable(result):
         # A notifier, which could be awaited, too: what it is told comes with the call.
         result(context)
+
+
+def session_of(run):
+    """A session with a database that knows this run and nothing else: what references look up is mostly a column of it."""
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import create_engine, insert
+    from sqlalchemy.orm import Session
+
+    engine = create_engine("sqlite://")
+    DagRun.__table__.create(engine)
+    columns = [(column, getattr(run, column.key, None)) for column in DagRun.__table__.columns]
+    # What is not said would be filled in from tables that are not there.
+    given = {column.key: value for column, value in columns if value is not None or column.nullable}
+    session = Session(bind=engine)
+    session.execute(insert(DagRun.__table__).values(**given))
+    return session
+
+
+def answer(question):
+    """From when on a deadline counts, as a reference of the user's own says; or why it cannot."""
+    from datetime import datetime, timedelta, timezone
+
+    from airflow.serialization.decoders import decode_deadline_reference
+
+    try:
+        facts = question["dag_run"]
+        run = updraft_listeners.dag_run(question, None)
+        reference = decode_deadline_reference(question["reference"])
+        words = {"dag_id": facts["dag_id"], "run_id": facts["dag_run_id"]}
+        with session_of(run) as session:
+            moment = reference.evaluate_with(session=session, interval=timedelta(), **words)
+    except Exception as error:  # noqa: BLE001 - the run has no such deadline then, and why is told
+        return {"wrong": f"{type(error).__name__}: {error}"}
+    return {"at": moment and micros(datetime.fromtimestamp(moment.timestamp(), timezone.utc))}

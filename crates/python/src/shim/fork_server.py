@@ -8,6 +8,7 @@ All private names of the SDK that Updraft depends on are used in this file and n
 """
 
 import ctypes
+import functools
 import gc
 import importlib
 import json
@@ -16,6 +17,7 @@ import resource
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -51,6 +53,7 @@ try:
     import updraft_deadlines
     import updraft_listeners
     import updraft_notes
+    import updraft_partitions
     import updraft_timetables
     import updraft_triggers
     from updraft_native import side_document
@@ -107,8 +110,18 @@ with DAG("updraft_warm", schedule=None, start_date=datetime(2025, 1, 1)) as dag:
 """
 
 
-# What listeners of plugins want to hear of runs.
+# What listeners of plugins want to hear of.
 LISTENERS = []
+
+
+def keep_commands_from_the_supervisor():
+    """Gives commands of tasks nothing to read. Their standard input would be the socket to the supervisor: its answers
+    are none of theirs, and bash takes a socket there for a login over the network and reads ~/.bashrc first."""
+    try:
+        from airflow.providers.standard.hooks import subprocess as hook
+    except ImportError:
+        return
+    hook.Popen = functools.partial(subprocess.Popen, stdin=subprocess.DEVNULL)
 
 
 def warm():
@@ -124,6 +137,7 @@ def warm():
     get_listener_manager()
     integrate_macros_plugins()
     LISTENERS.extend(updraft_listeners.heard())
+    keep_commands_from_the_supervisor()
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -194,6 +208,13 @@ def limit_memory(megabytes):
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
+# Who answers what is asked without a DAG file; the rest is about timetables.
+ANSWERS = {
+    "deadline": updraft_deadlines.answer, "listeners": lambda _: {"listeners": LISTENERS},
+    "news": updraft_listeners.tell_of_no_run, "partition": updraft_partitions.answer,
+}
+
+
 def parse(request):
     """Parses one DAG file and sends what it found."""
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
@@ -204,11 +225,8 @@ def parse(request):
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
-    if request.get("timetable"):
-        if request["timetable"]["kind"] == "listeners":
-            answer = {"listeners": LISTENERS}
-        else:
-            answer = updraft_timetables.answer(request["timetable"])
+    if request.get("question"):
+        answer = ANSWERS.get(request["question"]["kind"], updraft_timetables.answer)(request["question"])
         empty = {"dags": [], "import_errors": {}, "imports": [], "old_forms": []}
         decoder.send(Message({"type": "UpdraftParseResult", "answer": answer, **empty}))
         return

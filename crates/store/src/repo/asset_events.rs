@@ -63,6 +63,15 @@ pub enum AssetEventSource<'a> {
     Outside,
 }
 
+impl<'a> AssetEventSource<'a> {
+    pub(super) const fn task(self) -> Option<&'a TaskInstanceRecord> {
+        match self {
+            Self::Task(ti) => Some(ti),
+            Self::Outside => None,
+        }
+    }
+}
+
 /// An update to note.
 #[derive(Debug, Clone)]
 pub struct NewAssetEvent<'a> {
@@ -117,10 +126,7 @@ impl Tx {
         event: &NewAssetEvent<'_>,
         now: Timestamp,
     ) -> Result<AssetEventId, StoreError> {
-        let source = match event.source {
-            AssetEventSource::Task(ti) => Some(ti),
-            AssetEventSource::Outside => None,
-        };
+        let source = event.source.task();
         let sql = "INSERT INTO asset_event (asset_id, created_at, extra, source_dag_id, source_run_id, source_task_id, \
                    source_map_index, partition_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
         let values = params![
@@ -136,7 +142,7 @@ impl Tx {
         let id = AssetEventId(self.execute(sql, values).await?.last_key);
         let mut is_new_for_alias = false;
         for alias in event.aliases {
-            let alias = self.alias_id(alias, "asset").await?;
+            let alias = self.alias_id(alias, "asset", now).await?;
             let sql = "INSERT INTO asset_event_alias (event_id, alias_id) VALUES (?, ?)";
             self.execute(sql, params![id, alias]).await?;
             let head = self.dialect().insert_ignore();
@@ -146,6 +152,7 @@ impl Tx {
         if is_new_for_alias {
             self.activate_assets().await?;
         }
+        self.tell_of_asset_event(id, event, now).await?;
         // An update of one partition is none of the whole.
         match event.partition_key {
             None => self.queue_asset_event(id, event, now).await?,

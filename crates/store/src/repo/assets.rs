@@ -2,6 +2,7 @@
 
 use super::dags::hex;
 use super::list::Listing;
+use super::news::News;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
@@ -278,10 +279,18 @@ impl Tx {
             now,
             now
         ];
-        Ok(AssetId(self.execute(sql, values).await?.last_key))
+        let id = AssetId(self.execute(sql, values).await?.last_key);
+        let hooks = self.listeners().await?;
+        self.tell(&hooks, &News::AssetCreated(asset), now).await?;
+        Ok(id)
     }
 
-    pub(super) async fn alias_id(&mut self, name: &str, group: &str) -> Result<AssetAliasId, StoreError> {
+    pub(super) async fn alias_id(
+        &mut self,
+        name: &str,
+        group: &str,
+        now: Timestamp,
+    ) -> Result<AssetAliasId, StoreError> {
         let found = self
             .query_one("SELECT id FROM asset_alias WHERE name = ?", params![name])
             .await?;
@@ -292,9 +301,10 @@ impl Tx {
             return Ok(id);
         }
         let sql = "INSERT INTO asset_alias (name, asset_group) VALUES (?, ?)";
-        Ok(AssetAliasId(
-            self.execute(sql, params![name, group]).await?.last_key,
-        ))
+        let id = AssetAliasId(self.execute(sql, params![name, group]).await?.last_key);
+        let hooks = self.listeners().await?;
+        self.tell(&hooks, &News::AliasCreated(name, group), now).await?;
+        Ok(id)
     }
 
     /// Notes which assets a DAG and its tasks name, in the transaction that stores the DAG.
@@ -356,9 +366,11 @@ impl Tx {
         };
         Ok(match leaf {
             AssetLike::Asset(asset) => wanted(AssetUse::Schedule, self.asset_id(asset, now).await?.0, None),
-            AssetLike::Alias { name, group } => {
-                wanted(AssetUse::ScheduleAlias, self.alias_id(name, group).await?.0, None)
-            }
+            AssetLike::Alias { name, group } => wanted(
+                AssetUse::ScheduleAlias,
+                self.alias_id(name, group, now).await?.0,
+                None,
+            ),
             AssetLike::NameRef(name) => wanted(AssetUse::ScheduleName, 0, Some(name)),
             AssetLike::UriRef(uri) => wanted(AssetUse::ScheduleUri, 0, Some(uri)),
         })
@@ -379,7 +391,7 @@ impl Tx {
                 words: None,
             }),
             AssetLike::Alias { name, group } => {
-                self.alias_id(name, group).await?;
+                self.alias_id(name, group, now).await?;
                 None
             }
             AssetLike::NameRef(_) | AssetLike::UriRef(_) => None,

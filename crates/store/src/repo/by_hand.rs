@@ -18,14 +18,21 @@ impl Tx {
         ti: &TaskInstanceRecord,
         to: StateName,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<TaskInstanceRecord, StoreError> {
         let sql = "UPDATE task_instance SET state = ?, start_date = COALESCE(start_date, ?), end_date = ?, not_before = NULL, \
                    updated_at = ? WHERE id = ? AND state = ?";
         let values = params![to.as_str(), now, now, now, ti.id, ti.state.as_str()];
         if self.execute(sql, values).await?.rows != 1 {
             return Err(self.moved_meanwhile("mark", ti.id));
         }
-        self.add_task_event(ti.run_key, ti.id, now).await
+        self.add_task_event(ti.run_key, ti.id, now).await?;
+        Ok(TaskInstanceRecord {
+            state: to,
+            start_date: ti.start_date.or(Some(now)),
+            end_date: Some(now),
+            not_before: None,
+            ..ti.clone()
+        })
     }
 
     /// Clears a task instance so that it runs again; one that runs is stopped first.

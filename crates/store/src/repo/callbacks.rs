@@ -1,20 +1,25 @@
 //! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. Each is called at least once; its id is
 //! the event's.
 
+use super::news::News;
 use crate::graphs::Graphs;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::task_instance::StateName;
 use model::{DagRunKey, TaskInstanceId, Timestamp, TryNumber};
+use serde_json::Value as Json;
 use std::time::Duration;
+
+/// Stands for the run of what is about none.
+pub(super) const NO_RUN: DagRunKey = DagRunKey(0);
 
 /// A callback to be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunCallback {
     /// The event, the same however often it is called.
     pub id: i64,
-    /// The run that ended.
-    pub run_key: DagRunKey,
+    /// The run that it is about; listeners also hear of other things.
+    pub run_key: Option<DagRunKey>,
     /// The task instance that its end is told with.
     pub task_instance: Option<TaskInstanceId>,
     /// Whether it is `on_failure_callback`.
@@ -36,34 +41,9 @@ pub enum CallbackKind {
     Task(StateName, TryNumber),
     /// That of a missed deadline.
     Deadline(i64),
-    /// This hook of listeners.
-    Listener(String),
+    /// This hook of listeners, with how it was when it happened.
+    Listener(String, Json),
 }
-
-/// What listeners are told of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunNews {
-    /// It began.
-    Running,
-    /// It succeeded.
-    Success,
-    /// It failed.
-    Failed,
-}
-
-impl RunNews {
-    /// The hook's name.
-    pub const fn hook(self) -> &'static str {
-        match self {
-            Self::Running => "on_dag_run_running",
-            Self::Success => "on_dag_run_success",
-            Self::Failed => "on_dag_run_failed",
-        }
-    }
-}
-
-/// Name of the setting that holds the hooks of listeners (a JSON list).
-const LISTENERS: &str = "listeners";
 
 impl Tx {
     /// Notes, in the transaction that ends a run, that its DAG's callback is to be called.
@@ -94,8 +74,8 @@ impl Tx {
             .map(|_| ())
     }
 
-    /// Notes, in the transaction that ends a try without the task's process, that its callback is to be called, if it
-    /// declares one for this end. `reason` is told with it.
+    /// Notes, in the transaction that ends a try without the task's process, that listeners are to be told, and that its
+    /// callback is to be called, if it declares one for this end. `reason` is told with it.
     ///
     /// # Errors
     /// As the database says.
@@ -109,6 +89,9 @@ impl Tx {
         let Some(ti) = self.task_instance_by_id(id).await? else {
             return Ok(());
         };
+        let hooks = self.listeners().await?;
+        let news = News::Task(&ti, Some(StateName::Running), reason);
+        self.tell(&hooks, &news, now).await?;
         let graph = match graphs.get(self, ti.version_id).await {
             Ok(graph) => graph,
             // A version that cannot be read is no reason to keep a lost try.
@@ -130,45 +113,6 @@ impl Tx {
         self.execute(sql, values).await.map(|_| ())
     }
 
-    /// Notes, in the transaction that changes a run, that listeners are to be told.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn add_run_news(
-        &mut self,
-        key: DagRunKey,
-        news: RunNews,
-        msg: &str,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO run_callback (run_key, is_failure, reason, created_at, claimed_until, attempts, listener) \
-                   VALUES (?, ?, ?, ?, 0, 0, ?)";
-        let values = params![key, news == RunNews::Failed, msg, now, news.hook()];
-        self.execute(sql, values).await.map(|_| ())
-    }
-
-    /// The hooks that some plugin's listener has.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn listeners(&mut self) -> Result<Vec<String>, StoreError> {
-        let known = self.known_setting(LISTENERS).await?;
-        Ok(known
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .unwrap_or_default())
-    }
-
-    /// Notes the hooks that some plugin's listener has.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn set_listeners(&mut self, hooks: &[String]) -> Result<(), StoreError> {
-        let text = serde_json::to_string(hooks).unwrap_or_else(|_| "[]".to_owned());
-        self.setting(LISTENERS, &|| "[]".to_owned()).await?;
-        let sql = "UPDATE setting SET value = ? WHERE name = ?";
-        self.execute(sql, params![text, LISTENERS]).await.map(|_| ())
-    }
-
     /// Whether a callback waits that nobody has in hand.
     ///
     /// # Errors
@@ -188,14 +132,14 @@ impl Tx {
         hold: Duration,
     ) -> Result<Option<RunCallback>, StoreError> {
         let sql = "SELECT id, run_key, ti_id, is_failure, reason, attempts, claimed_until, task_state, try_number, \
-                   deadline_id, listener FROM run_callback \
+                   deadline_id, listener, facts FROM run_callback \
                    WHERE claimed_until < ? ORDER BY claimed_until, id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
         };
         let mut callback = RunCallback {
             id: row.next()?,
-            run_key: row.next()?,
+            run_key: Some(row.next()?).filter(|key| *key != NO_RUN),
             task_instance: row.next()?,
             is_failure: row.next()?,
             reason: row.next()?,
@@ -208,7 +152,10 @@ impl Tx {
         let of_task = state.zip(row.next::<Option<TryNumber>>()?);
         let of_task = of_task.map(|(state, number)| CallbackKind::Task(state, number));
         let deadline = row.next::<Option<i64>>()?.map(CallbackKind::Deadline);
-        let listener = row.next::<Option<String>>()?.map(CallbackKind::Listener);
+        let listener: Option<String> = row.next()?;
+        let facts: Option<String> = row.next()?;
+        let facts = facts.and_then(|text| serde_json::from_str(&text).ok());
+        let listener = listener.map(|hook| CallbackKind::Listener(hook, facts.unwrap_or_default()));
         callback.kind = of_task.or(deadline).or(listener).unwrap_or(CallbackKind::Run);
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
         let until = now + chrono::Duration::from_std(hold).unwrap_or_default();

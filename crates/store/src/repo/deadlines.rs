@@ -9,13 +9,19 @@ use model::deadline::{DeadlineAlert, DeadlineInterval, DeadlineReference};
 use model::{DagId, DagRunKey, Timestamp};
 use serde_json::{Value as Json, json};
 
-/// A deadline whose length a Variable says.
+/// A deadline of which something must be asked before it is known when it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenDeadline {
     /// Its number.
     pub id: i64,
-    /// The Variable.
-    pub variable: String,
+    /// The run.
+    pub run_key: DagRunKey,
+    /// The Variable that says how long it is, unless that is known.
+    pub variable: Option<String>,
+    /// How long it is, where that is known.
+    pub length: Option<Duration>,
+    /// The reference that only Python can ask from when on it counts, serialized; unless that is known.
+    pub reference: Option<String>,
 }
 
 impl Tx {
@@ -27,6 +33,13 @@ impl Tx {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for alert in &run.dag.deadlines {
+            let reference = match &alert.reference {
+                DeadlineReference::Foreign(reference) => Some(reference.to_string()),
+                DeadlineReference::LogicalDate
+                | DeadlineReference::QueuedAt
+                | DeadlineReference::Fixed(_)
+                | DeadlineReference::AverageRuntime { .. } => None,
+            };
             let Some(base) = self.base_of(run, alert, now).await? else {
                 tracing::info!(dag_id = %run.dag.dag_id, run_id = %run.run_id, alert = alert.name, "the run has no deadline of this alert: {:?} is not known of it", alert.reference);
                 continue;
@@ -37,9 +50,12 @@ impl Tx {
             };
             let is_queued = alert.reference == DeadlineReference::QueuedAt;
             let sql = "INSERT INTO deadline (run_key, name, base, is_queued_at, length, variable, deadline_at, missed, \
-                       callback, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
-            let at = interval.and_then(|interval| base.checked_add_signed(Duration::microseconds(interval)));
-            if at.is_none() && variable.is_none() {
+                       callback, created_at, updated_at, reference) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)";
+            let is_known = reference.is_none();
+            let at = interval
+                .filter(|_| is_known)
+                .and_then(|interval| base.checked_add_signed(Duration::microseconds(interval)));
+            if at.is_none() && variable.is_none() && is_known {
                 tracing::warn!(dag_id = %run.dag.dag_id, run_id = %run.run_id, alert = alert.name, "the run has no deadline of this alert: it would be beyond all time");
                 continue;
             }
@@ -53,7 +69,8 @@ impl Tx {
                 at,
                 alert.callback.to_string(),
                 now,
-                now
+                now,
+                reference
             ];
             self.execute(sql, values).await?;
         }
@@ -75,7 +92,8 @@ impl Tx {
                 let average = self.average_runtime(&run.dag.dag_id, *most, *least).await?;
                 average.and_then(|average| now.checked_add_signed(average))
             }
-            DeadlineReference::Foreign(_) => None,
+            // Until it is asked.
+            DeadlineReference::Foreign(_) => Some(now),
         })
     }
 
@@ -98,32 +116,41 @@ impl Tx {
         Ok((count > 0 && count >= i64::from(least)).then(|| Duration::microseconds(total / count)))
     }
 
-    /// Deadlines whose length is not known yet.
+    /// Deadlines of which it is not known yet when they are.
     ///
     /// # Errors
     /// As the database says.
     pub async fn open_deadlines(&mut self, limit: i64) -> Result<Vec<OpenDeadline>, StoreError> {
-        let sql = "SELECT id, variable FROM deadline WHERE missed = 0 AND deadline_at IS NULL AND variable IS NOT NULL ORDER BY id LIMIT ?";
+        let sql = "SELECT id, run_key, variable, length, reference FROM deadline WHERE missed = 0 AND deadline_at IS NULL \
+                   ORDER BY id LIMIT ?";
         let read = |mut row: Row| {
             Ok(OpenDeadline {
                 id: row.next()?,
+                run_key: row.next()?,
                 variable: row.next()?,
+                length: row.next::<Option<i64>>()?.map(Duration::microseconds),
+                reference: row.next()?,
             })
         };
         let rows = self.query(sql, params![limit]).await?;
         rows.into_iter().map(read).collect()
     }
 
-    /// Sets the length of a deadline; without one it is no deadline.
+    /// Sets from when on a deadline counts, unless that is known, and its length; without one it is no deadline.
     ///
     /// # Errors
     /// As the database says.
     pub async fn set_deadline(
         &mut self,
         id: i64,
+        base: Option<Timestamp>,
         length: Option<Duration>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        if let Some(base) = base {
+            let sql = "UPDATE deadline SET base = ?, reference = NULL WHERE id = ? AND deadline_at IS NULL";
+            self.execute(sql, params![base, id]).await?;
+        }
         let Some(length) = length.and_then(|length| length.num_microseconds()) else {
             let sql = "DELETE FROM deadline WHERE id = ? AND deadline_at IS NULL";
             return self.execute(sql, params![id]).await.map(|_| ());

@@ -1,5 +1,6 @@
 //! DAG files: what was parsed, and what could not be.
 
+use super::news::News;
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
@@ -120,6 +121,17 @@ impl Tx {
                 .await
                 .map(|_| ());
         };
+        let hooks = self.listeners().await?;
+        if !hooks.is_empty() {
+            let sql = "SELECT id FROM import_error WHERE path = ?";
+            let is_new = self.query_one(sql, params![path]).await?.is_none();
+            let news = News::ImportError {
+                is_new,
+                path: fileloc,
+                stack_trace,
+            };
+            self.tell(&hooks, &news, now).await?;
+        }
         let tail = self
             .dialect()
             .on_duplicate("path", &["bundle_name", "fileloc", "stack_trace", "created_at"]);

@@ -1,5 +1,6 @@
 //! Which schedulers and DAG processors are alive.
 
+use super::news::{Hooks, News};
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
@@ -18,27 +19,58 @@ pub struct JobRecord {
 }
 
 impl Tx {
-    /// A sign of life; the first one registers the component.
+    /// A sign of life; the first one registers the component, and listeners are to be told.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn beat(&mut self, id: WorkerId, kind: &str, hostname: &str) -> Result<(), StoreError> {
-        let now = self.dialect().now();
-        let tail = self.dialect().on_duplicate("id", &["heartbeat_at", "state"]);
+    pub async fn beat(
+        &mut self,
+        id: WorkerId,
+        kind: &str,
+        hostname: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (here, head) = (self.dialect().now(), self.dialect().insert_ignore());
         let sql = format!(
-            "INSERT INTO job (id, kind, hostname, state, started_at, heartbeat_at) VALUES (?, ?, ?, 'running', {now}, {now}){tail}"
+            "{head} job (id, kind, hostname, state, started_at, heartbeat_at) VALUES (?, ?, ?, 'running', {here}, {here})"
         );
-        self.execute(&sql, params![id, kind, hostname]).await.map(|_| ())
+        if self.execute(&sql, params![id, kind, hostname]).await?.rows == 1 {
+            return self.tell_of_job((kind, hostname), true, now).await;
+        }
+        let sql = format!("UPDATE job SET heartbeat_at = {here}, state = 'running' WHERE id = ?");
+        self.execute(&sql, params![id]).await.map(|_| ())
     }
 
-    /// Notes that a component ended.
+    /// Notes that a component ends, and that listeners are to be told.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn end_job(&mut self, id: WorkerId) -> Result<(), StoreError> {
-        self.execute("UPDATE job SET state = 'ended' WHERE id = ?", params![id])
-            .await
-            .map(|_| ())
+    pub async fn end_job(&mut self, id: WorkerId, now: Timestamp) -> Result<(), StoreError> {
+        let sql = "SELECT kind, hostname FROM job WHERE id = ? AND state = 'running'";
+        let Some(mut row) = self.query_one(sql, params![id]).await? else {
+            return Ok(());
+        };
+        let (kind, hostname): (String, String) = (row.next()?, row.next()?);
+        let sql = "UPDATE job SET state = 'ended' WHERE id = ? AND state = 'running'";
+        if self.execute(sql, params![id]).await?.rows == 1 {
+            self.tell_of_job((&kind, &hostname), false, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_of_job(
+        &mut self,
+        (kind, hostname): (&str, &str),
+        begins: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let news = News::Component {
+            begins,
+            kind,
+            hostname,
+        };
+        // Which hooks there are may not be known yet when the first components begin.
+        self.tell(&Hooks::of_components(), &news, now).await
     }
 
     /// The latest life of each kind of component.

@@ -22,7 +22,38 @@ pub struct PartitionEvent {
     pub source_date: Option<Timestamp>,
     /// The partition of the run that it is for; `None` while that is not decided.
     pub target_key: Option<String>,
+    /// What a mapper said that only Python knows: of the target, or, while that is not decided, of the key.
+    pub said: Option<String>,
+    /// Whether such a mapper is being asked.
+    pub is_asked: bool,
 }
+
+/// A partition of a run that an update is for, with what a mapper said of it that only Python knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionTarget {
+    /// The partition.
+    pub key: String,
+    /// JSON.
+    pub said: Option<String>,
+}
+
+/// An update of a partition whose mapper only Python knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedPartition {
+    /// The DAG whose mapper it is.
+    pub dag_id: DagId,
+    /// The update.
+    pub event: AssetEventId,
+    /// Of which asset.
+    pub asset_id: AssetId,
+    /// The partition that was updated.
+    pub source_key: String,
+    /// The partition date of the run that updated it.
+    pub source_date: Option<Timestamp>,
+}
+
+/// Column `mapping` of an update that Python is asked about.
+const ASKED: i64 = 2;
 
 /// Runs about partitions that are meant: by name, by partition, or by partition date (both bounds included).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +115,7 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn look_at_partitions_again(&mut self, dag_id: &DagId) -> Result<(), StoreError> {
-        let sql = "UPDATE partition_queue SET mapping = NULL WHERE dag_id = ?";
+        let sql = "UPDATE partition_queue SET mapping = NULL, said = NULL WHERE dag_id = ?";
         self.execute(sql, params![dag_id]).await.map(|_| ())
     }
 
@@ -93,8 +124,8 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn partition_events(&mut self, dag_id: &DagId) -> Result<Vec<PartitionEvent>, StoreError> {
-        let sql = "SELECT event_id, asset_id, source_key, source_date, CASE WHEN mapping IS NULL THEN NULL ELSE target_key END \
-                   FROM partition_queue WHERE dag_id = ? ORDER BY event_id, id";
+        let sql = "SELECT event_id, asset_id, source_key, source_date, CASE WHEN mapping = 1 THEN target_key ELSE NULL END, said, \
+                   CASE WHEN mapping = ? THEN 1 ELSE 0 END FROM partition_queue WHERE dag_id = ? ORDER BY event_id, id";
         let read = |mut row: Row| {
             Ok(PartitionEvent {
                 event: row.next()?,
@@ -102,9 +133,11 @@ impl Tx {
                 source_key: row.next()?,
                 source_date: row.next()?,
                 target_key: row.next()?,
+                said: row.next()?,
+                is_asked: row.next()?,
             })
         };
-        let rows = self.query(sql, params![dag_id]).await?;
+        let rows = self.query(sql, params![ASKED, dag_id]).await?;
         rows.into_iter().map(read).collect()
     }
 
@@ -136,7 +169,7 @@ impl Tx {
         &mut self,
         dag_id: &DagId,
         event: &PartitionEvent,
-        targets: &[String],
+        targets: &[PartitionTarget],
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let sql = "DELETE FROM partition_queue WHERE dag_id = ? AND event_id = ?";
@@ -149,23 +182,66 @@ impl Tx {
             .map(|mut row| row.next())
             .collect::<Result<_, _>>()?;
         for target in targets {
-            if served.iter().flatten().any(|served| served == target) {
+            if served.iter().flatten().any(|served| *served == target.key) {
                 continue;
             }
             let sql = "INSERT INTO partition_queue (dag_id, event_id, asset_id, source_key, source_date, target_key, \
-                       mapping, created_at) VALUES (?, ?, ?, ?, ?, ?, 1, ?)";
+                       mapping, created_at, said) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)";
             let values = params![
                 dag_id,
                 event.event,
                 event.asset_id,
                 &event.source_key,
                 event.source_date,
-                target,
-                now
+                &target.key,
+                now,
+                target.said.clone()
             ];
             self.execute(sql, values).await?;
         }
         Ok(())
+    }
+
+    /// Has Python asked for which partitions an update is.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn ask_of_partition(&mut self, dag_id: &DagId, event: AssetEventId) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE partition_queue SET mapping = ? WHERE dag_id = ? AND event_id = ? AND mapping IS NULL";
+        self.execute(sql, params![ASKED, dag_id, event]).await.map(|_| ())
+    }
+
+    /// Updates that Python is asked about.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn asked_partitions(&mut self, limit: i64) -> Result<Vec<AskedPartition>, StoreError> {
+        let sql = "SELECT DISTINCT dag_id, event_id, asset_id, source_key, source_date FROM partition_queue \
+                   WHERE mapping = ? ORDER BY event_id, dag_id LIMIT ?";
+        let read = |mut row: Row| {
+            Ok(AskedPartition {
+                dag_id: row.next()?,
+                event: row.next()?,
+                asset_id: row.next()?,
+                source_key: row.next()?,
+                source_date: row.next()?,
+            })
+        };
+        let rows = self.query(sql, params![ASKED, limit]).await?;
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Notes what Python said of an update; the scheduler looks at it again. Whether it was still asked: the DAG may have
+    /// changed, and with it its mapper.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn answer_partition(&mut self, asked: &AskedPartition, said: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE partition_queue SET said = ?, mapping = NULL \
+                   WHERE dag_id = ? AND event_id = ? AND mapping = ?";
+        let values = params![said, &asked.dag_id, asked.event, ASKED];
+        Ok(self.execute(sql, values).await?.rows > 0)
     }
 
     /// Gives the updates for a partition to the run that they started.

@@ -223,6 +223,27 @@ pub(super) const LISTENERS: &[Step] = &[Step::Column {
     word: "WORD",
 }];
 
+/// What listeners are to be told of other things than runs.
+pub(super) const NEWS: &[Step] = &[Step::Column {
+    table: "run_callback",
+    name: "facts",
+    word: "TEXT",
+}];
+
+/// What partition mappers and deadline references say that only Python knows.
+pub(super) const FOREIGN_ANSWERS: &[Step] = &[
+    Step::Column {
+        table: "partition_queue",
+        name: "said",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "deadline",
+        name: "reference",
+        word: "TEXT",
+    },
+];
+
 /// Deadlines of runs. One without a moment waits for the Variable that says how long it is.
 pub(super) const DEADLINES: &[Step] = &[
     Step::Table {

@@ -1,0 +1,53 @@
+//! Listeners of plugins: which hooks they have, and telling them what belongs to no run.
+
+use crate::Shared;
+use crate::timetables::Unanswered;
+use serde_json::{Value, json};
+use store::repo::Hooks;
+
+impl Shared {
+    /// Notes which hooks listeners of plugins have: plugins may have come or gone while no file changed. Whether it is done.
+    pub(crate) async fn note_listeners(&self) -> bool {
+        let answer = match self.ask(json!({"kind": "listeners"})).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                tracing::warn!("Python does not say which listeners there are, asking again: {why}");
+                return false;
+            }
+        };
+        let listed = answer.get("listeners").and_then(Value::as_array);
+        let words = listed.into_iter().flatten().filter_map(Value::as_str);
+        let hooks = Hooks(words.map(str::to_owned).collect());
+        let noted = store::transact!(self.store, "note listeners", |tx| tx.set_listeners(&hooks).await);
+        if let Err(error) = &noted {
+            tracing::warn!("listeners cannot be noted, trying again: {error}");
+        }
+        noted.is_ok()
+    }
+
+    /// Calls a hook of listeners. What goes wrong within one is told and no reason to call it again, as in Airflow.
+    pub(crate) async fn tell(&self, event: i64, hook: &str, facts: &Value) -> Result<(), String> {
+        let hooks = self
+            .store
+            .reader()
+            .await
+            .map_err(|error| error.to_string())?
+            .listeners()
+            .await;
+        if hooks.is_ok_and(|hooks| !hooks.have(hook)) {
+            return Ok(());
+        }
+        let wrong = match self
+            .ask(json!({"kind": "news", "hook": hook, "facts": facts}))
+            .await
+        {
+            Ok(answer) => answer.get("wrong").and_then(Value::as_str).map(str::to_owned),
+            Err(Unanswered::Later(why)) => return Err(why),
+            Err(Unanswered::Never(why)) => Some(why),
+        };
+        if let Some(wrong) = wrong {
+            tracing::error!(event, hook, "a listener went wrong: {wrong}");
+        }
+        Ok(())
+    }
+}
