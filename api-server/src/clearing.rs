@@ -216,8 +216,7 @@ impl Selection {
                 if relative.is_teardown && !with_teardowns {
                     continue;
                 }
-                let together = relative.mapped_group.is_some() && relative.mapped_group == task.mapped_group;
-                let index = index.filter(|_| together);
+                let index = index.filter(|_| relative.is_sibling_of(task));
                 if self.add(relative.task_id.clone(), index) {
                     open.push_back((relative.task_id.clone(), index));
                 }

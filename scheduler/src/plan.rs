@@ -291,8 +291,10 @@ impl Shared {
 /// The tasks whose lengths matter to a plan. What is expanded stays as it is, unless something was cleared since.
 fn sources(run: &RunRecord, dag: &Dag, tasks: &[TaskSnapshot]) -> Vec<TaskId> {
     let is_cleared = run.clear_number > 0;
+    // Which instances belong together follows from the lengths of all groups.
+    let is_nested = dag.tasks.iter().any(|task| task.mapped_groups.len() > 1);
     let open = tasks.iter().filter(|ti| {
-        if ti.map_index == MapIndex::UNMAPPED {
+        if is_nested || ti.map_index == MapIndex::UNMAPPED {
             !ti.state.is_finished()
         } else {
             is_cleared && ti.state.is_schedulable()

@@ -147,8 +147,37 @@ pub struct Task {
     pub inlets: Vec<AssetLike>,
     /// The assets that it updates by succeeding.
     pub outlets: Vec<AssetLike>,
-    /// The mapped task group that it belongs to; instances of one group with the same index belong together.
-    pub mapped_group: Option<GroupId>,
+    /// The mapped task groups that it belongs to, the outermost first. Its instances are counted row by row: the index
+    /// within the innermost changes fastest.
+    pub mapped_groups: Vec<MappedGroup>,
+}
+
+/// A mapped task group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MappedGroup {
+    /// Its id.
+    pub id: GroupId,
+    /// What it expands over by itself.
+    pub expansion: Expansion,
+}
+
+impl Task {
+    /// Whether it is in a mapped task group.
+    pub fn is_in_mapped_group(&self) -> bool {
+        !self.mapped_groups.is_empty()
+    }
+
+    /// How many mapped task groups hold both, from the outermost on.
+    pub fn common_groups(&self, other: &Self) -> usize {
+        let pairs = self.mapped_groups.iter().zip(&other.mapped_groups);
+        pairs.take_while(|(own, other)| own.id == other.id).count()
+    }
+
+    /// Whether both are in the same mapped task groups, so that instances with the same index belong together.
+    pub fn is_sibling_of(&self, other: &Self) -> bool {
+        let common = self.common_groups(other);
+        common > 0 && common == self.mapped_groups.len() && common == other.mapped_groups.len()
+    }
 }
 
 /// What a mapped task expands over.
@@ -161,6 +190,22 @@ pub enum Expansion {
 }
 
 impl Expansion {
+    /// How many instances that is, once every value that it depends on is there.
+    pub fn count(&self, known: &dyn Fn(&TaskId) -> Option<usize>) -> Option<usize> {
+        let Self::Product(lengths) = self else { return None };
+        lengths.iter().try_fold(1_usize, |count, length| {
+            Some(count.saturating_mul(length.length(known)?))
+        })
+    }
+
+    /// What expands over this within what expands over `outer`.
+    fn within(self, outer: &Self) -> Self {
+        match (outer, self) {
+            (Self::Product(outer), Self::Product(own)) => Self::Product([&outer[..], &own].concat()),
+            (Self::Unsupported(what), _) => Self::Unsupported(what.clone()),
+            (Self::Product(_), own @ Self::Unsupported(_)) => own,
+        }
+    }
     /// The tasks whose returned values it depends on.
     pub fn sources(&self) -> Vec<&TaskId> {
         match self {

@@ -3,9 +3,9 @@
 //! One pass in topological order decides everything that the snapshot allows: a chain of skips or upstream failures
 //! goes through at once, however long it is.
 
-use model::dag::{Dag, Expansion, Task};
+use model::dag::{Dag, Task};
 use model::task_instance::StateName;
-use model::trigger_rule::{Ending, TriggerRule, Upstreams, Verdict};
+use model::trigger_rule::{Ending, Verdict};
 use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
 use std::collections::{HashMap, HashSet};
 
@@ -64,8 +64,10 @@ const fn is_active(state: StateName) -> bool {
 
 struct Planner<'a> {
     snapshot: &'a RunSnapshot<'a>,
-    /// Places in `snapshot.tasks`, by place of the task in the DAG.
+    /// Places in `snapshot.tasks`, by place of the task in the DAG, in the order of their map index.
     instances: Vec<Vec<usize>>,
+    /// Place of the task in the DAG, by place in `snapshot.tasks`; none for one that the DAG no longer has.
+    places: Vec<Option<usize>>,
     /// States with the decisions of this pass applied.
     states: Vec<StateName>,
     ready: Vec<usize>,
@@ -76,15 +78,29 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(snapshot: &'a RunSnapshot<'a>) -> Self {
         let mut instances = vec![Vec::new(); snapshot.dag.tasks.len()];
+        // Instances of one task mostly stand together, and looking a task up for each would cost more than all else.
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(snapshot.tasks.len());
         for (at, ti) in snapshot.tasks.iter().enumerate() {
-            if let Some(task) = snapshot.dag.position(&ti.task_id) {
+            let last = at
+                .checked_sub(1)
+                .filter(|last| snapshot.tasks[*last].task_id == ti.task_id);
+            let place = match last {
+                Some(last) => places[last],
+                None => snapshot.dag.position(&ti.task_id),
+            };
+            places.push(place);
+            if let Some(task) = place {
                 instances[task].push(at);
             }
+        }
+        for own in &mut instances {
+            own.sort_by_key(|at| snapshot.tasks[*at].map_index);
         }
         let states = snapshot.tasks.iter().map(|ti| ti.state).collect();
         Self {
             snapshot,
             instances,
+            places,
             states,
             ready: Vec::new(),
             held_back: false,
@@ -125,7 +141,7 @@ impl<'a> Planner<'a> {
         for (at, ti) in self.snapshot.tasks.iter().enumerate() {
             let may_go =
                 !ti.state.is_finished() && !matches!(ti.state, StateName::Running | StateName::Restarting);
-            if may_go && self.snapshot.dag.position(&ti.task_id).is_none() {
+            if may_go && self.places[at].is_none() {
                 self.decide(at, Decision::Remove);
             }
         }
@@ -232,13 +248,12 @@ impl<'a> Planner<'a> {
             return;
         }
         // Instances of one task have the same fate, but for those of a mapped task group, which follow their own index.
-        let common = task
-            .mapped_group
-            .is_none()
-            .then(|| self.judge(task, MapIndex::UNMAPPED));
+        let before = self.before(task);
+        let common = (!task.is_in_mapped_group()).then(|| self.judge(task, MapIndex::UNMAPPED, &before));
         let mut length = None;
         for at in waiting {
-            let verdict = common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index));
+            let verdict =
+                common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index, &before));
             match verdict {
                 Verdict::Wait => {}
                 Verdict::End(ending) if self.states[at] == StateName::NoStatus => self.decide(
@@ -265,55 +280,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn judge(&self, task: &Task, map_index: MapIndex) -> Verdict {
-        if task.mapped_group.is_some() && map_index == MapIndex::UNMAPPED {
-            // It expands as soon as what its group expands over is there, whatever is before it in the group.
-            return TriggerRule::AllSuccess.judge(&self.sources(task));
-        }
-        let verdict = task.trigger_rule.judge(&self.upstreams(task, map_index));
-        // How many instances there are is known once all of what it maps over has ended, whatever its rule says.
-        let is_early = task.is_mapped && self.sources(task).are_open();
-        match verdict {
-            Verdict::Met if is_early => Verdict::Wait,
-            Verdict::Met | Verdict::Wait | Verdict::End(_) => verdict,
-        }
-    }
-
-    /// The tasks whose values a mapped task group expands over.
-    fn sources(&self, task: &Task) -> Upstreams {
-        let mut up = Upstreams::default();
-        for source in task.expansion.iter().flat_map(Expansion::sources) {
-            if let Some(before) = self.snapshot.dag.position(source) {
-                for &at in &self.instances[before] {
-                    up.add(self.states[at], false);
-                }
-            }
-        }
-        up
-    }
-
-    fn upstreams(&self, task: &Task, map_index: MapIndex) -> Upstreams {
-        let mut up = Upstreams::default();
-        for &before in &task.upstream {
-            let other = &self.snapshot.dag.tasks[before];
-            let is_sibling = task.mapped_group.is_some() && other.mapped_group == task.mapped_group;
-            if is_sibling {
-                let same = |at: &&usize| self.snapshot.tasks[**at].map_index == map_index;
-                let twin = self.instances[before].iter().find(same);
-                // One that is not expanded yet has still to come.
-                up.add(
-                    twin.map_or(StateName::NoStatus, |at| self.states[*at]),
-                    other.is_setup,
-                );
-                continue;
-            }
-            for &at in &self.instances[before] {
-                up.add(self.states[at], other.is_setup);
-            }
-        }
-        up
-    }
-
     /// A task instance whose trigger rule is met.
     fn consider(&mut self, at: usize, task: &Task) {
         let ti = &self.snapshot.tasks[at];
@@ -338,7 +304,8 @@ impl<'a> Planner<'a> {
     /// Lets ready task instances through in the order of their weight, as far as the run's limits allow.
     fn admit(&mut self) {
         let dag = self.snapshot.dag;
-        let task_of = |at: usize| dag.task(&self.snapshot.tasks[at].task_id);
+        let places = std::mem::take(&mut self.places);
+        let task_of = |at: usize| places[at].map(|place| &dag.tasks[place]);
         let mut ready = std::mem::take(&mut self.ready);
         ready.sort_by_key(|at| {
             (
@@ -353,7 +320,7 @@ impl<'a> Planner<'a> {
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
         for &at in &ready {
             let task_id = &self.snapshot.tasks[at].task_id;
-            if let Some(place) = dag.position(task_id)
+            if let Some(place) = places[at]
                 && dag.tasks[place].max_active_tis_per_dagrun.is_some()
                 && !of_task.contains_key(task_id)
             {
@@ -368,9 +335,14 @@ impl<'a> Planner<'a> {
                 // It is removed: its task maps over less than it did.
                 continue;
             }
-            let Some(task) = dag.task(&ti.task_id) else {
+            let Some(task) = task_of(at) else {
                 continue;
             };
+            if in_run >= dag.max_active_tasks {
+                // Nor has any after it a place.
+                self.held_back = true;
+                break;
+            }
             let in_task = of_task.entry(&ti.task_id).or_default();
             let everywhere = over_runs.entry(ti.task_id.clone()).or_default();
             // A deferred one counts among its task's instances already.
@@ -381,8 +353,7 @@ impl<'a> Planner<'a> {
                 || task
                     .max_active_tis_per_dag
                     .is_some_and(|limit| *everywhere >= limit);
-            let full = in_run >= dag.max_active_tasks || (task_full && !goes_on);
-            if full {
+            if task_full && !goes_on {
                 self.held_back = true;
                 continue;
             }
@@ -429,6 +400,7 @@ impl<'a> Planner<'a> {
 }
 
 mod explain;
+mod judging;
 mod mapping;
 mod plan;
 #[cfg(test)]

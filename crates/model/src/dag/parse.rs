@@ -145,7 +145,7 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
         .collect::<Result<Vec<_>, _>>()?;
     connect(&mut tasks, items)?;
     if let Some(group) = fields.get("task_group").map(plain) {
-        map_groups(&mut tasks, group, None);
+        map_groups(&mut tasks, group, &[]);
     }
     weigh(&mut tasks, items, defaults);
     Dag {
@@ -282,7 +282,7 @@ fn task(
         expansion: expansion(object),
         inlets: assets(&fields, "inlets"),
         outlets: assets(&fields, "outlets"),
-        mapped_group: None,
+        mapped_groups: Vec::new(),
     })
 }
 

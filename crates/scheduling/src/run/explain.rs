@@ -149,7 +149,9 @@ pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> 
         return Vec::new();
     };
     let mut found = Vec::new();
-    if ti.state != StateName::Deferred && planner.judge(task, ti.map_index) == Verdict::Wait {
+    if ti.state != StateName::Deferred
+        && planner.judge(task, ti.map_index, &planner.before(task)) == Verdict::Wait
+    {
         found.push(planner.upstream_of(task, ti.map_index));
     }
     if let Some(at) = ti.not_before.filter(|at| *at > snapshot.now) {
@@ -174,22 +176,16 @@ impl Planner<'_> {
     fn upstream_of(&self, task: &Task, map_index: MapIndex) -> Blocker {
         let sources: Vec<usize> = match &task.expansion {
             // An unexpanded instance of a mapped group waits for what the group expands over.
-            Some(expansion) if task.mapped_group.is_some() && map_index.0 < 0 => expansion
+            Some(expansion) if task.is_in_mapped_group() && map_index.0 < 0 => expansion
                 .sources()
                 .into_iter()
                 .filter_map(|source| self.snapshot.dag.position(source))
                 .collect(),
             _ => task.upstream.clone(),
         };
-        let siblings = |before: usize| {
-            let other = &self.snapshot.dag.tasks[before];
-            task.mapped_group.is_some() && map_index.0 >= 0 && other.mapped_group == task.mapped_group
-        };
-        let instances = sources.iter().flat_map(|before| {
-            let only_own = siblings(*before);
-            self.instances[*before]
-                .iter()
-                .filter(move |at| !only_own || self.snapshot.tasks[**at].map_index == map_index)
+        let instances = sources.iter().flat_map(|before| match map_index.0 {
+            0.. => self.relevant_instances(task, map_index, *before),
+            _ => &self.instances[*before],
         });
         let seen = instances.map(|at| {
             let ti = &self.snapshot.tasks[*at];

@@ -1,10 +1,11 @@
 //! How many instances mapped tasks have.
 
 use super::{Decision, Planner};
+use model::MapIndex;
 use model::dag::{Expansion, Task};
 use model::task_instance::StateName;
-use model::{MapIndex, TaskId};
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// Mapped instances of one task. Each argument is bounded by `[core] max_map_length`; their product is not, elsewhere.
 const MOST_INSTANCES: usize = 100_000;
@@ -12,13 +13,64 @@ const MOST_INSTANCES: usize = 100_000;
 impl Planner<'_> {
     /// How many instances a mapped task has now, where that is known.
     fn length(&self, task: &Task) -> Option<usize> {
-        let Some(Expansion::Product(lengths)) = &task.expansion else {
-            return None;
-        };
-        let known = |source: &TaskId| self.snapshot.lengths.get(source).copied();
-        lengths.iter().try_fold(1_usize, |count, length| {
-            Some(count.saturating_mul(length.length(&known)?))
+        self.count(task, task.expansion.as_ref()?)
+    }
+
+    fn count(&self, task: &Task, expansion: &Expansion) -> Option<usize> {
+        expansion.count(&|source| {
+            // What a task of the same group returned has no length of its own: each instance returned something else.
+            let before = self.snapshot.dag.task(source)?;
+            let together = task.common_groups(before) > 0;
+            self.snapshot.lengths.get(source).copied().filter(|_| !together)
         })
+    }
+
+    /// The indexes of a task's instances that belong to that instance of another one; `None` for all of them
+    /// (`TaskInstance.get_relevant_upstream_map_indexes`).
+    pub(super) fn relevant(
+        &self,
+        task: &Task,
+        map_index: MapIndex,
+        other: &Task,
+    ) -> Option<RangeInclusive<i32>> {
+        if task.is_sibling_of(other) {
+            return Some(map_index.0..=map_index.0);
+        }
+        let common = task.common_groups(other);
+        if common == 0 {
+            return None;
+        }
+        let own = self.length(task).filter(|own| *own > 0)?;
+        let outer = task.mapped_groups[..common]
+            .iter()
+            .try_fold(1, |count: usize, group| {
+                Some(count.saturating_mul(self.count(task, &group.expansion)?))
+            })?;
+        let at = usize::try_from(map_index.0).ok()?.saturating_mul(outer) / own;
+        // As many as the task itself has for each of the outer instances, as in Airflow: the values it reads are chosen so.
+        let width = if other.mapped_groups.len() > common {
+            own / outer
+        } else {
+            1
+        };
+        let first = i32::try_from(at.saturating_mul(width)).ok()?;
+        let width = i32::try_from(width).ok()?;
+        Some(first..=first.saturating_add(width - 1))
+    }
+
+    /// The instances of the task at `before` that belong to that instance of another one. An unexpanded one belongs to all.
+    pub(super) fn relevant_instances(&self, task: &Task, map_index: MapIndex, before: usize) -> &[usize] {
+        let all = &self.instances[before][..];
+        let Some(range) = self.relevant(task, map_index, &self.snapshot.dag.tasks[before]) else {
+            return all;
+        };
+        let index = |at: &usize| self.snapshot.tasks[*at].map_index.0;
+        if all.first().is_some_and(|first| index(first) < 0) {
+            return &all[..1];
+        }
+        let begin = all.partition_point(|at| index(at) < *range.start());
+        let end = all.partition_point(|at| index(at) <= *range.end());
+        &all[begin..end.max(begin)]
     }
 
     /// Fits the instances of a mapped task to what it maps over, which may have changed since it was expanded: a run was

@@ -321,6 +321,86 @@ pub(super) fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
     );
 }
 
+/// Three times `outer.t`, and within each twice `outer.inner.a` and `outer.inner.b`; `outer.e` comes after all `b`.
+fn nested() -> Dag {
+    let over =
+        |values: Value| json!({"type": "dict-of-lists", "value": {"__type": "dict", "__var": {"n": values}}});
+    let inner = json!({"_group_id": "outer.inner", "is_mapped": true, "expand_input": over(json!([10, 20])), "children": {
+        "outer.inner.a": ["operator", "outer.inner.a"], "outer.inner.b": ["operator", "outer.inner.b"],
+    }});
+    let outer = json!({"_group_id": "outer", "is_mapped": true, "expand_input": over(json!(["x", "y", "z"])), "children": {
+        "outer.t": ["operator", "outer.t"], "outer.e": ["operator", "outer.e"], "outer.inner": ["taskgroup", inner],
+    }});
+    let task = |id: &str, next: &[&str]| json!({"__type": "operator", "__var": {"task_id": id, "task_type": "X", "downstream_task_ids": next}});
+    Dag::from_serialized(&json!({"__version": 3, "dag": {
+        "dag_id": "d", "max_active_tasks": 100, "max_active_runs": 1,
+        "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+        "tasks": [task("outer.t", &["outer.inner.a"]), task("outer.inner.a", &["outer.inner.b"]),
+                  task("outer.inner.b", &["outer.e"]), task("outer.e", &[])],
+        "task_group": {"_group_id": null, "children": {"outer": ["taskgroup", outer]}},
+    }}))
+    .expect("a DAG")
+}
+
+#[test]
+fn mapped_groups_within_mapped_groups_are_counted_row_by_row() {
+    let dag = nested();
+    let unexpanded = plan(&dag, &instances(&dag, &[NoStatus; 4]));
+    let counts: HashMap<TaskInstanceId, Decision> = unexpanded
+        .moves
+        .into_iter()
+        .map(|planned| (planned.id, planned.decision))
+        .collect();
+    let counts: Vec<Decision> = (0..4)
+        .map(|n| counts[&TaskInstanceId::new(Uuid::from_u128(n))].clone())
+        .collect();
+    assert_eq!(
+        counts,
+        [3, 6, 6, 3].map(Decision::Expand),
+        "t, inner.a, inner.b and e"
+    );
+    let mut tasks = Vec::new();
+    let mut add = |task_id: &str, states: &[StateName]| {
+        for (index, state) in states.iter().enumerate() {
+            tasks.push(TaskSnapshot {
+                id: TaskInstanceId::new(Uuid::from_u128(tasks.len() as u128)),
+                task_id: task_id.into(),
+                map_index: MapIndex(i32::try_from(index).unwrap_or_default()),
+                state: *state,
+                not_before: None,
+                goes_on: true,
+            });
+        }
+    };
+    add("outer.t", &[Success, Failed, NoStatus]);
+    add("outer.inner.a", &[NoStatus; 6]);
+    add(
+        "outer.inner.b",
+        &[Success, Success, NoStatus, NoStatus, NoStatus, NoStatus],
+    );
+    add("outer.e", &[NoStatus; 3]);
+    let next = plan(&dag, &tasks);
+    let fate = |at: usize| {
+        let found = next.moves.iter().find(|planned| planned.id == tasks[at].id);
+        found.map(|planned| planned.decision.clone())
+    };
+    let of_a: Vec<Option<Decision>> = (3..9).map(fate).collect();
+    let (runs, fails) = (Some(Decision::Schedule), Some(Decision::FailUpstream));
+    assert_eq!(
+        of_a,
+        [
+            runs.clone(),
+            runs.clone(),
+            fails.clone(),
+            fails.clone(),
+            None,
+            None
+        ]
+    );
+    // As in Airflow, where the same index is read: not those of its own inner group.
+    assert_eq!((fate(15), fate(16), fate(17)), (runs.clone(), runs, fails));
+}
+
 #[test]
 fn a_deferred_task_goes_on_when_its_trigger_fires_as_far_as_limits_allow() {
     let (dag, mut tasks) = due_in_time(StateName::Deferred);

@@ -1,7 +1,7 @@
 //! What mapped tasks and mapped task groups expand over.
 
 use super::plain;
-use crate::dag::{Expansion, MappedLength, Task};
+use crate::dag::{Expansion, MappedGroup, MappedLength, Task};
 use crate::{GroupId, TaskId};
 use serde_json::{Map, Value};
 
@@ -16,27 +16,29 @@ pub(super) fn expansion(object: &Map<String, Value>) -> Option<Expansion> {
     expansion_over(object.get(attribute)?)
 }
 
-/// Gives the tasks of mapped task groups what their group expands over. `outer` is the mapped group around this one.
-pub(super) fn map_groups(tasks: &mut [Task], group: &Value, outer: Option<(&GroupId, &Expansion)>) {
+/// Gives the tasks of mapped task groups what their groups expand over. `outer` are the mapped groups around this one.
+pub(super) fn map_groups(tasks: &mut [Task], group: &Value, outer: &[MappedGroup]) {
+    let mut groups = outer.to_vec();
     let own = group
         .get("expand_input")
-        .filter(|_| group.get("is_mapped").and_then(Value::as_bool) == Some(true))
-        .and_then(expansion_over)
-        .map(|expansion| match outer {
-            Some(_) => Expansion::Unsupported("a mapped task group within another".to_owned()),
-            None => expansion,
-        });
-    let id = GroupId::new(group.get("_group_id").and_then(Value::as_str).unwrap_or_default());
-    let mapped = own.as_ref().map(|own| (&id, own)).or(outer);
+        .filter(|_| group.get("is_mapped").and_then(Value::as_bool) == Some(true));
+    groups.extend(own.and_then(expansion_over).map(|expansion| MappedGroup {
+        id: GroupId::new(group.get("_group_id").and_then(Value::as_str).unwrap_or_default()),
+        expansion,
+    }));
+    let whole = groups
+        .iter()
+        .map(|group| group.expansion.clone())
+        .reduce(|outer, inner| inner.within(&outer));
     let children = group.get("children").map(plain).and_then(Value::as_object);
     for child in children.into_iter().flat_map(Map::values) {
-        match (child.get(0).and_then(Value::as_str), child.get(1), mapped) {
-            (Some("taskgroup"), Some(inner), _) => map_groups(tasks, plain(inner), mapped),
-            (_, Some(Value::String(name)), Some((id, expansion))) => {
+        match (child.get(0).and_then(Value::as_str), child.get(1), &whole) {
+            (Some("taskgroup"), Some(inner), _) => map_groups(tasks, plain(inner), &groups),
+            (_, Some(Value::String(name)), Some(whole)) => {
                 for task in tasks.iter_mut().filter(|task| task.task_id.as_str() == name) {
                     task.is_mapped = true;
-                    task.expansion = Some(expansion.clone());
-                    task.mapped_group = Some(id.clone());
+                    task.expansion = Some(whole.clone());
+                    task.mapped_groups.clone_from(&groups);
                 }
             }
             _ => {}
