@@ -66,6 +66,17 @@ pub(crate) async fn manual_run(
     }))
 }
 
+/// The name that the timetable gives a run by hand whose interval is given, be it none; `None` where it has none for it.
+pub(crate) async fn manual_name(
+    store: &Store,
+    dag_id: &DagId,
+    interval: Option<DataInterval>,
+    run_after: Timestamp,
+) -> Result<Result<Option<String>, String>, StoreError> {
+    let answer = ask(store, dag_id, TimetableQuestion::Name { interval, run_after }).await?;
+    Ok(answer.map(|answer| answer.get("run_id").and_then(Value::as_str).map(str::to_owned)))
+}
+
 /// The runs with logical dates from `from` to `to`; `None` where there are none again and again.
 pub(crate) async fn runs_between(
     store: &Store,

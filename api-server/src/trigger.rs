@@ -110,14 +110,21 @@ async fn interval_of(
     request: &TriggerRequest,
     run_after: Timestamp,
 ) -> Result<(Option<DataInterval>, Option<RunId>), TriggerError> {
-    match (request.logical_date, request.interval) {
-        (None, _) => Ok((None, None)),
-        (Some(_), Some(interval)) => Ok((Some(interval), None)),
+    let is_named = request.run_id.as_deref().is_some_and(|run_id| !run_id.is_empty());
+    let valid = |run_id: Option<String>| run_id.filter(|run_id| is_valid_run_id(run_id)).map(RunId::new);
+    let given = request.logical_date.and(request.interval);
+    match (request.logical_date, given) {
+        (None, given) | (Some(_), given @ Some(_)) => {
+            if is_named || !dag.timetable.is_foreign() {
+                return Ok((given, None));
+            }
+            let name = foreign_timetable::manual_name(store, &dag.dag_id, given, run_after).await?;
+            Ok((given, valid(name.map_err(TriggerError::Invalid)?)))
+        }
         (Some(date), None) if dag.timetable.is_foreign() => {
             let answer = foreign_timetable::manual_run(store, &dag.dag_id, date, run_after).await?;
             let (interval, run_id) = answer.map_err(TriggerError::Invalid)?;
-            let run_id = run_id.filter(|run_id| is_valid_run_id(run_id));
-            Ok((Some(interval), run_id.map(RunId::new)))
+            Ok((Some(interval), valid(run_id)))
         }
         (Some(date), None) => {
             let interval = dag.timetable.manual_interval(date);

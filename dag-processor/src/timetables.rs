@@ -74,7 +74,12 @@ impl Shared {
             (TimetableQuestion::Next { .. }, Err(why)) => {
                 tracing::error!(dag_id = %asked.dag_id, "no next run yet, asking again in {:?}: {why}", self.hold());
             }
-            (TimetableQuestion::Manual { .. } | TimetableQuestion::Between { .. }, answer) => {
+            (
+                TimetableQuestion::Manual { .. }
+                | TimetableQuestion::Name { .. }
+                | TimetableQuestion::Between { .. },
+                answer,
+            ) => {
                 let text = match answer {
                     Ok(answer) => answer.to_string(),
                     Err(why) => json!({"error": why.to_string()}).to_string(),
@@ -106,6 +111,10 @@ impl Shared {
                 let [at, run_after] = [at, run_after].map(model::time::to_micros);
                 json!({"kind": "manual", "timetable": timetable, "at": at, "run_after": run_after})
             }
+            TimetableQuestion::Name { interval, run_after } => json!({
+                "kind": "name", "timetable": timetable, "run_after": model::time::to_micros(run_after),
+                "span": interval.map(|span| [span.start, span.end].map(model::time::to_micros)),
+            }),
             TimetableQuestion::Between { from, to } => {
                 let [from, to] = [from, to].map(model::time::to_micros);
                 json!({"kind": "between", "timetable": timetable, "from": from, "to": to, "most": MOST_RUNS})

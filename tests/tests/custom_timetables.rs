@@ -41,6 +41,8 @@ class EvenDays(Timetable):
         return DagRunInfo(run_after=span.end + timedelta(hours=1), data_interval=span)
 
     def generate_run_id(self, *, run_type, run_after, data_interval, **extra):
+        if data_interval is None:
+            return f"{run_type}:at-{run_after.format('YYYYMMDD')}"
         return f"{run_type}:even-{data_interval.start.format('YYYYMMDD')}"
 
 class Broken(Timetable):
@@ -139,6 +141,21 @@ fn a_run_by_hand_has_the_interval_that_the_timetable_says() {
     assert_eq!(run["data_interval_start"], "2024-05-05T06:00:00Z");
     assert_eq!(run["data_interval_end"], "2024-05-05T08:00:00Z");
     assert_eq!(run["dag_run_id"], "manual:even-20240505");
+    let made = |body: Value| {
+        let (status, run) = api
+            .call("POST", "/api/v2/dags/even/dagRuns", Some(&body))
+            .expect("an answer");
+        assert_eq!(status, 200, "{run}");
+        run
+    };
+    let undated = made(json!({"logical_date": null, "run_after": "2024-06-07T00:00:00Z"}));
+    assert_eq!(undated["dag_run_id"], "manual:at-20240607");
+    let given = made(json!({
+        "logical_date": "2024-07-01T00:00:00Z", "data_interval_start": "2024-07-02T00:00:00Z",
+        "data_interval_end": "2024-07-03T00:00:00Z",
+    }));
+    assert_eq!(given["dag_run_id"], "manual:even-20240702");
+    assert_eq!(given["data_interval_end"], "2024-07-03T00:00:00Z");
     let (status, refusal) = trigger(&api, "broken");
     assert_eq!(status, 400, "{refusal}");
     assert!(refusal.to_string().contains("no such week"), "{refusal}");

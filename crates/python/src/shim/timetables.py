@@ -33,6 +33,9 @@ def asked(question):
         span = timetable.infer_manual_data_interval(run_after=instant(question["at"]))
         name = run_id(timetable, "manual", instant(question["run_after"]), span)
         return {"start": micros(naive(span.start)), "end": micros(naive(span.end)), "run_id": name}
+    if question["kind"] == "name":
+        span = question["span"] and DataInterval(*map(instant, question["span"]))
+        return {"run_id": run_id(timetable, "manual", instant(question["run_after"]), span)}
     if question["kind"] == "between":
         return between(timetable, instant(question["from"]), instant(question["to"]), question["most"], naive)
     last = question.get("last")

@@ -22,6 +22,13 @@ pub enum TimetableQuestion {
         /// When it may start.
         run_after: Timestamp,
     },
+    /// Which name a run by hand has whose interval is given, be it none.
+    Name {
+        /// Its interval.
+        interval: Option<DataInterval>,
+        /// When it may start.
+        run_after: Timestamp,
+    },
     /// Which runs there are with logical dates in a range.
     Between {
         /// The first date.
@@ -53,19 +60,22 @@ impl Tx {
         question: TimetableQuestion,
         now: Timestamp,
     ) -> Result<i64, StoreError> {
-        let (kind, first, second) = match question {
+        let of = |span: Option<DataInterval>| (span.map(|span| span.start), span.map(|span| span.end));
+        let (kind, (first, second), third) = match question {
             TimetableQuestion::Next { last } => {
                 let sql = "DELETE FROM timetable_question WHERE dag_id = ? AND kind = 'next'";
                 self.execute(sql, params![dag_id]).await?;
-                ("next", last.map(|last| last.start), last.map(|last| last.end))
+                ("next", of(last), None)
             }
-            TimetableQuestion::Manual { at, run_after } => ("manual", Some(at), Some(run_after)),
-            TimetableQuestion::Between { from, to } => ("between", Some(from), Some(to)),
+            TimetableQuestion::Manual { at, run_after } => ("manual", (Some(at), Some(run_after)), None),
+            TimetableQuestion::Name { interval, run_after } => ("name", of(interval), Some(run_after)),
+            TimetableQuestion::Between { from, to } => ("between", (Some(from), Some(to)), None),
         };
-        let sql = "INSERT INTO timetable_question (dag_id, kind, first_instant, second_instant, created_at, claimed_until) \
-                   VALUES (?, ?, ?, ?, ?, 0)";
+        let sql = "INSERT INTO timetable_question \
+                   (dag_id, kind, first_instant, second_instant, third_instant, created_at, claimed_until) \
+                   VALUES (?, ?, ?, ?, ?, ?, 0)";
         Ok(self
-            .execute(sql, params![dag_id, kind, first, second, now])
+            .execute(sql, params![dag_id, kind, first, second, third, now])
             .await?
             .last_key)
     }
@@ -88,28 +98,32 @@ impl Tx {
         now: Timestamp,
         hold: Duration,
     ) -> Result<Option<AskedTimetable>, StoreError> {
-        let sql = "SELECT id, dag_id, kind, first_instant, second_instant, claimed_until FROM timetable_question \
-                   WHERE answer IS NULL AND claimed_until < ? ORDER BY id LIMIT 1";
+        let sql = "SELECT id, dag_id, kind, first_instant, second_instant, third_instant, claimed_until \
+                   FROM timetable_question WHERE answer IS NULL AND claimed_until < ? ORDER BY id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
         };
         let (id, dag_id, kind): (i64, DagId, String) = (row.next()?, row.next()?, row.next()?);
         let (first, second): (Option<Timestamp>, Option<Timestamp>) = (row.next()?, row.next()?);
+        let third: Option<Timestamp> = row.next()?;
         let held: i64 = row.next()?;
+        let span = first.zip(second).map(|(start, end)| DataInterval { start, end });
         let until = now + chrono::Duration::from_std(hold).unwrap_or_else(|_| chrono::Duration::hours(1));
         let sql = "UPDATE timetable_question SET claimed_until = ? WHERE id = ? AND claimed_until = ?";
         if self.execute(sql, params![until, id, held]).await?.rows != 1 {
             return Ok(None);
         }
         let question = match (kind.as_str(), first, second) {
+            ("name", _, _) => TimetableQuestion::Name {
+                interval: span,
+                run_after: third.unwrap_or(now),
+            },
             ("manual", Some(at), run_after) => TimetableQuestion::Manual {
                 at,
                 run_after: run_after.unwrap_or(at),
             },
             ("between", Some(from), Some(to)) => TimetableQuestion::Between { from, to },
-            _ => TimetableQuestion::Next {
-                last: first.zip(second).map(|(start, end)| DataInterval { start, end }),
-            },
+            _ => TimetableQuestion::Next { last: span },
         };
         Ok(Some(AskedTimetable { id, dag_id, question }))
     }

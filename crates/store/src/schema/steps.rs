@@ -230,7 +230,7 @@ pub(super) const NEWS: &[Step] = &[Step::Column {
     word: "TEXT",
 }];
 
-/// What partition mappers and deadline references say that only Python knows.
+/// What partition mappers, deadline references and timetables are asked that only Python knows.
 pub(super) const FOREIGN_ANSWERS: &[Step] = &[
     Step::Column {
         table: "partition_queue",
@@ -241,6 +241,11 @@ pub(super) const FOREIGN_ANSWERS: &[Step] = &[
         table: "deadline",
         name: "reference",
         word: "TEXT",
+    },
+    Step::Column {
+        table: "timetable_question",
+        name: "third_instant",
+        word: "INT64",
     },
 ];
 
