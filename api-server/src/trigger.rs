@@ -38,6 +38,32 @@ pub struct TriggerRequest {
     pub partition_key: Option<String>,
 }
 
+impl TriggerRequest {
+    /// Whether a task or the command line asks: the interval is then that of the moment at which the run may start,
+    /// whatever its logical date.
+    fn is_as_of_now(&self) -> bool {
+        matches!(self.triggered_by, "operator" | "cli")
+    }
+
+    /// Refuses a date before the `start_date` of the DAG's `default_args`, where that counts.
+    fn check_start(&self, body: &serde_json::Value) -> Result<(), TriggerError> {
+        let start = body.pointer("/default_args/__var/start_date/__var");
+        let start = start.and_then(serde_json::Value::as_f64);
+        let start = start.and_then(|seconds| model::time::from_micros((seconds * 1e6).round() as i64));
+        match (self.logical_date, start) {
+            (Some(date), Some(start)) if self.is_as_of_now() && date < start => {
+                let iso = model::time::python_isoformat;
+                Err(TriggerError::Invalid(format!(
+                    "Logical date [{}] should be >= start_date [{}] from Dag's default_args",
+                    iso(date),
+                    iso(start)
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why no run was made.
 #[derive(Debug, Error)]
 pub enum TriggerError {
@@ -113,7 +139,12 @@ async fn interval_of(
     let is_named = request.run_id.as_deref().is_some_and(|run_id| !run_id.is_empty());
     let valid = |run_id: Option<String>| run_id.filter(|run_id| is_valid_run_id(run_id)).map(RunId::new);
     let given = request.logical_date.and(request.interval);
-    match (request.logical_date, given) {
+    // Airflow takes the date itself only where a client asks over REST (`api/common/trigger_dag.py`).
+    let is_client = !request.is_as_of_now();
+    let date = request
+        .logical_date
+        .map(|date| if is_client { date } else { run_after });
+    match (date, given) {
         (None, given) | (Some(_), given @ Some(_)) => {
             if is_named || !dag.timetable.is_foreign() {
                 return Ok((given, None));
@@ -197,6 +228,7 @@ pub async fn trigger_run(
     let conf = request.conf.as_object().unwrap_or(&nothing);
     let body = graph.document.get("dag").unwrap_or(&serde_json::Value::Null);
     check_run_type(&graph.dag, request.run_type)?;
+    request.check_start(body)?;
     crate::params::check(body, conf).map_err(TriggerError::Invalid)?;
     let span = tracing::info_span!("dag_run.create", dag.id = %dag_id, run.id = %run_id);
     let run = NewRun {

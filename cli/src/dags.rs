@@ -1,6 +1,6 @@
 //! `dags`
 
-use crate::arguments::DagsCommand;
+use crate::arguments::{DagsCommand, TriggerOptions};
 use crate::clear;
 use crate::database::open;
 use crate::output::{Format, print, rows};
@@ -8,7 +8,7 @@ use crate::tasks::run_of;
 use anyhow::Context;
 use api_server::{ClearChoice, TriggerRequest, trigger_run};
 use broker::{Broker, Hint, LocalBroker};
-use chrono::{NaiveDate, Utc};
+use chrono::{NaiveDate, Timelike, Utc};
 use config::{Config, DatabaseUrl};
 use model::dag_run::{DagRunState, DagRunType};
 use model::time::{python_isoformat, rest_format};
@@ -63,21 +63,7 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
         DagsCommand::Unpause { dag_id, output, .. } => {
             pause(&store, &config, &dag_id, false, output.output).await
         }
-        DagsCommand::Trigger {
-            dag_id,
-            run_id,
-            conf,
-            logical_date,
-            output,
-        } => {
-            let wish = Wish {
-                dag_id,
-                run_id,
-                conf,
-                logical_date,
-            };
-            trigger(&store, &config, wish, output.output).await
-        }
+        DagsCommand::Trigger(wish) => trigger(&store, &config, wish).await,
     };
     store.close().await;
     outcome
@@ -246,13 +232,6 @@ async fn pause(
     Ok(())
 }
 
-struct Wish {
-    dag_id: String,
-    run_id: Option<String>,
-    conf: Option<String>,
-    logical_date: Option<String>,
-}
-
 pub(crate) fn instant(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
@@ -264,16 +243,24 @@ pub(crate) fn instant(text: &str) -> anyhow::Result<Timestamp> {
         .with_context(|| format!("{text:?} is neither RFC 3339 nor YYYY-MM-DD"))
 }
 
-async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> anyhow::Result<()> {
+async fn trigger(store: &Store, config: &Config, wish: TriggerOptions) -> anyhow::Result<()> {
     let conf: Value = match &wish.conf {
         Some(text) => serde_json::from_str(text).context("--conf is not JSON")?,
         None => json!({}),
     };
     anyhow::ensure!(conf.is_object(), "--conf is not a JSON object");
+    let logical_date = wish.logical_date.as_deref().map(instant).transpose()?;
+    let whole = |date: Timestamp| date.with_nanosecond(0).unwrap_or(date);
     let request = TriggerRequest {
         dag_id: DagId::new(wish.dag_id),
         run_id: wish.run_id,
-        logical_date: wish.logical_date.as_deref().map(instant).transpose()?,
+        logical_date: logical_date.map(|date| {
+            if wish.no_replace_microseconds {
+                date
+            } else {
+                whole(date)
+            }
+        }),
         interval: None,
         run_after: None,
         conf,
@@ -283,7 +270,7 @@ async fn trigger(store: &Store, config: &Config, wish: Wish, format: Format) -> 
         user: Some(bootstrap::username()),
         partition_key: None,
     };
-    make_run(store, config, &request, format).await
+    make_run(store, config, &request, wish.output.output).await
 }
 
 /// Makes a run as asked, and shows it.

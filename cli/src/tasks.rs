@@ -1,6 +1,6 @@
 //! `tasks`
 
-use crate::arguments::TasksCommand;
+use crate::arguments::{ClearOptions, TasksCommand};
 use crate::clear::{self, TasksWish};
 use crate::database::open;
 use crate::output::{print, rows};
@@ -17,34 +17,7 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
     let store = open(&config).await?;
     let outcome = match command {
         TasksCommand::List { dag_id } => list(&store, &DagId::new(dag_id)).await,
-        TasksCommand::Clear {
-            dag_id,
-            task_regex,
-            start_date,
-            end_date,
-            upstream,
-            downstream,
-            only_failed,
-            only_running,
-            yes,
-        } => {
-            let choice = ClearChoice {
-                tasks: None,
-                upstream,
-                downstream,
-                only_failed,
-                only_running,
-            };
-            let wish = TasksWish {
-                dag_id: DagId::new(dag_id),
-                task_regex,
-                start_date,
-                end_date,
-                choice,
-                yes,
-            };
-            clear::tasks(&store, &config, wish).await
-        }
+        TasksCommand::Clear(options) => clear::tasks(&store, &config, wish_of(options)).await,
         TasksCommand::State {
             dag_id,
             task_id,
@@ -81,6 +54,23 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
     };
     store.close().await;
     outcome
+}
+
+fn wish_of(options: ClearOptions) -> TasksWish {
+    TasksWish {
+        dag_id: DagId::new(options.dag_id),
+        task_regex: options.task_regex,
+        start_date: options.start_date,
+        end_date: options.end_date,
+        choice: ClearChoice {
+            tasks: None,
+            upstream: options.upstream,
+            downstream: options.downstream,
+            only_failed: options.only_failed,
+            only_running: options.only_running,
+        },
+        yes: options.yes,
+    }
 }
 
 async fn list(store: &Store, dag_id: &DagId) -> anyhow::Result<()> {

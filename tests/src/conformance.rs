@@ -6,4 +6,4 @@ mod observe;
 
 pub use compare::{Chosen, Difference, compare};
 pub use engines::{Engines, Side};
-pub use observe::{Observed, last_words, observe};
+pub use observe::{Observed, last_words, observe, observe_all, runs};

@@ -191,6 +191,8 @@ pub enum Question {
         reset_dag_run: Option<bool>,
         #[serde(default)]
         note: Option<String>,
+        #[serde(default)]
+        partition_key: Option<String>,
     },
     GetDagRun {
         dag_id: String,

@@ -5,7 +5,9 @@
 use anyhow::{Context, ensure};
 use clap::Parser;
 use harness::Api;
-use harness::conformance::{Chosen, Difference, Engines, Observed, compare, last_words, observe};
+use harness::conformance::{
+    Chosen, Difference, Engines, Observed, compare, last_words, observe, observe_all, runs,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -14,6 +16,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 const RUN: &str = "conformance";
+/// How the names of DAGs end whose runs others start: by assets, or by a task.
+const FOLLOWER: &str = "_follows";
 /// The logical date of every run: past, on a Saturday, in summer.
 const DATE: &str = "2025-06-14T10:00:00Z";
 
@@ -65,6 +69,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let ids = all_dags(&engines)?;
     let wanted = |id: &&String| arguments.only.as_ref().is_none_or(|part| id.contains(part));
     let ids: Vec<&String> = ids.iter().filter(wanted).collect();
+    let (followers, ids): (Vec<&String>, Vec<&String>) =
+        ids.into_iter().partition(|id| id.ends_with(FOLLOWER));
+    for id in &followers {
+        unpause(&engines, id)?;
+    }
     let chosen = Chosen::read(include_str!("../../conformance/chosen.txt"));
     let mut report = Report::default();
     report.import_errors(&engines)?;
@@ -99,6 +108,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                 }
             }
         }
+    }
+    follow(&engines, &followers, Duration::from_secs(arguments.patience))?;
+    for id in followers {
+        let (airflow, updraft) = (
+            observe_all(&engines.airflow, id)?,
+            observe_all(&engines.updraft, id)?,
+        );
+        let differences = compare(id, &airflow, &updraft, &chosen);
+        report.add(id, airflow, updraft, differences);
     }
     if let Some(path) = &arguments.report {
         std::fs::write(path, serde_json::to_string_pretty(&report.facts)?)?;
@@ -194,6 +212,41 @@ fn wait(engines: &Engines, ids: &[&String], patience: Duration) {
     }
 }
 
+fn unpause(engines: &Engines, id: &str) -> anyhow::Result<()> {
+    let body = json!({"is_paused": false});
+    for side in [&engines.airflow, &engines.updraft] {
+        side.api
+            .call("PATCH", &format!("/api/v2/dags/{id}"), Some(&body))?;
+    }
+    Ok(())
+}
+
+/// Waits until the same number of runs has ended on both sides, and no more come.
+fn follow(engines: &Engines, ids: &[&String], patience: Duration) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let (mut last, mut since) = (Vec::new(), Instant::now());
+    while !ids.is_empty() && begin.elapsed() < patience {
+        let mut now = Vec::new();
+        for (side, id) in [&engines.airflow, &engines.updraft]
+            .into_iter()
+            .flat_map(|side| ids.iter().map(move |id| (side, id)))
+        {
+            let runs = runs(side, id)?;
+            let is_over = |run: &&Value| matches!(run["state"].as_str(), Some("success" | "failed"));
+            now.push((runs.len(), runs.iter().filter(is_over).count()));
+        }
+        let (airflow, updraft) = now.split_at(ids.len());
+        let is_done = airflow == updraft && now.iter().all(|(all, over)| all == over && *all > 0);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        } else if is_done && since.elapsed() > Duration::from_secs(10) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
 /// What came out.
 #[derive(Default)]
 struct Report {
@@ -227,13 +280,9 @@ impl Report {
     }
 
     fn started(&mut self, engines: &Engines, id: &str) -> anyhow::Result<()> {
+        // As a person would who turns it on and presses the button.
+        unpause(engines, id)?;
         for side in [&engines.airflow, &engines.updraft] {
-            // As a person would who turns it on and presses the button.
-            side.api.call(
-                "PATCH",
-                &format!("/api/v2/dags/{id}"),
-                Some(&json!({"is_paused": false})),
-            )?;
             let body = json!({"dag_run_id": RUN, "logical_date": DATE, "conf": {}});
             let (status, answer) =
                 side.api

@@ -71,6 +71,37 @@ pub fn observe(side: &Side, dag_id: &str, run_id: &str) -> anyhow::Result<Observ
         .collect())
 }
 
+/// What there is to see of all runs of a DAG that others started, in the order in which they were made.
+///
+/// # Errors
+/// When the API does not answer.
+pub fn observe_all(side: &Side, dag_id: &str) -> anyhow::Result<Observed> {
+    let mut facts = Observed::new();
+    for (number, run) in runs(side, dag_id)?.iter().enumerate() {
+        let run_id = run["dag_run_id"].as_str().unwrap_or_default().replace('+', "%2B");
+        for (path, value) in observe(side, dag_id, &run_id)? {
+            facts.insert(format!("{number}: {path}"), value);
+        }
+        facts.insert(
+            format!("{number}: run / partition_key"),
+            run["partition_key"].clone(),
+        );
+    }
+    Ok(facts)
+}
+
+/// All runs of a DAG, by partition and then in the order in which they were made.
+///
+/// # Errors
+/// When the API does not answer.
+pub fn runs(side: &Side, dag_id: &str) -> anyhow::Result<Vec<Value>> {
+    let path = format!("/api/v2/dags/{dag_id}/dagRuns?order_by=id&limit=100");
+    let (_, page) = side.api.call("GET", &path, None)?;
+    let mut runs = page["dag_runs"].as_array().cloned().unwrap_or_default();
+    runs.sort_by_key(|run| run["partition_key"].as_str().unwrap_or_default().to_owned());
+    Ok(runs)
+}
+
 fn xcoms(side: &Side, base: &str, index: i64) -> anyhow::Result<Vec<(String, Value)>> {
     let (_, entries) = side
         .api

@@ -156,6 +156,25 @@ async fn an_update_of_a_partition_waits_until_its_run_has_it_and_never_starts_it
         assert_eq!(map().await, ["two"], "what it has started already is left out");
         let mut db = world.store.reader().await.unwrap();
         assert_eq!(db.consumed_asset_events(key).await.unwrap().len(), 1);
+        drop(db);
+        store::transact!(world.store, "forget", |tx| {
+            tx.clear_partition(key, now).await?;
+            tx.look_at_partitions_again(&"d".into()).await
+        })
+        .unwrap();
+        assert_eq!(
+            map().await,
+            ["two"],
+            "whatever becomes of the run that it started"
+        );
+        let second = make(&world, &about(&world, "r2", "two", day("2026-01-03T00:00:00Z"))).await;
+        store::transact!(world.store, "consume", |tx| tx
+            .consume_partition(&"d".into(), second, "two")
+            .await)
+        .unwrap();
+        let mut db = world.store.reader().await.unwrap();
+        assert_eq!(db.consumed_asset_events(second).await.unwrap().len(), 1);
+        assert!(db.partition_events(&"d".into()).await.unwrap().is_empty());
     }
 }
 

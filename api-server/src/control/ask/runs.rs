@@ -39,6 +39,7 @@ impl Asked<'_> {
             conf,
             reset_dag_run,
             note,
+            partition_key,
         } = question
         else {
             return Ok(Answer::failure(400, "Unhandled request"));
@@ -55,7 +56,7 @@ impl Asked<'_> {
             run_type: DagRunType::OperatorTriggered,
             triggered_by: "operator",
             user: self.triggering_user().await?,
-            partition_key: None,
+            partition_key,
         };
         let app = self.app;
         match trigger_run(&app.store, &app.graphs, &*app.broker, &request).await {

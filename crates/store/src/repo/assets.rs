@@ -463,6 +463,7 @@ impl Tx {
             if !taken {
                 self.execute("UPDATE asset SET is_active = 1 WHERE id = ?", params![asset.id])
                     .await?;
+                self.look_at_partitions_of(asset.id).await?;
             }
         }
         Ok(())

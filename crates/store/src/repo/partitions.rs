@@ -54,6 +54,9 @@ pub struct AskedPartition {
 
 /// Column `mapping` of an update that Python is asked about.
 const ASKED: i64 = 2;
+/// Of one that has started its run, kept while it still waits to start others: whatever becomes of that run, it does not
+/// start it again.
+const SERVED: &str = "(mapping IS NOT NULL AND mapping = 3)";
 
 /// Runs about partitions that are meant: by name, by partition, or by partition date (both bounds included).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,8 +118,18 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn look_at_partitions_again(&mut self, dag_id: &DagId) -> Result<(), StoreError> {
-        let sql = "UPDATE partition_queue SET mapping = NULL, said = NULL WHERE dag_id = ?";
-        self.execute(sql, params![dag_id]).await.map(|_| ())
+        let sql = format!(
+            "UPDATE partition_queue SET mapping = NULL, said = NULL WHERE dag_id = ? AND NOT {SERVED}"
+        );
+        self.execute(&sql, params![dag_id]).await.map(|_| ())
+    }
+
+    /// Has the updates of an asset looked at again: what waits for it may have come true.
+    pub(super) async fn look_at_partitions_of(&mut self, asset: AssetId) -> Result<(), StoreError> {
+        let sql = format!(
+            "UPDATE partition_queue SET mapping = NULL, said = NULL WHERE asset_id = ? AND NOT {SERVED}"
+        );
+        self.execute(&sql, params![asset]).await.map(|_| ())
     }
 
     /// The updates that wait for a DAG (whose row is locked), the oldest first.
@@ -124,8 +137,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn partition_events(&mut self, dag_id: &DagId) -> Result<Vec<PartitionEvent>, StoreError> {
-        let sql = "SELECT event_id, asset_id, source_key, source_date, CASE WHEN mapping = 1 THEN target_key ELSE NULL END, said, \
-                   CASE WHEN mapping = ? THEN 1 ELSE 0 END FROM partition_queue WHERE dag_id = ? ORDER BY event_id, id";
+        let sql = format!(
+            "SELECT event_id, asset_id, source_key, source_date, CASE WHEN mapping = 1 THEN target_key ELSE NULL END, said, \
+             CASE WHEN mapping = ? THEN 1 ELSE 0 END FROM partition_queue WHERE dag_id = ? AND NOT {SERVED} \
+             ORDER BY event_id, id"
+        );
         let read = |mut row: Row| {
             Ok(PartitionEvent {
                 event: row.next()?,
@@ -137,7 +153,7 @@ impl Tx {
                 is_asked: row.next()?,
             })
         };
-        let rows = self.query(sql, params![ASKED, dag_id]).await?;
+        let rows = self.query(&sql, params![ASKED, dag_id]).await?;
         rows.into_iter().map(read).collect()
     }
 
@@ -172,11 +188,11 @@ impl Tx {
         targets: &[PartitionTarget],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "DELETE FROM partition_queue WHERE dag_id = ? AND event_id = ?";
-        self.execute(sql, params![dag_id, event.event]).await?;
-        let sql = "SELECT r.partition_key FROM run_asset_event e JOIN dag_run r ON r.id = e.run_key \
-                   WHERE e.event_id = ? AND r.dag_id = ?";
-        let rows = self.query(sql, params![event.event, dag_id]).await?;
+        let sql = format!("DELETE FROM partition_queue WHERE dag_id = ? AND event_id = ? AND NOT {SERVED}");
+        self.execute(&sql, params![dag_id, event.event]).await?;
+        let sql =
+            format!("SELECT target_key FROM partition_queue WHERE dag_id = ? AND event_id = ? AND {SERVED}");
+        let rows = self.query(&sql, params![dag_id, event.event]).await?;
         let served: Vec<Option<String>> = rows
             .into_iter()
             .map(|mut row| row.next())
@@ -199,7 +215,16 @@ impl Tx {
             ];
             self.execute(sql, values).await?;
         }
-        Ok(())
+        self.forget_served(dag_id).await
+    }
+
+    /// Forgets updates that have started all their runs.
+    async fn forget_served(&mut self, dag_id: &DagId) -> Result<(), StoreError> {
+        let sql = format!(
+            "DELETE FROM partition_queue WHERE dag_id = ? AND {SERVED} AND event_id NOT IN \
+             (SELECT event_id FROM (SELECT event_id FROM partition_queue WHERE dag_id = ? AND NOT {SERVED}) waiting)"
+        );
+        self.execute(&sql, params![dag_id, dag_id]).await.map(|_| ())
     }
 
     /// Has Python asked for which partitions an update is.
@@ -255,10 +280,12 @@ impl Tx {
         target: &str,
     ) -> Result<(), StoreError> {
         let sql = "INSERT INTO run_asset_event (run_key, event_id) \
-                   SELECT DISTINCT ?, event_id FROM partition_queue WHERE dag_id = ? AND target_key = ?";
+                   SELECT DISTINCT ?, event_id FROM partition_queue WHERE dag_id = ? AND target_key = ? AND mapping = 1";
         self.execute(sql, params![run, dag_id, target]).await?;
-        let sql = "DELETE FROM partition_queue WHERE dag_id = ? AND target_key = ?";
-        self.execute(sql, params![dag_id, target]).await.map(|_| ())
+        let sql =
+            "UPDATE partition_queue SET mapping = 3 WHERE dag_id = ? AND target_key = ? AND mapping = 1";
+        self.execute(sql, params![dag_id, target]).await?;
+        self.forget_served(dag_id).await
     }
 
     /// When the latest run about a partition was due that the DAG's timetable or a backfill made.
