@@ -12,6 +12,7 @@ mod bulk_runs;
 mod clear;
 mod clear_runs;
 mod cursor;
+mod dag_tasks;
 mod dags;
 mod dependencies;
 mod error;
@@ -53,8 +54,8 @@ pub(crate) fn router(app: App) -> Router {
             get(dags::show).patch(dags::patch).delete(dags::delete),
         )
         .route("/dags/{dag_id}/details", get(dags::details))
-        .route("/dags/{dag_id}/tasks", get(dags::tasks))
-        .route("/dags/{dag_id}/tasks/{task_id}", get(dags::task))
+        .route("/dags/{dag_id}/tasks", get(dag_tasks::list))
+        .route("/dags/{dag_id}/tasks/{task_id}", get(dag_tasks::show))
         .route("/dags/{dag_id}/dagVersions", get(meta::versions))
         .route("/dags/{dag_id}/dagVersions/{number}", get(meta::version_of_dag))
         .route("/dagSources/{dag_id}", get(meta::source))

@@ -234,7 +234,7 @@ pub async fn trigger_run(
     let run = NewRun {
         dag: &graph.dag,
         version_id,
-        run_id: run_id.clone(),
+        run_id,
         run_type: request.run_type,
         logical_date: request.logical_date,
         interval,
@@ -246,22 +246,25 @@ pub async fn trigger_run(
         trace_context: telemetry::context_of(&span),
         partition,
     };
-    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
-    let made = store::transact!(store, "trigger run", |tx| {
-        tx.create_run(&run, &mut ids, now).await?;
-        tx.run(dag_id, &run_id).await
-    });
-    let made = match made {
-        Ok(Some(made)) => made,
-        Ok(None) => return Err(StoreError::Inconsistent(format!("run {run_id} vanished")).into()),
-        Err(StoreError::Duplicate { .. }) => {
-            return Err(TriggerError::Duplicate {
-                dag_id: dag_id.clone(),
-                run_id,
-            });
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let made = make(store, &run, now).await?;
     broker.hint(Hint::Dag(dag_id.clone())).await;
     Ok(made)
+}
+
+async fn make(store: &Store, run: &NewRun<'_>, now: Timestamp) -> Result<RunRecord, TriggerError> {
+    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
+    let (dag_id, run_id) = (&run.dag.dag_id, &run.run_id);
+    let made = store::transact!(store, "trigger run", |tx| {
+        tx.create_run(run, &mut ids, now).await?;
+        tx.run(dag_id, run_id).await
+    });
+    match made {
+        Ok(Some(made)) => Ok(made),
+        Ok(None) => Err(StoreError::Inconsistent(format!("run {run_id} vanished")).into()),
+        Err(StoreError::Duplicate { .. }) => Err(TriggerError::Duplicate {
+            dag_id: dag_id.clone(),
+            run_id: run_id.clone(),
+        }),
+        Err(error) => Err(error.into()),
+    }
 }

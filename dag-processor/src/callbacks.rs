@@ -10,8 +10,8 @@ use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::repo::{CallbackKind, RunCallback, TaskInstanceRecord};
-use store::{Graph, Graphs, StoreError};
+use store::repo::{CallbackKind, RunCallback, RunRecord, TaskInstanceRecord};
+use store::{Graph, Graphs, StoreError, Tx};
 
 const TURN: Duration = Duration::from_secs(1);
 /// How often a callback is tried whose process was lost.
@@ -57,6 +57,48 @@ fn described(ti: &TaskInstanceRecord, try_number: TryNumber) -> Value {
         "id": ti.id, "dag_version_id": ti.version_id, "task_id": ti.task_id, "dag_id": ti.dag_id,
         "run_id": ti.run_id, "try_number": try_number.0, "map_index": ti.map_index.0, "hostname": ti.hostname,
     })
+}
+
+/// What is said of a callback beside its file; `None` when what it is about is gone.
+async fn particulars(
+    db: &mut Tx,
+    graph: &Graph,
+    callback: &RunCallback,
+    run: &RunRecord,
+    ti: Option<&TaskInstanceRecord>,
+) -> Result<Option<Value>, StoreError> {
+    let try_number = match callback.kind {
+        CallbackKind::Task(_, number) => Some(number),
+        CallbackKind::Run | CallbackKind::Deadline(_) | CallbackKind::Listener(..) => None,
+    };
+    let told = ti.map(|ti| described(ti, try_number.unwrap_or(ti.try_number)));
+    let dag_run = db.run_for_sdk(run).await?;
+    Ok(Some(match (&callback.kind, ti) {
+        (CallbackKind::Task(state, _), Some(ti)) => json!({
+            "type": "TaskCallbackRequest", "ti": told, "task_callback_type": state.as_str(),
+            "only_mail": !calls(graph, ti, *state), "mail": mails(graph, ti, *state),
+            "context_from_server": {
+                "dag_run": dag_run, "max_tries": ti.max_tries, "variables": [], "connections": [],
+                "xcom_keys_to_clear": [],
+            },
+        }),
+        (CallbackKind::Task(..), None) => return Ok(None),
+        (CallbackKind::Deadline(id), _) => {
+            let Some(call) = db.deadline_call(*id).await? else {
+                return Ok(None);
+            };
+            json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(run, run.dag_id.as_str())})
+        }
+        (CallbackKind::Listener(hook, facts), _) => json!({
+            "type": "Listener", "hook": hook, "facts": facts, "run_key": run.key.0,
+            "dag_run": shown(run, run.dag_id.as_str()),
+        }),
+        (CallbackKind::Run, _) => json!({
+            "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
+            "is_failure_callback": callback.is_failure,
+            "context_from_server": {"dag_run": dag_run, "last_ti": told},
+        }),
+    }))
 }
 
 impl Shared {
@@ -119,43 +161,12 @@ impl Shared {
         let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
             return Ok(None);
         };
-        let try_number = match callback.kind {
-            CallbackKind::Task(_, number) => Some(number),
-            CallbackKind::Run | CallbackKind::Deadline(_) | CallbackKind::Listener(..) => None,
-        };
-        let told = ti
-            .as_ref()
-            .map(|ti| described(ti, try_number.unwrap_or(ti.try_number)));
-        let dag_run = db.run_for_sdk(&run).await?;
         let mut request = json!({
             "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": Value::Null,
             "msg": callback.reason,
         });
-        let more = match (&callback.kind, &ti) {
-            (CallbackKind::Task(state, _), Some(ti)) => json!({
-                "type": "TaskCallbackRequest", "ti": told, "task_callback_type": state.as_str(),
-                "only_mail": !calls(&graph, ti, *state), "mail": mails(&graph, ti, *state),
-                "context_from_server": {
-                    "dag_run": dag_run, "max_tries": ti.max_tries, "variables": [], "connections": [],
-                    "xcom_keys_to_clear": [],
-                },
-            }),
-            (CallbackKind::Task(..), None) => return Ok(None),
-            (CallbackKind::Deadline(id), _) => {
-                let Some(call) = db.deadline_call(*id).await? else {
-                    return Ok(None);
-                };
-                json!({"type": "DeadlineCallback", "call": call, "dag_run": shown(&run, run.dag_id.as_str())})
-            }
-            (CallbackKind::Listener(hook, facts), _) => json!({
-                "type": "Listener", "hook": hook, "facts": facts, "run_key": run.key.0,
-                "dag_run": shown(&run, run.dag_id.as_str()),
-            }),
-            (CallbackKind::Run, _) => json!({
-                "type": "DagCallbackRequest", "dag_id": run.dag_id, "run_id": run.run_id,
-                "is_failure_callback": callback.is_failure,
-                "context_from_server": {"dag_run": dag_run, "last_ti": told},
-            }),
+        let Some(more) = particulars(&mut db, &graph, callback, &run, ti.as_ref()).await? else {
+            return Ok(None);
         };
         if let (Some(request), Value::Object(more)) = (request.as_object_mut(), more) {
             request.extend(more);

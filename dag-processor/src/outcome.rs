@@ -195,30 +195,10 @@ impl Shared {
                     errors.entry(file.relative.clone()).or_default().push_str(&text);
                     continue;
                 }
-                let saved = tx.save_dag(&read.parsed, *id, now).await?;
-                new_versions += usize::from(saved.is_new_version);
-                set_next_run(tx, &read.dag, saved.is_new_version, now).await?;
-                tx.set_asset_references(&read.dag, now).await?;
-                if saved.is_new_version {
-                    tx.look_at_partitions_again(&read.dag.dag_id).await?;
-                }
+                new_versions += usize::from(save_dag(tx, read, *id, now).await?);
                 present.push(read.dag.dag_id.clone());
             }
-            let fileloc = file.path.to_string_lossy();
-            if !errors.contains_key(&file.relative) {
-                tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now)
-                    .await?;
-            }
-            for (path, text) in &errors {
-                tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now)
-                    .await?;
-            }
-            // A file that is broken right now keeps its DAGs, hidden behind the error.
-            if errors.is_empty() || !present.is_empty() {
-                tx.retire_missing_dags(&file.relative, &present, now).await?;
-            } else {
-                tx.set_import_error_flag(&file.relative, true).await?;
-            }
+            save_errors(tx, file, &errors, &present, now).await?;
             tx.save_file(&record, now, seconds).await?;
             Ok(new_versions)
         })?;
@@ -228,6 +208,43 @@ impl Shared {
         self.broker.hint(Hint::Timetables).await;
         Ok(())
     }
+}
+
+/// Stores a DAG with all that follows from its structure. Whether it is a new version.
+async fn save_dag(tx: &mut Tx, read: &ReadDag, id: DagVersionId, now: Timestamp) -> Result<bool, StoreError> {
+    let is_new = tx.save_dag(&read.parsed, id, now).await?.is_new_version;
+    set_next_run(tx, &read.dag, is_new, now).await?;
+    tx.set_asset_references(&read.dag, now).await?;
+    if is_new {
+        tx.look_at_partitions_again(&read.dag.dag_id).await?;
+    }
+    Ok(is_new)
+}
+
+/// Stores what could not be imported of a file, and what has become of the DAGs that it had.
+async fn save_errors(
+    tx: &mut Tx,
+    file: &DagFile,
+    errors: &BTreeMap<String, String>,
+    present: &[DagId],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let fileloc = file.path.to_string_lossy();
+    if !errors.contains_key(&file.relative) {
+        tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now)
+            .await?;
+    }
+    for (path, text) in errors {
+        tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now)
+            .await?;
+    }
+    // A file that is broken right now keeps its DAGs, hidden behind the error.
+    if errors.is_empty() || !present.is_empty() {
+        tx.retire_missing_dags(&file.relative, present, now).await?;
+    } else {
+        tx.set_import_error_flag(&file.relative, true).await?;
+    }
+    Ok(())
 }
 
 /// The file that defines the same DAG, if it is another one that is still there.

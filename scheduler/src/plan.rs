@@ -6,7 +6,7 @@ use bootstrap::Stop;
 use broker::Hint;
 use model::dag::Dag;
 use model::dag_run::{DagRunEvent, DagRunState};
-use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Plan, RunEnd, RunSnapshot, TaskSnapshot, plan_run};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,16 +41,18 @@ enum Planned {
     Nothing(&'static str),
     /// The run is over; these may go on by what changed in it.
     Over(Vec<DagRunKey>),
-    Done {
-        dag_id: DagId,
-        run: Box<RunRecord>,
-        plan: Plan,
-        dispatches: Vec<Dispatch>,
-        /// Runs that what happened in this one may let go on.
-        linked: Vec<DagRunKey>,
-        /// How the run stands now, for its next plan.
-        snapshot: Option<Snapshot>,
-    },
+    Done(Box<Done>),
+}
+
+/// A plan that was carried out.
+struct Done {
+    run: RunRecord,
+    plan: Plan,
+    dispatches: Vec<Dispatch>,
+    /// Runs that what happened in this one may let go on.
+    linked: Vec<DagRunKey>,
+    /// How the run stands now, for its next plan.
+    snapshot: Option<Snapshot>,
 }
 
 /// When a run that another scheduler plans is looked at again: that plan may not have seen what we were told of.
@@ -71,28 +73,36 @@ impl Shared {
                 return Err(error);
             }
         };
-        let (dag_id, run, plan, dispatches, linked, snapshot) = match planned {
+        Ok(match planned {
             Planned::Nothing(word) => {
                 if word == "busy" {
                     self.dirty.add_later(key, BUSY);
                 }
-                return Ok(word);
+                word
             }
             Planned::Over(linked) => {
                 for other in linked {
                     self.dirty.add(other);
                 }
-                return Ok("not running");
+                "not running"
             }
-            Planned::Done {
-                dag_id,
-                run,
-                plan,
-                dispatches,
-                linked,
-                snapshot,
-            } => (dag_id, run, plan, dispatches, linked, snapshot),
-        };
+            Planned::Done(done) => {
+                self.follow_up(*done, now).await;
+                "planned"
+            }
+        })
+    }
+
+    /// What follows from a plan once its transaction holds.
+    async fn follow_up(&self, done: Done, now: Timestamp) {
+        let Done {
+            run,
+            plan,
+            dispatches,
+            linked,
+            snapshot,
+        } = done;
+        let key = run.key;
         if let Some(snapshot) = snapshot {
             self.snapshots.keep(key, snapshot);
         }
@@ -113,12 +123,11 @@ impl Shared {
         if let Some(end) = plan.end {
             let word = if end.is_failure() { "failed" } else { "success" };
             metrics::counter!(metric::RUNS_ENDED, "state" => word).increment(1);
-            tracing::info!(dag_id = %dag_id, run_id = %run.run_id, state = word, reason = end.reason(), "run ended");
+            tracing::info!(dag_id = %run.dag_id, run_id = %run.run_id, state = word, reason = end.reason(), "run ended");
             // A place under max_active_runs is free.
             self.look.notify_one();
-            self.broker.hint(Hint::Dag(dag_id)).await;
+            self.broker.hint(Hint::Dag(run.dag_id)).await;
         }
-        Ok("planned")
     }
 
     async fn plan_in(&self, tx: &mut Tx, key: DagRunKey, now: Timestamp) -> Result<Planned, StoreError> {
@@ -141,37 +150,8 @@ impl Shared {
         }
         let graph = self.graphs.get(tx, run.version_id).await?;
         let dag = &graph.dag;
-        let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
-        let (mut snapshot, mut is_kept) = self.snapshot_of(tx, &run, &events).await?;
-        let active_over_runs = if dag.has_limits_over_runs() {
-            // Counts over all runs are exact only under the DAG's lock.
-            if tx.lock_dag(&run.dag_id).await?.is_none() {
-                return Ok(Planned::Nothing("busy"));
-            }
-            tx.active_over_runs(dag).await?
-        } else {
-            Default::default()
-        };
-        let held_by_past = tx.held_by_past(dag, &run).await?;
-        let lengths = tx
-            .mapped_lengths(key, &sources(&run, dag, snapshot.tasks()))
-            .await?;
-        let plan = loop {
-            let plan = plan_run(&RunSnapshot {
-                dag,
-                start_date: run.start_date,
-                paused,
-                tasks: snapshot.tasks(),
-                active_over_runs: &active_over_runs,
-                held_by_past: &held_by_past,
-                lengths: &lengths,
-                now,
-            });
-            if plan.end.is_none() || !is_kept {
-                break plan;
-            }
-            // A run ends by what the database says, not by what is remembered.
-            (snapshot, is_kept) = (Snapshot::read(&run, tx.snapshot(key).await?), false);
+        let Some((plan, snapshot)) = self.decide(tx, &run, dag, &events, now).await? else {
+            return Ok(Planned::Nothing("busy"));
         };
         tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
             .await?;
@@ -190,14 +170,57 @@ impl Shared {
         tx.clear_run_events(&events).await?;
         tx.count_plan(key).await?;
         let snapshot = snapshot.after(&plan.moves).filter(|_| plan.end.is_none());
-        Ok(Planned::Done {
-            dag_id: run.dag_id.clone(),
-            run,
+        Ok(Planned::Done(Box::new(Done {
+            run: *run,
             plan,
             dispatches,
             linked,
             snapshot,
-        })
+        })))
+    }
+
+    /// What is to become of a run, and what that was decided by; `None` when somebody else has the lock on its DAG.
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        run: &RunRecord,
+        dag: &Dag,
+        events: &[RunEvent],
+        now: Timestamp,
+    ) -> Result<Option<(Plan, Snapshot)>, StoreError> {
+        let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
+        let (mut snapshot, mut is_kept) = self.snapshot_of(tx, run, events).await?;
+        let active_over_runs = if dag.has_limits_over_runs() {
+            // Counts over all runs are exact only under the DAG's lock.
+            if tx.lock_dag(&run.dag_id).await?.is_none() {
+                return Ok(None);
+            }
+            tx.active_over_runs(dag).await?
+        } else {
+            Default::default()
+        };
+        let held_by_past = tx.held_by_past(dag, run).await?;
+        let lengths = tx
+            .mapped_lengths(run.key, &sources(run, dag, snapshot.tasks()))
+            .await?;
+        let plan = loop {
+            let plan = plan_run(&RunSnapshot {
+                dag,
+                start_date: run.start_date,
+                paused,
+                tasks: snapshot.tasks(),
+                active_over_runs: &active_over_runs,
+                held_by_past: &held_by_past,
+                lengths: &lengths,
+                now,
+            });
+            if plan.end.is_none() || !is_kept {
+                break plan;
+            }
+            // A run ends by what the database says, not by what is remembered.
+            (snapshot, is_kept) = (Snapshot::read(run, tx.snapshot(run.key).await?), false);
+        };
+        Ok(Some((plan, snapshot)))
     }
 
     /// Runs that may go on because something changed in one that is over: a person marked a task there, say.

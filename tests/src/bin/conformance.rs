@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const RUN: &str = "conformance";
 /// How the names of DAGs end whose runs others start: by assets, or by a task.
 const FOLLOWER: &str = "_follows";
+/// How long a DAG may take to be there, and its database to be free.
+const PATIENT: Duration = Duration::from_secs(60);
 /// The logical date of every run: past, on a Saturday, in summer.
 const DATE: &str = "2025-06-14T10:00:00Z";
 
@@ -284,9 +286,18 @@ impl Report {
         unpause(engines, id)?;
         for side in [&engines.airflow, &engines.updraft] {
             let body = json!({"dag_run_id": RUN, "logical_date": DATE, "conf": {}});
-            let (status, answer) =
-                side.api
-                    .call("POST", &format!("/api/v2/dags/{id}/dagRuns"), Some(&body))?;
+            let path = format!("/api/v2/dags/{id}/dagRuns");
+            let begin = Instant::now();
+            let (status, answer) = loop {
+                let (status, answer) = side.api.call("POST", &path, Some(&body))?;
+                // A loaded Airflow has not parsed a file yet, or its SQLite is locked.
+                let may_come = status == 404 || status >= 500;
+                if !may_come || begin.elapsed() > PATIENT {
+                    break (status, answer);
+                }
+                std::thread::sleep(Duration::from_secs(1));
+                unpause(engines, id)?;
+            };
             if status != 200 {
                 say(&format!(
                     "{}: {id} cannot be triggered: {status} {answer}",

@@ -46,9 +46,21 @@ def runs_without_python(dag, task):
 
     if dag.template_undefined is not jinja2.StrictUndefined:
         return False
+    return not has_task_listeners()
+
+
+# What listeners are told within a task's own process.
+TASK_HOOKS = (
+    "on_starting", "before_stopping", "on_task_instance_running", "on_task_instance_success", "on_task_instance_failed",
+    "on_task_instance_skipped",
+)
+
+
+def has_task_listeners():
     from airflow.sdk.listener import get_listener_manager
 
-    return not get_listener_manager().has_listeners
+    hook = get_listener_manager().hook
+    return any(getattr(hook, name).get_hookimpls() for name in TASK_HOOKS)
 
 
 def native_bash(task):
