@@ -120,6 +120,9 @@ impl ClearChoice {
             if self.upstream {
                 up.add_relatives(dag, true, true);
             }
+            for selection in [&mut down, &mut up] {
+                selection.add_setups(dag);
+            }
             (down, up)
         });
         let (only_failed, only_running) = (self.only_failed, self.only_running);
@@ -225,6 +228,34 @@ impl Selection {
     }
 }
 
+impl Selection {
+    /// Adds the setups that what is selected needs, whose teardowns come after it or that have none, and their teardowns
+    /// (`get_upstreams_only_setups_and_teardowns`).
+    fn add_setups(&mut self, dag: &Dag) {
+        let single = self.single.iter().map(|(task, _)| task);
+        let selected: Vec<usize> = self
+            .whole
+            .iter()
+            .chain(single)
+            .filter_map(|task| dag.position(task))
+            .collect();
+        let mut added = Vec::new();
+        for at in selected {
+            if dag.tasks[at].is_setup {
+                added.extend(dag.teardowns_of(at));
+            } else if !dag.tasks[at].is_teardown {
+                for setup in dag.setups_of(at) {
+                    added.push(setup);
+                    added.extend(dag.teardowns_of(setup));
+                }
+            }
+        }
+        for at in added {
+            self.add(dag.tasks[at].task_id.clone(), None);
+        }
+    }
+}
+
 /// Whether a run has nothing left to do by itself.
 pub(crate) fn has_ended(run: &RunRecord) -> bool {
     matches!(run.state, DagRunState::Success | DagRunState::Failed)
@@ -243,6 +274,37 @@ mod tests {
             "tasks": [task("a", &["b"]), task("b", &["c"]), task("c", &[]), task("x", &["c"])],
         }});
         Dag::from_serialized(&document).expect("a DAG")
+    }
+
+    #[test]
+    fn what_is_cleared_gets_its_setups_and_teardowns_again() {
+        let task = |id: &str, after: &[&str], extra: &str| {
+            let mut body = json!({"task_id": id, "task_type": "T", "downstream_task_ids": after});
+            if !extra.is_empty() {
+                body[extra] = json!(true);
+            }
+            json!({"__type": "operator", "__var": body})
+        };
+        let document = json!({"__version": 3, "dag": {
+            "dag_id": "d", "timetable": {"__type": "airflow.timetables.simple.NullTimetable", "__var": {}},
+            "tasks": [
+                task("s", &["w", "t"], "is_setup"), task("w", &["t", "after"], ""), task("t", &[], "is_teardown"),
+                task("after", &[], ""), task("alone", &["w"], ""),
+            ],
+        }});
+        let dag = Dag::from_serialized(&document).expect("a DAG");
+        let with_setups = |task: &str| {
+            let mut selection = Selection::of([(TaskId::new(task), None)]);
+            selection.add_setups(&dag);
+            let mut names: Vec<String> = selection.whole.iter().map(TaskId::to_string).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(with_setups("w"), ["s", "t", "w"]);
+        assert_eq!(with_setups("s"), ["s", "t"]);
+        assert_eq!(with_setups("t"), ["t"]);
+        assert_eq!(with_setups("after"), ["after"], "the teardown is not after it");
+        assert_eq!(with_setups("alone"), ["alone"]);
     }
 
     #[test]

@@ -276,6 +276,9 @@ impl Shared {
             tx.tell(&hooks, &News::Run(run.key, news, end.reason()), now)
                 .await?;
         }
+        if end == RunEnd::TaskFailure {
+            tx.pause_after_failures(&run.dag_id, now).await?;
+        }
         if !failed && !dag.deadlines.is_empty() {
             tx.keep_deadlines(run.key, now).await?;
         }

@@ -7,13 +7,25 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A port that nobody uses now.
+/// A port that nobody uses now, and that is given once only. It is none of those that the system gives to connections that
+/// name no port: one of these could take it before the server does.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const FIRST: u32 = 16_000;
+    const COUNT: u32 = 14_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    (0..COUNT)
+        .filter_map(|_| {
+            let place = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+            u16::try_from(FIRST + place % COUNT).ok()
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// The folder of the built programs.

@@ -435,7 +435,25 @@ impl RunChange {
                 tx.set_run_note(run.key, note.as_deref(), now).await?;
             }
             let Some(state) = self.state else { return Ok(()) };
-            tx.mark_run(run.key, state, now).await?;
+            let mut has_teardowns = false;
+            if state.is_finished() {
+                let graph = app.graphs.get(tx, run.version_id).await?;
+                for ti in tx.task_instances_of(run.key).await? {
+                    if ti.state.is_finished() {
+                        continue;
+                    }
+                    if graph.dag.task(&ti.task_id).is_some_and(|task| task.is_teardown) {
+                        has_teardowns = true;
+                        continue;
+                    }
+                    tx.mark_task_instance(&ti, ended_by_hand(ti.state, state), now)
+                        .await?;
+                }
+            }
+            // Teardowns still clean up, and the run ends with them (`_set_dag_run_terminal_state`).
+            if !has_teardowns {
+                tx.mark_run(run.key, state, now).await?;
+            }
             let news = match state {
                 DagRunState::Success => Some(RunNews::Success),
                 DagRunState::Failed => Some(RunNews::Failed),
@@ -446,16 +464,9 @@ impl RunChange {
                 let hooks = tx.listeners().await?;
                 tx.tell(&hooks, &News::Run(run.key, news, &msg), now).await?;
             }
-            if state.is_finished() {
-                for ti in tx.task_instances_of(run.key).await? {
-                    if !ti.state.is_finished() {
-                        tx.mark_task_instance(&ti, ended_by_hand(ti.state, state), now)
-                            .await?;
-                    }
-                }
-            }
             Ok(())
         })?;
+        app.broker.hint(Hint::Run(run.key)).await;
         app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
         Ok(())
     }
@@ -465,7 +476,7 @@ impl RunChange {
 fn ended_by_hand(task: StateName, run: DagRunState) -> StateName {
     let started = matches!(
         task,
-        StateName::Running | StateName::Deferred | StateName::UpForReschedule
+        StateName::Running | StateName::Deferred | StateName::UpForReschedule | StateName::AwaitingInput
     );
     match (started, run) {
         (true, DagRunState::Success) => StateName::Success,

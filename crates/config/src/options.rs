@@ -69,6 +69,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "core",
+        "max_map_length",
+        "1024",
+        "Most items of a value that a task returns for another to be mapped over.",
+    ),
+    option(
+        "core",
         "parallelism",
         "32",
         "Task instances that one scheduler keeps queued or running at the same time.",

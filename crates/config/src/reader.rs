@@ -155,6 +155,7 @@ impl Reader<'_> {
             dags_folder: self.absolute("core", "dags_folder")?,
             load_examples: self.boolean("core", "load_examples")?,
             parallelism: self.positive("core", "parallelism")?,
+            max_map_length: self.positive("core", "max_map_length")?,
             default_timezone: self.timezone()?,
             max_active_tasks_per_dag: self.positive("core", "max_active_tasks_per_dag")?,
             max_active_runs_per_dag: self.positive("core", "max_active_runs_per_dag")?,

@@ -48,6 +48,7 @@ pub struct Core {
     pub dags_folder: PathBuf,
     pub load_examples: bool,
     pub parallelism: u32,
+    pub max_map_length: u32,
     pub default_timezone: chrono_tz::Tz,
     pub max_active_tasks_per_dag: u32,
     pub max_active_runs_per_dag: u32,

@@ -2,6 +2,7 @@
 
 mod groups;
 mod parse;
+mod setups;
 
 pub use groups::tasks_of_group;
 pub use parse::SerializedDagError;
@@ -147,6 +148,9 @@ pub struct Task {
     pub inlets: Vec<AssetLike>,
     /// The assets that it updates by succeeding.
     pub outlets: Vec<AssetLike>,
+    /// What it waits for beside its direct upstreams: the setups that it needs, all of which must succeed; for a teardown
+    /// what stands between its setups and it, all of which must have ended.
+    pub waits_for: Vec<usize>,
     /// The mapped task groups that it belongs to, the outermost first. Its instances are counted row by row: the index
     /// within the innermost changes fastest.
     pub mapped_groups: Vec<MappedGroup>,
@@ -307,6 +311,7 @@ impl Dag {
         self.order = self
             .topological_order()
             .ok_or_else(|| SerializedDagError::Cycle(self.dag_id.clone()))?;
+        self.link_setups();
         Ok(self)
     }
 

@@ -192,6 +192,11 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
+    /// Whether some failed, or did not run because something before them failed.
+    pub const fn have_failed(&self) -> bool {
+        self.failed + self.upstream_failed > 0
+    }
+
     /// Counts one more upstream task instance.
     pub fn add(&mut self, state: StateName, is_setup: bool) {
         self.total += 1;

@@ -3,6 +3,7 @@
 //! One pass in topological order decides everything that the snapshot allows: a chain of skips or upstream failures
 //! goes through at once, however long it is.
 
+use judging::Before;
 use model::dag::{Dag, Task};
 use model::task_instance::StateName;
 use model::trigger_rule::{Ending, Verdict};
@@ -256,14 +257,14 @@ impl<'a> Planner<'a> {
                 common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index, &before));
             match verdict {
                 Verdict::Wait => {}
-                Verdict::End(ending) if self.states[at] == StateName::NoStatus => self.decide(
+                // Also of one that waits to be tried or poked again: what is before it was cleared, and came out otherwise.
+                Verdict::End(ending) => self.decide(
                     at,
                     match ending {
                         Ending::UpstreamFailed => Decision::FailUpstream,
                         Ending::Skipped => Decision::Skip,
                     },
                 ),
-                Verdict::End(_) => {}
                 Verdict::Met => {
                     let index = self.snapshot.tasks[at].map_index;
                     if task.is_mapped && index != MapIndex::UNMAPPED {
@@ -274,14 +275,14 @@ impl<'a> Planner<'a> {
                             continue;
                         }
                     }
-                    self.consider(at, task);
+                    self.consider(at, task, &before);
                 }
             }
         }
     }
 
     /// A task instance whose trigger rule is met.
-    fn consider(&mut self, at: usize, task: &Task) {
+    fn consider(&mut self, at: usize, task: &Task, before: &Before) {
         let ti = &self.snapshot.tasks[at];
         if let Some(not_before) = ti.not_before.filter(|not_before| *not_before > self.snapshot.now) {
             self.wake_at(not_before);
@@ -292,7 +293,7 @@ impl<'a> Planner<'a> {
             return;
         }
         if task.is_mapped && ti.map_index == MapIndex::UNMAPPED {
-            let decision = self.expand(task);
+            let decision = self.expand(task, before);
             self.decide(at, decision);
         } else if task.completes_by_itself {
             self.decide(at, Decision::Complete);
@@ -409,4 +410,5 @@ mod replay;
 mod tests;
 
 pub use explain::{Blocker, blockers, some};
+pub use mapping::MOST_INSTANCES;
 pub use plan::{Decision, Move, Plan, RunEnd};

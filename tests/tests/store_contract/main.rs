@@ -10,11 +10,12 @@ mod outside;
 mod world;
 
 use chrono::{Duration, Utc};
+use model::dag_run::DagRunState;
 use model::task_instance::{Outcome, StateName};
 use model::{DagRunKey, DagVersionId};
 use std::collections::HashSet;
 use std::time::Duration as StdDuration;
-use store::repo::{Claimed, LockedRun, Reported, WorkerRecord};
+use store::repo::{Claimed, LockedRun, ParsedDag, Reported, WorkerRecord};
 use store::{Cipher, Store, StoreError};
 use uuid::Uuid;
 use world::*;
@@ -112,6 +113,58 @@ async fn pools_and_parallelism_bound_what_is_queued() {
         })
         .unwrap();
         assert_eq!(world.dispatch(two, 100).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_needs_more_slots_than_are_free_lets_smaller_ones_pass() {
+    for mut world in worlds(3).await {
+        world.dag.tasks[0].pool_slots = 5;
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        store::transact!(world.store, "shrink", |tx| {
+            let pool = tx.pools().await?.remove(0);
+            tx.update_pool(
+                &"default_pool".into(),
+                &store::repo::PoolRecord { slots: 1, ..pool },
+            )
+            .await
+        })
+        .unwrap();
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_dag_whose_last_runs_all_failed_is_paused() {
+    for world in worlds(1).await {
+        let text = document(1);
+        let parsed = ParsedDag {
+            max_consecutive_failed: 2,
+            ..parsed(&text)
+        };
+        store::transact!(world.store, "save", |tx| tx
+            .save_dag(&parsed, world.version, Utc::now())
+            .await)
+        .unwrap();
+        let ended = async |name: &str, state: DagRunState| {
+            let key = world.run(name).await.unwrap();
+            let now = Utc::now();
+            store::transact!(world.store, "end", |tx| {
+                tx.finish_run(key, state, now).await?;
+                tx.pause_after_failures(&"d".into(), now).await
+            })
+            .unwrap();
+            let mut db = world.store.reader().await.unwrap();
+            db.dag(&"d".into()).await.unwrap().unwrap().is_paused
+        };
+        assert!(!ended("first", DagRunState::Failed).await, "only one yet");
+        assert!(!ended("second", DagRunState::Success).await);
+        assert!(
+            !ended("third", DagRunState::Failed).await,
+            "a success stands between"
+        );
+        assert!(ended("fourth", DagRunState::Failed).await);
     }
 }
 

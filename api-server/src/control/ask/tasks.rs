@@ -4,7 +4,7 @@ use super::{Asked, index, instants, texts};
 use chrono::Utc;
 use model::task_instance::StateName;
 use model::time::rest_format;
-use model::{DagId, MapIndex, TaskId, Timestamp};
+use model::{DagId, GroupId, MapIndex, TaskId, Timestamp};
 use python::messages::{Answer, Question};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -26,6 +26,35 @@ impl Asked<'_> {
             .skip_tasks(run, &tasks, now)
             .await)?;
         Ok(Answer::done())
+    }
+
+    /// The tasks that a question is about: those of a task group of the DAG's latest version, where it names one; `None`
+    /// when there is no such group. No tasks at all stand for every task.
+    async fn of_group(
+        &self,
+        dag_id: &str,
+        group: Option<String>,
+        tasks: Option<Vec<String>>,
+    ) -> Result<Option<Option<Vec<String>>>, StoreError> {
+        let Some(group) = group else {
+            return Ok(Some(tasks));
+        };
+        let mut db = self.db().await?;
+        let Some(dag) = db.dag(&DagId::new(dag_id)).await? else {
+            return Ok(None);
+        };
+        let graph = self.app.graphs.get(&mut db, dag.version_id).await?;
+        let found = model::dag::tasks_of_group(&graph.document, &GroupId::new(group));
+        Ok(found.map(|found| {
+            let wanted = |task: &String| tasks.as_ref().is_none_or(|tasks| tasks.contains(task));
+            Some(
+                found
+                    .into_iter()
+                    .map(|task| task.to_string())
+                    .filter(wanted)
+                    .collect(),
+            )
+        }))
     }
 
     /// Task instances that a question is about.
@@ -50,6 +79,10 @@ impl Asked<'_> {
             conditions.push(Condition::In("run_id", texts(&run_ids)));
         }
         if let Some(states) = states {
+            let states: Vec<String> = states
+                .into_iter()
+                .map(|state| if state == "null" { "none".to_owned() } else { state })
+                .collect();
             conditions.push(Condition::In("state", texts(&states)));
         }
         if let Some(dates) = logical_dates {
@@ -87,22 +120,17 @@ impl Asked<'_> {
     pub(super) async fn tasks(&self, question: Question) -> Result<Answer, StoreError> {
         Ok(match question {
             Question::GetTICount {
-                task_group_id: Some(_),
-                ..
-            }
-            | Question::GetTaskStates {
-                task_group_id: Some(_),
-                ..
-            } => Answer::failure(400, "questions about task groups are not supported yet"),
-            Question::GetTICount {
                 dag_id,
                 map_index,
                 task_ids,
+                task_group_id,
                 logical_dates,
                 run_ids,
                 states,
-                ..
             } => {
+                let Some(task_ids) = self.of_group(&dag_id, task_group_id, task_ids).await? else {
+                    return Ok(Answer::failure(404, "there is no such task group"));
+                };
                 let tis = self
                     .select(dag_id, map_index, task_ids, logical_dates, run_ids, states)
                     .await?;
@@ -112,10 +140,13 @@ impl Asked<'_> {
                 dag_id,
                 map_index,
                 task_ids,
+                task_group_id,
                 logical_dates,
                 run_ids,
-                ..
             } => {
+                let Some(task_ids) = self.of_group(&dag_id, task_group_id, task_ids).await? else {
+                    return Ok(Answer::failure(404, "there is no such task group"));
+                };
                 let mut states: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
                 for ti in self
                     .select(dag_id, map_index, task_ids, logical_dates, run_ids, None)

@@ -104,6 +104,14 @@ impl Asked<'_> {
                 map_index,
                 mapped_length,
             } => {
+                let most = i64::from(self.app.config.core.max_map_length);
+                if mapped_length.is_some_and(|length| length > most) {
+                    return Ok(Answer::failure(
+                        400,
+                        "unmappable_return_value_length: pushed value is too large to map as a downstream's dependency \
+                         ([core] max_map_length)",
+                    ));
+                }
                 let now = Utc::now();
                 let xcom = NewXCom {
                     key,

@@ -282,6 +282,7 @@ fn task(
         expansion: expansion(object),
         inlets: assets(&fields, "inlets"),
         outlets: assets(&fields, "outlets"),
+        waits_for: Vec::new(),
         mapped_groups: Vec::new(),
     })
 }

@@ -134,14 +134,12 @@ impl StateName {
     /// Whether a decision not to run it can still be taken.
     pub const fn is_undecided(self) -> bool {
         match self {
-            Self::NoStatus | Self::Scheduled => true,
+            Self::NoStatus | Self::Scheduled | Self::UpForRetry | Self::UpForReschedule => true,
             Self::Queued
             | Self::Running
             | Self::Restarting
             | Self::Success
             | Self::Failed
-            | Self::UpForRetry
-            | Self::UpForReschedule
             | Self::UpstreamFailed
             | Self::Skipped
             | Self::Deferred

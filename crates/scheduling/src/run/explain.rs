@@ -181,7 +181,7 @@ impl Planner<'_> {
                 .into_iter()
                 .filter_map(|source| self.snapshot.dag.position(source))
                 .collect(),
-            _ => task.upstream.clone(),
+            _ => [&task.upstream[..], &task.waits_for].concat(),
         };
         let instances = sources.iter().flat_map(|before| match map_index.0 {
             0.. => self.relevant_instances(task, map_index, *before),

@@ -4,7 +4,7 @@ use super::Planner;
 use model::MapIndex;
 use model::dag::{Expansion, Task};
 use model::task_instance::StateName;
-use model::trigger_rule::{TriggerRule, Upstreams, Verdict};
+use model::trigger_rule::{Ending, TriggerRule, Upstreams, Verdict};
 
 /// What is before all instances of a task, counted once.
 pub(super) struct Before {
@@ -13,7 +13,7 @@ pub(super) struct Before {
     /// Places of the tasks of whose instances each has its own before it.
     own: Vec<usize>,
     /// How what it expands over stands.
-    sources: Upstreams,
+    pub(super) sources: Upstreams,
 }
 
 impl Planner<'_> {
@@ -50,12 +50,52 @@ impl Planner<'_> {
             // It expands as soon as what its group expands over is there, whatever is before it in the group.
             return TriggerRule::AllSuccess.judge(&before.sources);
         }
+        let indirect = self.indirect(task, map_index);
+        if let verdict @ Verdict::End(_) = indirect {
+            return verdict;
+        }
         let verdict = task.trigger_rule.judge(&self.upstreams(task, map_index, before));
         // How many instances there are is known once all of what it maps over has ended, whatever its rule says.
         let is_early = task.is_mapped && before.sources.are_open();
         match verdict {
             Verdict::Met if is_early => Verdict::Wait,
-            Verdict::Met | Verdict::Wait | Verdict::End(_) => verdict,
+            Verdict::Met => indirect,
+            Verdict::Wait | Verdict::End(_) => verdict,
+        }
+    }
+
+    /// Whether what a task waits for beside its direct upstreams lets it run (`_evaluate_setup_constraint` and
+    /// `_evaluate_teardown_scope`).
+    fn indirect(&self, task: &Task, map_index: MapIndex) -> Verdict {
+        if task.waits_for.is_empty() {
+            return Verdict::Met;
+        }
+        let mut up = Upstreams::default();
+        for &other in &task.waits_for {
+            for &at in self.relevant_instances(task, map_index, other) {
+                up.add(self.states[at], false);
+            }
+        }
+        if task.is_teardown {
+            return if up.are_open() {
+                Verdict::Wait
+            } else {
+                Verdict::Met
+            };
+        }
+        let removed = if map_index == MapIndex::UNMAPPED {
+            0
+        } else {
+            up.removed
+        };
+        if up.have_failed() {
+            Verdict::End(Ending::UpstreamFailed)
+        } else if up.skipped > 0 {
+            Verdict::End(Ending::Skipped)
+        } else if up.total > up.success + removed {
+            Verdict::Wait
+        } else {
+            Verdict::Met
         }
     }
 

@@ -1,5 +1,6 @@
 //! How many instances mapped tasks have.
 
+use super::judging::Before;
 use super::{Decision, Planner};
 use model::MapIndex;
 use model::dag::{Expansion, Task};
@@ -7,8 +8,9 @@ use model::task_instance::StateName;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-/// Mapped instances of one task. Each argument is bounded by `[core] max_map_length`; their product is not, elsewhere.
-const MOST_INSTANCES: usize = 100_000;
+/// Mapped instances of one task. Each value that is mapped over is bounded by `[core] max_map_length`; their product is
+/// not, elsewhere.
+pub const MOST_INSTANCES: usize = 100_000;
 
 impl Planner<'_> {
     /// How many instances a mapped task has now, where that is known.
@@ -117,7 +119,7 @@ impl Planner<'_> {
         Some(length)
     }
 
-    pub(super) fn expand(&self, task: &Task) -> Decision {
+    pub(super) fn expand(&self, task: &Task, before: &Before) -> Decision {
         match &task.expansion {
             Some(Expansion::Product(_)) => {}
             Some(Expansion::Unsupported(what)) => {
@@ -131,7 +133,11 @@ impl Planner<'_> {
             }
         };
         let Some(count) = self.length(task) else {
-            return Decision::FailUpstream;
+            // `MappedTaskUpstreamDep`: where something that it maps over was skipped and nothing failed, it is skipped.
+            return match before.sources.skipped > 0 && !before.sources.have_failed() {
+                true => Decision::Skip,
+                false => Decision::FailUpstream,
+            };
         };
         if count == 0 {
             Decision::Skip

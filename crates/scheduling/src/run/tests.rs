@@ -140,6 +140,57 @@ fn a_retry_waits_for_its_time_and_says_when() {
 }
 
 #[test]
+fn what_waits_to_be_tried_again_ends_with_what_is_before_it() {
+    let dag = chain(&["all_success"; 2]);
+    for waits in [StateName::UpForRetry, StateName::UpForReschedule] {
+        for (before, fate) in [
+            (Failed, Decision::FailUpstream),
+            (StateName::Skipped, Decision::Skip),
+        ] {
+            let next = plan(&dag, &instances(&dag, &[before, waits]));
+            assert_eq!(decisions(&next), [fate]);
+            assert!(next.end.is_some(), "and the run with it");
+        }
+    }
+}
+
+/// `s >> w1 >> w2 >> t`, `s >> t`; `s` is a setup, `t` its teardown, and `w2` runs whatever `w1` does.
+fn set_up() -> Dag {
+    dag_of(
+        vec![
+            json!({"task_id": "s", "task_type": "X", "is_setup": true, "downstream_task_ids": ["w1", "t"]}),
+            json!({"task_id": "w1", "task_type": "X", "downstream_task_ids": ["w2"]}),
+            json!({"task_id": "w2", "task_type": "X", "trigger_rule": "all_done", "downstream_task_ids": ["t"]}),
+            json!({"task_id": "t", "task_type": "X", "is_teardown": true, "trigger_rule": "all_done_setup_success"}),
+        ],
+        16,
+    )
+}
+
+#[test]
+fn a_setup_that_failed_keeps_all_that_needs_it_from_running() {
+    let dag = set_up();
+    let next = plan(&dag, &instances(&dag, &[Failed, NoStatus, NoStatus, NoStatus]));
+    assert_eq!(decisions(&next), vec![Decision::FailUpstream; 3]);
+    let next = plan(
+        &dag,
+        &instances(&dag, &[StateName::Skipped, NoStatus, NoStatus, NoStatus]),
+    );
+    assert_eq!(decisions(&next), vec![Decision::Skip; 3]);
+}
+
+#[test]
+fn a_teardown_waits_for_all_between_its_setup_and_itself() {
+    let dag = set_up();
+    let states = |w1: StateName| instances(&dag, &[Success, w1, Success, NoStatus]);
+    assert!(
+        plan(&dag, &states(Running)).moves.is_empty(),
+        "`w1` is cleared and runs again"
+    );
+    assert_eq!(decisions(&plan(&dag, &states(Success))), [Decision::Schedule]);
+}
+
+#[test]
 fn a_paused_dag_schedules_nothing_but_lets_the_run_end() {
     let dag = chain(&["all_success"; 2]);
     let half = plan_in(&world(), &dag, &instances(&dag, &[Success, NoStatus]), true);

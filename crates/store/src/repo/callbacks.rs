@@ -57,11 +57,7 @@ impl Tx {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let states = if is_failure {
-            "('failed', 'upstream_failed')"
-        } else {
-            "('success')"
-        };
+        let states = if is_failure { "('failed')" } else { "('success')" };
         let sql = format!(
             "SELECT id FROM task_instance WHERE run_key = ? AND state IN {states} ORDER BY end_date DESC, id DESC LIMIT 1"
         );

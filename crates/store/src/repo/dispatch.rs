@@ -48,7 +48,7 @@ fn candidates_sql(dialect: crate::sql::Dialect) -> String {
     let lock = dialect.skip_locked();
     format!(
         "SELECT id, try_number, dispatch_seq, queue, executor, pool, pool_slots, dispatch_order FROM task_instance{index} \
-         WHERE state = 'scheduled' AND pool = ? ORDER BY dispatch_order, id LIMIT ?{lock}"
+         WHERE state = 'scheduled' AND pool = ? AND pool_slots <= ? ORDER BY dispatch_order, id LIMIT ?{lock}"
     )
 }
 
@@ -85,7 +85,7 @@ impl Tx {
         for (pool, usage) in &pools {
             let most = usage.open().min(capacity).min(CLAIM_LIMIT);
             if most > 0 {
-                waiting.extend(self.lock_candidates(pool, most).await?);
+                waiting.extend(self.lock_candidates(pool, usage.open(), most).await?);
             }
         }
         waiting.sort_by_key(|w| (w.order, w.dispatch.id));
@@ -146,7 +146,13 @@ impl Tx {
         Ok(pools)
     }
 
-    async fn lock_candidates(&mut self, pool: &PoolName, limit: i64) -> Result<Vec<Waiting>, StoreError> {
+    /// One that needs more slots than are open does not stand in the way of smaller ones.
+    async fn lock_candidates(
+        &mut self,
+        pool: &PoolName,
+        open: i64,
+        limit: i64,
+    ) -> Result<Vec<Waiting>, StoreError> {
         let read = |mut row: Row| {
             Ok(Waiting {
                 dispatch: Dispatch {
@@ -162,7 +168,7 @@ impl Tx {
             })
         };
         let sql = candidates_sql(self.dialect());
-        self.query(&sql, params![pool, limit])
+        self.query(&sql, params![pool, open, limit])
             .await?
             .into_iter()
             .map(read)
@@ -285,7 +291,7 @@ impl crate::Store {
             crate::sql::Dialect::Sqlite => "EXPLAIN QUERY PLAN ",
         };
         let sql = format!("{head}{}", candidates_sql(db.dialect()));
-        let rows = db.query(&sql, params!["default_pool", 10]).await?;
+        let rows = db.query(&sql, params!["default_pool", 10, 10]).await?;
         Ok(format!("{rows:?}"))
     }
 }

@@ -294,9 +294,11 @@ impl Tx {
                     "state = 'success', try_number = try_number + 1, end_date = ?, start_date = ?"
                 }
                 Decision::FailUpstream => {
-                    "state = 'upstream_failed', end_date = ?, start_date = COALESCE(start_date, ?)"
+                    "state = 'upstream_failed', not_before = NULL, end_date = ?, start_date = COALESCE(start_date, ?)"
                 }
-                Decision::Skip => "state = 'skipped', end_date = ?, start_date = COALESCE(start_date, ?)",
+                Decision::Skip => {
+                    "state = 'skipped', not_before = NULL, end_date = ?, start_date = COALESCE(start_date, ?)"
+                }
                 Decision::Remove => "state = 'removed', end_date = ?",
                 Decision::Expand(count) => {
                     self.expand(run, dag, planned.id, *count, ids, now).await?;

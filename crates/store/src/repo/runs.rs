@@ -4,10 +4,11 @@ use super::list::Listing;
 use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::dag::Dag;
+use model::dag::{Dag, Task};
 use model::dag_run::{DagRunState, DagRunType};
 use model::timetable::{DataInterval, Partition};
-use model::{DagId, DagRunKey, DagVersionId, RunId, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, DagVersionId, MapIndex, RunId, TaskInstanceId, Timestamp};
+use scheduling::MOST_INSTANCES;
 
 pub(super) const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
     run_after, queued_at, start_date, end_date, version_id, triggered_by, triggering_user, note, clear_number, \
@@ -132,6 +133,18 @@ pub struct NewRun<'a> {
     pub partition: Option<Partition>,
 }
 
+/// A task that is mapped over literals only has all its instances from the start (`DagRun._create_tasks`).
+fn instances_from_the_start(task: &Task) -> impl Iterator<Item = MapIndex> + use<> {
+    let count = task
+        .expansion
+        .as_ref()
+        .and_then(|expansion| expansion.count(&|_| None));
+    let count = count.filter(|count| (1..=MOST_INSTANCES).contains(count));
+    let last = count.and_then(|count| i32::try_from(count - 1).ok());
+    let indexes = last.map_or(MapIndex::UNMAPPED.0..=MapIndex::UNMAPPED.0, |last| 0..=last);
+    indexes.map(MapIndex)
+}
+
 impl Tx {
     /// Creates a run in state queued, with its task instances.
     ///
@@ -172,10 +185,11 @@ impl Tx {
             .tasks
             .iter()
             .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
-            .map(|task| super::tasks::NewTaskInstance {
+            .flat_map(|task| instances_from_the_start(task).map(move |map_index| (task, map_index)))
+            .map(|(task, map_index)| super::tasks::NewTaskInstance {
                 id: ids(),
                 task,
-                map_index: model::MapIndex::UNMAPPED,
+                map_index,
             })
             .collect();
         self.insert_task_instances(key, &run.dag.dag_id, &run.run_id, run.version_id, &rows, now)

@@ -223,3 +223,25 @@ fn mapped_groups_within_mapped_groups_are_counted_row_by_row() {
     // As in Airflow, where the same index is read: not those of its own inner group.
     assert_eq!((fate(15), fate(16), fate(17)), (runs.clone(), runs, fails));
 }
+
+#[test]
+fn a_mapped_task_over_what_was_skipped_is_skipped() {
+    let over = json!({"type": "dict-of-lists", "value": {"__type": "dict", "__var": {
+        "x": {"__type": "xcomref", "__var": {"task_id": "up", "key": "return_value"}}}}});
+    let dag = dag_of(
+        vec![
+            json!({"task_id": "up", "task_type": "X", "downstream_task_ids": ["m"]}),
+            json!({"task_id": "m", "task_type": "X", "_is_mapped": true, "trigger_rule": "all_done", "expand_input": over}),
+        ],
+        16,
+    );
+    for (state, fate) in [
+        (StateName::Skipped, Decision::Skip),
+        (Failed, Decision::FailUpstream),
+    ] {
+        assert_eq!(
+            decisions(&plan(&dag, &instances(&dag, &[state, NoStatus]))),
+            [fate]
+        );
+    }
+}
