@@ -200,6 +200,7 @@ impl Shared {
             Default::default()
         };
         let held_by_past = tx.held_by_past(dag, run).await?;
+        let mut previously_skipped = tx.previously_skipped(dag, run.key, snapshot.tasks()).await?;
         let lengths = tx
             .mapped_lengths(run.key, &sources(run, dag, snapshot.tasks()))
             .await?;
@@ -211,6 +212,7 @@ impl Shared {
                 tasks: snapshot.tasks(),
                 active_over_runs: &active_over_runs,
                 held_by_past: &held_by_past,
+                previously_skipped: &previously_skipped,
                 lengths: &lengths,
                 now,
             });
@@ -219,6 +221,7 @@ impl Shared {
             }
             // A run ends by what the database says, not by what is remembered.
             (snapshot, is_kept) = (Snapshot::read(run, tx.snapshot(run.key).await?), false);
+            previously_skipped = tx.previously_skipped(dag, run.key, snapshot.tasks()).await?;
         };
         Ok(Some((plan, snapshot)))
     }

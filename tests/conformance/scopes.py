@@ -92,3 +92,36 @@ with DAG("conformance_too_much_to_map", schedule=None):
         return list(range(1100))
 
     give.expand(value=much())
+
+with DAG("conformance_branch_over_mapped", schedule=None):
+
+    @task.branch
+    def choose():
+        return "chosen"
+
+    @task.short_circuit(ignore_downstream_trigger_rules=False)
+    def stop():
+        return False
+
+    @task
+    def values():
+        return [1, 2]
+
+    branch = choose()
+    chosen = give.override(task_id="chosen").expand(value=[1, 2])
+    other = give.override(task_id="other").expand(value=[3, 4])
+    late = give.override(task_id="late").expand(value=values())
+    branch >> [chosen, other, late]
+    [chosen, other, late] >> fine.override(task_id="join", trigger_rule="none_failed_min_one_success")()
+    stopped = give.override(task_id="stopped").expand(value=[5])
+    stop() >> stopped >> fine.override(task_id="after_stop", trigger_rule="all_done")()
+
+    @task_group
+    def branched(v):
+        @task.branch
+        def pick(v):
+            return "branched.left" if v == "x" else "branched.right"
+
+        pick(v) >> [give.override(task_id="left")(v), give.override(task_id="right")(v)]
+
+    branched.expand(v=["x", "y"])

@@ -148,6 +148,8 @@ pub struct Task {
     pub inlets: Vec<AssetLike>,
     /// The assets that it updates by succeeding.
     pub outlets: Vec<AssetLike>,
+    /// Whether it may decide that tasks after it are skipped: a branch or a short circuit.
+    pub can_skip_downstream: bool,
     /// What it waits for beside its direct upstreams: the setups that it needs, all of which must succeed; for a teardown
     /// what stands between its setups and it, all of which must have ended.
     pub waits_for: Vec<usize>,

@@ -11,8 +11,8 @@ mod start;
 
 pub use partitions::{DuePartition, PartitionUpdate, choose_partitions};
 pub use run::{
-    Blocker, Decision, MOST_INSTANCES, Move, Plan, RunEnd, RunSnapshot, TaskSnapshot, blockers, plan_run,
-    some,
+    Blocker, Decision, MOST_INSTANCES, Move, Plan, PreviouslySkipped, RunEnd, RunSnapshot, TaskSnapshot,
+    blockers, plan_run, some,
 };
 pub use slots::{Candidate, PoolUse, choose_for_slots};
 pub use start::{QueuedRun, choose_runs_to_start};

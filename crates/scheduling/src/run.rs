@@ -27,6 +27,22 @@ pub struct TaskSnapshot {
     pub goes_on: bool,
 }
 
+/// Task instances that a task before them said to skip when it ran (`NotPreviouslySkippedDep`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PreviouslySkipped {
+    /// All instances of these tasks.
+    pub whole: HashSet<TaskId>,
+    /// Single ones.
+    pub single: HashSet<(TaskId, MapIndex)>,
+}
+
+impl PreviouslySkipped {
+    fn has(&self, ti: &TaskSnapshot) -> bool {
+        self.whole.contains(&ti.task_id)
+            || (!self.single.is_empty() && self.single.contains(&(ti.task_id.clone(), ti.map_index)))
+    }
+}
+
 /// A running DagRun and all that its plan depends on.
 #[derive(Debug)]
 pub struct RunSnapshot<'a> {
@@ -42,6 +58,8 @@ pub struct RunSnapshot<'a> {
     pub active_over_runs: &'a HashMap<TaskId, u32>,
     /// Tasks with `depends_on_past` whose instance in the run before has not succeeded.
     pub held_by_past: &'a HashSet<TaskId>,
+    /// What a branch or a short circuit before it has decided to skip.
+    pub previously_skipped: &'a PreviouslySkipped,
     /// Lengths of the values that tasks returned, for those that a mapped task expands over.
     pub lengths: &'a HashMap<TaskId, usize>,
     /// The time now.
@@ -253,6 +271,10 @@ impl<'a> Planner<'a> {
         let common = (!task.is_in_mapped_group()).then(|| self.judge(task, MapIndex::UNMAPPED, &before));
         let mut length = None;
         for at in waiting {
+            if self.snapshot.previously_skipped.has(&self.snapshot.tasks[at]) {
+                self.decide(at, Decision::Skip);
+                continue;
+            }
             let verdict =
                 common.unwrap_or_else(|| self.judge(task, self.snapshot.tasks[at].map_index, &before));
             match verdict {
@@ -317,7 +339,10 @@ impl<'a> Planner<'a> {
         let mut in_run =
             u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
         // Counted where a limit asks for it: most tasks have none.
-        let counts = |at: &usize| is_active(self.states[*at]) || self.states[*at] == StateName::Deferred;
+        let counts = |at: &usize| {
+            is_active(self.states[*at])
+                || matches!(self.states[*at], StateName::Deferred | StateName::AwaitingInput)
+        };
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
         for &at in &ready {
             let task_id = &self.snapshot.tasks[at].task_id;

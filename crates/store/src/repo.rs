@@ -22,6 +22,7 @@ mod partitions;
 mod past;
 mod planning;
 mod runs;
+mod skips;
 mod task_states;
 mod tasks;
 mod timetable_questions;

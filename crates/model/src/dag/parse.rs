@@ -282,6 +282,7 @@ fn task(
         expansion: expansion(object),
         inlets: assets(&fields, "inlets"),
         outlets: assets(&fields, "outlets"),
+        can_skip_downstream: fields.truth("_can_skip_downstream"),
         waits_for: Vec::new(),
         mapped_groups: Vec::new(),
     })

@@ -215,7 +215,10 @@ impl Planner<'_> {
             .dag
             .position(&task.task_id)
             .map_or(&[][..], |at| &self.instances[at]);
-        let counts = |at: &&usize| is_active(self.states[**at]) || self.states[**at] == StateName::Deferred;
+        let counts = |at: &&usize| {
+            is_active(self.states[**at])
+                || matches!(self.states[**at], StateName::Deferred | StateName::AwaitingInput)
+        };
         let in_run = own.iter().filter(counts).count();
         let over_runs = self
             .snapshot

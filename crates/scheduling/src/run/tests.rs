@@ -50,6 +50,7 @@ struct World {
     start_date: Option<Timestamp>,
     active_over_runs: HashMap<TaskId, u32>,
     held_by_past: HashSet<TaskId>,
+    previously_skipped: PreviouslySkipped,
     lengths: HashMap<TaskId, usize>,
 }
 
@@ -62,6 +63,7 @@ impl World {
             tasks,
             active_over_runs: &self.active_over_runs,
             held_by_past: &self.held_by_past,
+            previously_skipped: &self.previously_skipped,
             lengths: &self.lengths,
             now: DateTime::UNIX_EPOCH,
         }
@@ -77,6 +79,7 @@ fn world() -> World {
         start_date: None,
         active_over_runs: HashMap::new(),
         held_by_past: HashSet::new(),
+        previously_skipped: PreviouslySkipped::default(),
         lengths: HashMap::new(),
     }
 }
@@ -152,6 +155,20 @@ fn what_waits_to_be_tried_again_ends_with_what_is_before_it() {
             assert!(next.end.is_some(), "and the run with it");
         }
     }
+}
+
+#[test]
+fn what_a_branch_skipped_is_skipped_again_whatever_its_own_rule_says() {
+    let dag = chain(&["all_success", "none_failed_min_one_success", "all_success"]);
+    let mut decided = world();
+    decided.previously_skipped.whole.insert("t1".into());
+    let next = plan_in(
+        &decided,
+        &dag,
+        &instances(&dag, &[Success, NoStatus, NoStatus]),
+        false,
+    );
+    assert_eq!(decisions(&next), vec![Decision::Skip; 2]);
 }
 
 /// `s >> w1 >> w2 >> t`, `s >> t`; `s` is a setup, `t` its teardown, and `w2` runs whatever `w1` does.
@@ -346,7 +363,7 @@ proptest! {
         let plan = plan_in(&world(), &dag, &tasks, paused);
         let world = world();
         let snapshot = RunSnapshot { dag: &dag, start_date: None, paused, tasks: &tasks, active_over_runs: &world.active_over_runs,
-            held_by_past: &world.held_by_past, lengths: &world.lengths, now: DateTime::UNIX_EPOCH };
+            held_by_past: &world.held_by_past, previously_skipped: &world.previously_skipped, lengths: &world.lengths, now: DateTime::UNIX_EPOCH };
         for ti in tasks.iter().filter(|ti| ti.state.is_schedulable()) {
             let moved = plan.moves.iter().any(|planned| planned.id == ti.id);
             let ends = plan.end.is_some();

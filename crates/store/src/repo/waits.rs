@@ -120,6 +120,7 @@ impl Tx {
         let tasks = self.snapshot(run.key).await?;
         let active_over_runs = self.active_over_runs(dag).await?;
         let held_by_past = self.held_by_past(dag, &run).await?;
+        let previously_skipped = self.previously_skipped(dag, run.key, &tasks).await?;
         let lengths = self
             .mapped_lengths(
                 run.key,
@@ -133,6 +134,7 @@ impl Tx {
             tasks: &tasks,
             active_over_runs: &active_over_runs,
             held_by_past: &held_by_past,
+            previously_skipped: &previously_skipped,
             lengths: &lengths,
             now,
         };
