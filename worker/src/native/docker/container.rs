@@ -32,7 +32,7 @@ const AWAY: Duration = Duration::from_secs(60);
 /// Bytes of output that may be kept for `xcom_all`.
 const KEPT: usize = 16 << 20;
 /// How long after a container's end the engine may learn that memory was the reason, and the exit code that it has then.
-const VERDICT: Duration = Duration::from_secs(2);
+const VERDICT: Duration = Duration::from_secs(10);
 const SIGKILLED: i64 = 137;
 
 /// A running DockerOperator.
