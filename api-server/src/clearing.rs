@@ -226,9 +226,7 @@ impl Selection {
             }
         }
     }
-}
 
-impl Selection {
     /// Adds the setups that what is selected needs, whose teardowns come after it or that have none, and their teardowns
     /// (`get_upstreams_only_setups_and_teardowns`).
     fn add_setups(&mut self, dag: &Dag) {

@@ -19,6 +19,7 @@ mod error;
 mod hitl;
 mod logs_page;
 mod mark;
+mod mark_run;
 mod meta;
 mod pools;
 mod query;
@@ -75,7 +76,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/dags/{dag_id}/dagRuns/{run_id}/wait", get(wait::wait))
         .route(
             "/dags/{dag_id}/dagRuns/{run_id}",
-            get(runs::show).delete(runs::delete).patch(runs::patch),
+            get(runs::show).delete(runs::delete).patch(mark_run::patch),
         )
         .route("/dags/{dag_id}/clearDagRuns", post(clear_runs::clear_many))
         .route(

@@ -70,23 +70,21 @@ impl Shared {
         let dag_run = shown(&run, run.dag_id.as_str());
         let question =
             json!({"kind": "deadline", "reference": reference, "dag_run": dag_run, "run_key": run.key.0});
-        let wrong = match self.ask(question).await {
-            Ok(answer) => match answer.get("wrong").and_then(Value::as_str) {
-                Some(wrong) => wrong.to_owned(),
-                None => {
-                    let at = answer.get("at").and_then(Value::as_i64);
-                    let at = at.and_then(model::time::from_micros);
-                    return Ok(Measured::Known(at, length.filter(|_| at.is_some())));
-                }
-            },
-            Err(Unanswered::Never(why)) => why,
+        Ok(match self.ask(question).await {
+            Ok(answer) => {
+                let at = answer.get("at").and_then(Value::as_i64);
+                let at = at.and_then(model::time::from_micros);
+                Measured::Known(at, length.filter(|_| at.is_some()))
+            }
+            Err(Unanswered::Never(why)) => {
+                tracing::error!(dag_id = %run.dag_id, run_id = %run.run_id, "a run has no deadline of this reference: {why}");
+                Measured::Known(None, None)
+            }
             Err(Unanswered::Later(why)) => {
                 tracing::warn!("the reference of a deadline cannot be asked, trying again: {why}");
-                return Ok(Measured::Later);
+                Measured::Later
             }
-        };
-        tracing::error!(dag_id = %run.dag_id, run_id = %run.run_id, "a run has no deadline of this reference: {wrong}");
-        Ok(Measured::Known(None, None))
+        })
     }
 
     /// As many seconds as a Variable says.

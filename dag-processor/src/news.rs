@@ -37,17 +37,14 @@ impl Shared {
         if hooks.is_ok_and(|hooks| !hooks.have(hook)) {
             return Ok(());
         }
-        let wrong = match self
-            .ask(json!({"kind": "news", "hook": hook, "facts": facts}))
-            .await
-        {
-            Ok(answer) => answer.get("wrong").and_then(Value::as_str).map(str::to_owned),
-            Err(Unanswered::Later(why)) => return Err(why),
-            Err(Unanswered::Never(why)) => Some(why),
-        };
-        if let Some(wrong) = wrong {
-            tracing::error!(event, hook, "a listener went wrong: {wrong}");
+        let question = json!({"kind": "news", "hook": hook, "facts": facts});
+        match self.ask(question).await {
+            Ok(_) => Ok(()),
+            Err(Unanswered::Later(why)) => Err(why),
+            Err(Unanswered::Never(why)) => {
+                tracing::error!(event, hook, "a listener went wrong: {why}");
+                Ok(())
+            }
         }
-        Ok(())
     }
 }

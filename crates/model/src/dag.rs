@@ -212,6 +212,7 @@ impl Expansion {
             (Self::Product(_), own @ Self::Unsupported(_)) => own,
         }
     }
+
     /// The tasks whose returned values it depends on.
     pub fn sources(&self) -> Vec<&TaskId> {
         match self {

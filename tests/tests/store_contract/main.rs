@@ -103,15 +103,7 @@ async fn pools_and_parallelism_bound_what_is_queued() {
         let (one, two) = (worker_id(), worker_id());
         assert_eq!(world.dispatch(one, 5).await.unwrap().len(), 5);
         assert_eq!(world.dispatch(one, 5).await.unwrap().len(), 0);
-        store::transact!(world.store, "shrink", |tx| {
-            let pool = tx.pools().await?.remove(0);
-            tx.update_pool(
-                &"default_pool".into(),
-                &store::repo::PoolRecord { slots: 8, ..pool },
-            )
-            .await
-        })
-        .unwrap();
+        world.resize_pool(8).await;
         assert_eq!(world.dispatch(two, 100).await.unwrap().len(), 3);
     }
 }
@@ -122,15 +114,7 @@ async fn a_task_that_needs_more_slots_than_are_free_lets_smaller_ones_pass() {
         world.dag.tasks[0].pool_slots = 5;
         let key = world.run("r").await.unwrap();
         world.schedule_all(key).await;
-        store::transact!(world.store, "shrink", |tx| {
-            let pool = tx.pools().await?.remove(0);
-            tx.update_pool(
-                &"default_pool".into(),
-                &store::repo::PoolRecord { slots: 1, ..pool },
-            )
-            .await
-        })
-        .unwrap();
+        world.resize_pool(1).await;
         assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 1);
     }
 }
@@ -173,15 +157,7 @@ async fn schedulers_side_by_side_queue_each_task_once_and_never_overfill_a_pool(
     for world in worlds(60).await {
         let key = world.run("r").await.unwrap();
         world.schedule_all(key).await;
-        store::transact!(world.store, "shrink", |tx| {
-            let pool = tx.pools().await?.remove(0);
-            tx.update_pool(
-                &"default_pool".into(),
-                &store::repo::PoolRecord { slots: 40, ..pool },
-            )
-            .await
-        })
-        .unwrap();
+        world.resize_pool(40).await;
         let turns = (0..4).map(|_| async {
             let me = worker_id();
             let mut mine = Vec::new();

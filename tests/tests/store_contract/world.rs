@@ -9,8 +9,8 @@ use scheduling::{Decision, Move};
 use serde_json::json;
 use std::time::Duration as StdDuration;
 use store::repo::{
-    ClaimRequest, Claimed, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, Report, Reported,
-    WorkerRecord,
+    ClaimRequest, Claimed, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, PoolRecord, Report,
+    Reported, WorkerRecord,
 };
 use store::{Store, StoreError};
 use uuid::Uuid;
@@ -131,6 +131,16 @@ impl World {
             tx.start_runs(&[key], Utc::now()).await?;
             Ok(key)
         })
+    }
+
+    /// Gives the default pool so many slots.
+    pub(crate) async fn resize_pool(&self, slots: i64) {
+        store::transact!(self.store, "resize", |tx| {
+            let pool = tx.pools().await?.remove(0);
+            let record = PoolRecord { slots, ..pool };
+            tx.update_pool(&"default_pool".into(), &record).await
+        })
+        .unwrap();
     }
 
     /// Schedules every task of a run.

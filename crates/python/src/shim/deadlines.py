@@ -85,5 +85,5 @@ def answer(question):
         with session_of(run) as session:
             moment = reference.evaluate_with(session=session, interval=timedelta(), **words)
     except Exception as error:  # noqa: BLE001 - the run has no such deadline then, and why is told
-        return {"wrong": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}"}
     return {"at": moment and micros(datetime.fromtimestamp(moment.timestamp(), timezone.utc))}

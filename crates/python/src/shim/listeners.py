@@ -168,5 +168,5 @@ def tell_of_no_run(question):
     try:
         call(question["hook"], words(question["hook"], question["facts"]))
     except Exception:  # noqa: BLE001 - a listener's mistake is told, and no reason to tell it again
-        return {"wrong": traceback.format_exc(limit=-2)}
+        return {"error": traceback.format_exc(limit=-2)}
     return {}

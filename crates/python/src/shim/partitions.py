@@ -18,7 +18,7 @@ def answer(question):
         carried = instant(attempt(mapper.carry_partition_date, date))
         targets = [{"key": key, "carried": carried, **facts(mapper, key)} for key in keys]
     except Exception as error:  # noqa: BLE001 - whatever it is, the update starts no run, and why is told
-        return {"wrong": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}"}
     return {"targets": targets, "most": mapper.max_downstream_keys}
 
 

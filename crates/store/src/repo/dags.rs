@@ -214,30 +214,6 @@ impl Tx {
             .transpose()
     }
 
-    /// Pauses a DAG whose last runs all failed, as many as its `max_consecutive_failed_dag_runs` says
-    /// (`DagRun._check_last_n_dagruns_failed`).
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn pause_after_failures(&mut self, dag_id: &DagId, now: Timestamp) -> Result<(), StoreError> {
-        let Some(most) = self.dag(dag_id).await?.map(|dag| dag.max_consecutive_failed) else {
-            return Ok(());
-        };
-        if most == 0 {
-            return Ok(());
-        }
-        let sql = "SELECT COUNT(*), COUNT(CASE WHEN state = 'failed' THEN 1 END) FROM \
-                   (SELECT state FROM dag_run WHERE dag_id = ? ORDER BY run_after DESC, id DESC LIMIT ?) latest";
-        let counts = self.query_one(sql, params![dag_id, most]).await?;
-        let Some(mut row) = counts else { return Ok(()) };
-        let (runs, failed): (i64, i64) = (row.next()?, row.next()?);
-        if runs >= i64::from(most) && failed == runs {
-            tracing::warn!(%dag_id, "the last {most} runs of the DAG failed; it is paused (max_consecutive_failed_dag_runs)");
-            self.set_paused(dag_id, true, now).await?;
-        }
-        Ok(())
-    }
-
     /// Pauses or unpauses. Task instances that wait for a slot go back to be decided anew. Whether there is such a DAG.
     ///
     /// # Errors

@@ -1,14 +1,38 @@
-//! What tasks with `depends_on_past` wait for (`PrevDagrunDep`).
+//! What the runs before decide: what tasks with `depends_on_past` wait for (`PrevDagrunDep`), and whether too many failed.
 
 use super::runs::RunRecord;
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::dag::{Dag, Task};
-use model::{DagRunKey, TaskId, Timestamp};
+use model::{DagId, DagRunKey, TaskId, Timestamp};
 use std::collections::HashSet;
 
 impl Tx {
+    /// Pauses a DAG whose last runs all failed, as many as its `max_consecutive_failed_dag_runs` says
+    /// (`DagRun._check_last_n_dagruns_failed`).
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn pause_after_failures(&mut self, dag_id: &DagId, now: Timestamp) -> Result<(), StoreError> {
+        let Some(most) = self.dag(dag_id).await?.map(|dag| dag.max_consecutive_failed) else {
+            return Ok(());
+        };
+        if most == 0 {
+            return Ok(());
+        }
+        let sql = "SELECT COUNT(*), COUNT(CASE WHEN state = 'failed' THEN 1 END) FROM \
+                   (SELECT state FROM dag_run WHERE dag_id = ? ORDER BY run_after DESC, id DESC LIMIT ?) latest";
+        let counts = self.query_one(sql, params![dag_id, most]).await?;
+        let Some(mut row) = counts else { return Ok(()) };
+        let (runs, failed): (i64, i64) = (row.next()?, row.next()?);
+        if runs >= i64::from(most) && failed == runs {
+            tracing::warn!(%dag_id, "the last {most} runs of the DAG failed; it is paused (max_consecutive_failed_dag_runs)");
+            self.set_paused(dag_id, true, now).await?;
+        }
+        Ok(())
+    }
+
     /// Tasks with `depends_on_past` that the run before does not let start.
     ///
     /// # Errors
