@@ -2,7 +2,7 @@
 //!
 //! Follows `airflow/models/backfill.py`.
 
-use crate::clearing::{self, Clearing};
+use crate::clearing;
 use crate::foreign_timetable;
 use broker::{Broker, Hint};
 use chrono::Utc;
@@ -68,8 +68,6 @@ pub struct BackfillRequest {
     pub reprocess: Reprocess,
     /// Runs at the same time.
     pub max_active_runs: u32,
-    /// Whether runs that are run again take the DAG's latest version.
-    pub on_latest: bool,
     /// Who asked.
     pub user: Option<String>,
 }
@@ -227,11 +225,7 @@ async fn make_run(
     // A partition gets another run, where a date has its run cleared.
     if let Some(run) = present.filter(|_| date.partition.is_none()) {
         let tis = tx.task_instances_of(run.key).await?;
-        let how = Clearing {
-            on_latest: request.on_latest,
-            reset_runs: true,
-        };
-        clearing::clear(tx, graphs, &tis, how, now).await?;
+        clearing::clear(tx, graphs, &tis, true, now).await?;
         if let Some(conf) = &conf {
             tx.set_run_conf(run.key, conf).await?;
         }

@@ -7,91 +7,66 @@ use chrono::Utc;
 use model::dag::{Dag, Task};
 use model::dag_run::DagRunState;
 use model::task_instance::StateName;
-use model::{DagId, DagRunKey, DagVersionId, MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use store::repo::{RunRecord, TaskInstanceRecord};
 use store::{Graph, Graphs, Store, StoreError, Tx};
-
-/// How to clear.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clearing {
-    /// On the DAG's latest version, not on the run's own.
-    pub(crate) on_latest: bool,
-    /// Whether runs that have ended start again.
-    pub(crate) reset_runs: bool,
-}
 
 /// Whether an instance is one of those that "only what failed" means.
 pub(crate) fn has_failed(ti: &TaskInstanceRecord) -> bool {
     matches!(ti.state, StateName::Failed | StateName::UpstreamFailed)
 }
 
-/// Clears these instances, of any runs of one DAG. Returns the runs concerned.
+/// Clears these instances, of any runs of one DAG, which go on with its latest version; those that have ended start again
+/// if `reset_runs` says so. Returns the runs concerned.
 pub(crate) async fn clear(
     tx: &mut Tx,
     graphs: &Graphs,
     tis: &[TaskInstanceRecord],
-    how: Clearing,
+    reset_runs: bool,
     now: Timestamp,
 ) -> Result<Vec<DagRunKey>, StoreError> {
-    // As they are now: somebody may have thought about it for a while.
-    let ids: Vec<TaskInstanceId> = tis.iter().map(|ti| ti.id).collect();
-    let tis = tx.task_instances_by_id(&ids).await?;
-    let mut by_run: BTreeMap<DagRunKey, Vec<&TaskInstanceRecord>> = BTreeMap::new();
-    for ti in &tis {
-        by_run.entry(ti.run_key).or_default().push(ti);
+    let mut by_run: BTreeMap<DagRunKey, Vec<TaskInstanceId>> = BTreeMap::new();
+    for ti in tis {
+        by_run.entry(ti.run_key).or_default().push(ti.id);
     }
-    for (key, tis) in &by_run {
-        let Some(run) = tx.run_by_key(*key).await? else {
+    for (key, ids) in &by_run {
+        let Some(mut run) = tx.run_by_key(*key).await? else {
             continue;
         };
-        let (version, graph) = version_of(tx, graphs, &run, how.on_latest).await?;
-        for ti in tis {
-            match graph.dag.task(&ti.task_id) {
-                Some(task) => {
-                    tx.clear_task_instance(ti, task.retries, now).await?;
-                    if version != ti.version_id && ti.state != StateName::Running {
-                        tx.move_to_version(ti, task, version, now).await?;
-                    }
-                }
-                None => tx.clear_task_instance(ti, 0, now).await?,
+        let graph = adopt(tx, graphs, &mut run, now).await?;
+        // As they are now: somebody may have thought about it for a while.
+        for ti in tx.task_instances_by_id(ids).await? {
+            let Some(task) = graph.dag.task(&ti.task_id) else {
+                tx.clear_task_instance(&ti, 0, now).await?;
+                continue;
+            };
+            tx.clear_task_instance(&ti, task.retries, now).await?;
+            if ti.state != StateName::Running {
+                tx.move_to_version(&ti, task, run.version_id, now).await?;
+                tx.ask_mutations(run.key, &[(ti.id, task)]).await?;
             }
         }
-        if version != run.version_id {
-            adopt(tx, &run, &graph.dag, version, now).await?;
-        }
-        tx.note_clearing(*key, how.reset_runs, now).await?;
+        tx.note_clearing(*key, reset_runs, now).await?;
     }
     Ok(by_run.into_keys().collect())
 }
 
-/// The version that a run goes on with.
-async fn version_of(
-    tx: &mut Tx,
-    graphs: &Graphs,
-    run: &RunRecord,
-    on_latest: bool,
-) -> Result<(DagVersionId, Arc<Graph>), StoreError> {
-    let latest = if on_latest {
-        tx.dag(&run.dag_id).await?.map(|dag| dag.version_id)
-    } else {
-        None
-    };
-    let version = latest.unwrap_or(run.version_id);
-    Ok((version, graphs.get(tx, version).await?))
-}
-
-/// Lets a run go on with another version of its DAG; tasks that are new in it get their instances.
+/// Lets a run go on with the latest version of its DAG, if it does not; tasks that are new in it get their instances.
 pub(crate) async fn adopt(
     tx: &mut Tx,
-    run: &RunRecord,
-    dag: &Dag,
-    version: DagVersionId,
+    graphs: &Graphs,
+    run: &mut RunRecord,
     now: Timestamp,
-) -> Result<(), StoreError> {
-    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
-    tx.adopt_version(run, dag, version, &mut ids, now).await
+) -> Result<Arc<Graph>, StoreError> {
+    let version = tx.version_for(run).await?;
+    let graph = graphs.get(tx, version).await?;
+    if version != run.version_id {
+        let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
+        tx.adopt_version(run, &graph.dag, version, &mut ids, now).await?;
+    }
+    Ok(graph)
 }
 
 /// Which instances of a run are to be cleared.
@@ -152,12 +127,8 @@ pub async fn clear_tasks(
     dag_id: &DagId,
     tis: &[TaskInstanceRecord],
 ) -> Result<(), StoreError> {
-    let how = Clearing {
-        on_latest: false,
-        reset_runs: true,
-    };
     let now = Utc::now();
-    let runs = store::transact!(store, "clear tasks", |tx| clear(tx, graphs, tis, how, now).await)?;
+    let runs = store::transact!(store, "clear tasks", |tx| clear(tx, graphs, tis, true, now).await)?;
     for run in runs {
         broker.hint(Hint::Run(run)).await;
     }

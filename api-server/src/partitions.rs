@@ -1,6 +1,6 @@
 //! Runs that are to be about no partition any more.
 
-use crate::clearing::{self, Clearing};
+use crate::clearing;
 use broker::{Broker, Hint};
 use chrono::Utc;
 use model::DagId;
@@ -59,15 +59,11 @@ pub async fn clear_partitions(
     let task_instances = tis.len();
     if !how.dry_run {
         let now = Utc::now();
-        let clearing = Clearing {
-            on_latest: false,
-            reset_runs: true,
-        };
         let cleared = store::transact!(store, "clear partitions", |tx| {
             for run in &runs {
                 tx.clear_partition(run.key, now).await?;
             }
-            clearing::clear(tx, graphs, &tis, clearing, now).await
+            clearing::clear(tx, graphs, &tis, true, now).await
         })?;
         for run in cleared {
             broker.hint(Hint::Run(run)).await;

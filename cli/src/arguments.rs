@@ -201,7 +201,7 @@ pub(crate) struct BackfillOptions {
     /// What to do about dates that have a run already
     #[arg(long, value_parser = ["none", "failed", "completed"])]
     pub(crate) reprocess_behavior: Option<String>,
-    /// Whether runs that are run again take the DAG's latest version
+    /// Accepted for Airflow's sake: runs always go on with the latest version of a DAG
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) run_on_latest_version: Option<bool>,
     /// Only shows the dates

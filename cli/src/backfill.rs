@@ -18,9 +18,6 @@ pub(crate) async fn create(options: BackfillOptions, config: Config) -> anyhow::
         None => None,
     };
     let reprocess = options.reprocess_behavior.as_deref().unwrap_or("none");
-    let on_latest = options
-        .run_on_latest_version
-        .or(config.core.rerun_with_latest_version);
     let request = BackfillRequest {
         dag_id: DagId::new(options.dag_id),
         from: instant(&options.from_date)?,
@@ -29,7 +26,6 @@ pub(crate) async fn create(options: BackfillOptions, config: Config) -> anyhow::
         conf,
         reprocess: reprocess.parse::<Reprocess>().map_err(anyhow::Error::msg)?,
         max_active_runs: options.max_active_runs,
-        on_latest: on_latest.unwrap_or(true),
         user: Some(bootstrap::username()),
     };
     let store = open(&config).await?;

@@ -152,7 +152,7 @@ impl Shared {
         let Some(run) = db.run_by_key(key).await? else {
             return Ok(None);
         };
-        let graph = graphs.get(&mut db, run.version_id).await?;
+        let graph = db.graph_for(graphs, &run).await?;
         let ti = match callback.task_instance {
             Some(id) => db.task_instance_by_id(id).await?,
             None => None,

@@ -7,6 +7,7 @@ mod answers;
 mod callbacks;
 mod deadlines;
 mod files;
+mod mutations;
 mod news;
 mod outcome;
 mod partitions;

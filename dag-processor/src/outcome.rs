@@ -134,6 +134,7 @@ fn read_dag(
             .tasks
             .iter()
             .any(|task| task.max_active_tis_per_dag.is_some() || task.max_active_tis_per_dagrun.is_some()),
+        has_several_pools: dag.has_several_pools(),
         allowed_run_types: dag
             .allowed_run_types
             .as_ref()
@@ -182,10 +183,10 @@ impl Shared {
             .iter()
             .map(|_| DagVersionId::new(uuid::Uuid::now_v7()))
             .collect();
-        let new_versions = store::transact!(self.store, "save file", |tx| {
+        let (new_versions, running) = store::transact!(self.store, "save file", |tx| {
             let mut errors = outcome.errors.clone();
             let mut present = Vec::new();
-            let mut new_versions = 0;
+            let (mut new_versions, mut running) = (0, Vec::new());
             for (read, id) in outcome.dags.iter().zip(&ids) {
                 if let Some(other) = defined_elsewhere(tx, &read.parsed).await? {
                     let text = format!(
@@ -195,17 +196,23 @@ impl Shared {
                     errors.entry(file.relative.clone()).or_default().push_str(&text);
                     continue;
                 }
-                new_versions += usize::from(save_dag(tx, read, *id, now).await?);
+                if save_dag(tx, read, *id, now).await? {
+                    new_versions += 1;
+                    running.extend(tx.tell_runs_of_version(&read.dag.dag_id, now).await?);
+                }
                 present.push(read.dag.dag_id.clone());
             }
             save_errors(tx, file, &errors, &present, now).await?;
             tx.save_file(&record, now, seconds).await?;
-            Ok(new_versions)
+            Ok((new_versions, running))
         })?;
         if new_versions > 0 {
             tracing::info!(file = %file.relative, dags = outcome.dags.len(), new_versions, "file parsed");
         }
         self.broker.hint(Hint::Timetables).await;
+        for run in running {
+            self.broker.hint(Hint::Run(run)).await;
+        }
         Ok(())
     }
 }

@@ -39,6 +39,9 @@ pub(crate) async fn answer(shared: Arc<Shared>, stop: Stop) {
         if let Err(error) = mapped {
             tracing::warn!("partition mappers cannot be asked, trying again: {error}");
         }
+        if let Err(error) = shared.mutate_all(&graphs).await {
+            tracing::warn!("task instances cannot be mutated, trying again: {error}");
+        }
     }
 }
 

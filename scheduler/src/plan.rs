@@ -8,10 +8,11 @@ use model::dag::Dag;
 use model::dag_run::{DagRunEvent, DagRunState};
 use model::{DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
 use scheduling::{Decision, Plan, RunEnd, RunSnapshot, TaskSnapshot, plan_run};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{Dispatch, LockedRun, News, RunEvent, RunNews, RunRecord};
-use store::{StoreError, Tx};
+use store::repo::{DagRecord, Dispatch, LockedRun, News, RunEvent, RunNews, RunRecord};
+use store::{Graph, StoreError, Tx};
 use telemetry::metric;
 
 /// Plans runs until told to stop.
@@ -148,15 +149,24 @@ impl Shared {
         if run.state != DagRunState::Running {
             return Ok(Planned::Nothing("not running"));
         }
-        let graph = self.graphs.get(tx, run.version_id).await?;
+        let mut run = run;
+        let record = tx.dag(&run.dag_id).await?;
+        let graph = self.adopt_latest(tx, &mut run, record.as_ref(), now).await?;
         let dag = &graph.dag;
-        let Some((plan, snapshot)) = self.decide(tx, &run, dag, &events, now).await? else {
+        let paused = record.is_none_or(|record| record.is_paused);
+        let Some((plan, snapshot)) = self.decide(tx, (&run, dag, paused), &events, now).await? else {
             return Ok(Planned::Nothing("busy"));
+        };
+        let culprit = match plan.end {
+            // As it is before the plan skips it.
+            Some(RunEnd::TimedOut) => tx.last_begun(key).await?,
+            Some(RunEnd::Deadlock) => blocked(dag, snapshot.tasks()),
+            Some(RunEnd::Success | RunEnd::TaskFailure) | None => None,
         };
         tx.apply_moves(&run, dag, &plan.moves, &mut new_task_instance_id, now)
             .await?;
         if let Some(end) = plan.end {
-            self.end_run(tx, (&run, dag), end, now).await?;
+            self.end_run(tx, (&run, dag), (end, culprit), now).await?;
         }
         // Without an event or a move nothing happened here, so runs that wake each other come to rest.
         let linked = if dag.links_runs() && (!events.is_empty() || !plan.moves.is_empty()) {
@@ -179,16 +189,32 @@ impl Shared {
         })))
     }
 
+    /// The structure that a run goes on with; one that has changed since its last plan it takes over first.
+    async fn adopt_latest(
+        &self,
+        tx: &mut Tx,
+        run: &mut RunRecord,
+        record: Option<&DagRecord>,
+        now: Timestamp,
+    ) -> Result<Arc<Graph>, StoreError> {
+        let latest = record.map_or(run.version_id, |record| record.version_id);
+        let graph = self.graphs.get(tx, latest).await?;
+        if latest != run.version_id {
+            self.snapshots.take(run.key);
+            tx.adopt_version(run, &graph.dag, latest, &mut new_task_instance_id, now)
+                .await?;
+        }
+        Ok(graph)
+    }
+
     /// What is to become of a run, and what that was decided by; `None` when somebody else has the lock on its DAG.
     async fn decide(
         &self,
         tx: &mut Tx,
-        run: &RunRecord,
-        dag: &Dag,
+        (run, dag, paused): (&RunRecord, &Dag, bool),
         events: &[RunEvent],
         now: Timestamp,
     ) -> Result<Option<(Plan, Snapshot)>, StoreError> {
-        let paused = tx.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
         let (mut snapshot, mut is_kept) = self.snapshot_of(tx, run, events).await?;
         let active_over_runs = if dag.has_limits_over_runs() {
             // Counts over all runs are exact only under the DAG's lock.
@@ -201,6 +227,11 @@ impl Shared {
         };
         let held_by_past = tx.held_by_past(dag, run).await?;
         let mut previously_skipped = tx.previously_skipped(dag, run.key, snapshot.tasks()).await?;
+        let awaiting_mutation = if self.has_listeners() || dag.has_own_weight_rules() {
+            tx.awaiting_mutation(run.key).await?
+        } else {
+            Default::default()
+        };
         let lengths = tx
             .mapped_lengths(run.key, &sources(run, dag, snapshot.tasks()))
             .await?;
@@ -213,6 +244,7 @@ impl Shared {
                 active_over_runs: &active_over_runs,
                 held_by_past: &held_by_past,
                 previously_skipped: &previously_skipped,
+                awaiting_mutation: &awaiting_mutation,
                 lengths: &lengths,
                 now,
             });
@@ -263,12 +295,13 @@ impl Shared {
         Ok((Snapshot::read(run, tx.snapshot(run.key).await?), false))
     }
 
-    /// Ends a run, and notes who is to be told.
+    /// Ends a run, and notes who is to be told. `culprit` is the task instance that a run which timed out or hangs ended
+    /// by.
     async fn end_run(
         &self,
         tx: &mut Tx,
         (run, dag): (&RunRecord, &Dag),
-        end: RunEnd,
+        (end, culprit): (RunEnd, Option<TaskInstanceId>),
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let failed = end.is_failure();
@@ -290,7 +323,12 @@ impl Shared {
             false => dag.has_callbacks.on_success,
         };
         if is_wanted {
-            tx.add_run_callback(run.key, failed, end.reason(), now).await?;
+            let about = match end {
+                RunEnd::Success | RunEnd::TaskFailure => tx.last_ended(run.key, failed).await?,
+                RunEnd::Deadlock | RunEnd::TimedOut => culprit,
+            };
+            tx.add_run_callback(run.key, about, failed, end.reason(), now)
+                .await?;
         }
         Ok(())
     }
@@ -315,6 +353,18 @@ impl Shared {
             detail,
         })
     }
+}
+
+/// The first task instance that hangs behind one that is over.
+fn blocked(dag: &Dag, tasks: &[TaskSnapshot]) -> Option<TaskInstanceId> {
+    let ended = tasks.iter().filter(|ti| ti.state.is_finished());
+    let ended: HashSet<&TaskId> = ended.map(|ti| &ti.task_id).collect();
+    let hangs = |task: &TaskId| {
+        let mut before = dag.task(task).into_iter().flat_map(|task| &task.upstream);
+        before.any(|at| ended.contains(&dag.tasks[*at].task_id))
+    };
+    let mut open = tasks.iter().filter(|ti| !ti.state.is_finished());
+    open.find(|ti| hangs(&ti.task_id)).map(|ti| ti.id)
 }
 
 /// The tasks whose lengths matter to a plan. What is expanded stays as it is, unless something was cleared since.

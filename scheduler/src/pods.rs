@@ -220,7 +220,10 @@ impl Shared {
             return Ok(true);
         };
         let retry_at = match ti.should_retry() {
-            true => Some(self.graphs.retry_at(&mut db, &ti, now, None).await?),
+            true => {
+                let longest = self.config.core.max_retry_delay;
+                Some(self.graphs.retry_at(&mut db, &ti, now, None, longest).await?)
+            }
             false => None,
         };
         drop(db);

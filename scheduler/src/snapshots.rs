@@ -160,6 +160,7 @@ mod tests {
             state: StateName::NoStatus,
             not_before: None,
             goes_on: false,
+            weight: 1,
         };
         (0..count).map(task).collect()
     }

@@ -415,64 +415,6 @@ fn a_cleared_mapped_task_has_as_many_instances_as_it_maps_over_now() {
 }
 
 #[test]
-fn a_cleared_run_goes_on_with_its_own_version_or_the_latest() {
-    let Some((installation, _process, api)) = server() else {
-        return;
-    };
-    let file = |tasks: &str| {
-        let head = "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\n";
-        installation.dag(
-            "versions.py",
-            &format!("{head}with DAG('versions', schedule=None):\n{tasks}"),
-        );
-    };
-    file("    BashOperator(task_id='old', bash_command='true')\n");
-    api.wait_for_dag("versions");
-    let run_id = api.trigger("versions", &json!({"logical_date": null}));
-    assert_eq!(api.wait_for_end("versions", &run_id), "success");
-    file(
-        "    BashOperator(task_id='old', bash_command='true', retries=3) >> BashOperator(task_id='new', bash_command='true')\n",
-    );
-    eventually("there is another version", PATIENCE, || {
-        match api.get("/api/v2/dags/versions/dagVersions")["total_entries"].as_u64() {
-            Some(2) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    let path = format!(
-        "/api/v2/dags/versions/dagRuns/{}/clear",
-        run_id.replace('+', "%2B")
-    );
-    let clear = |body: Value| {
-        let (status, answer) = post(&api, &path, &body);
-        assert_eq!(status, 200, "{answer}");
-        assert_eq!(api.wait_for_end("versions", &run_id), "success");
-        let tasks = api.tasks("versions", &run_id);
-        let of = |id: &str| {
-            tasks
-                .iter()
-                .find(|task| task["task_id"] == id)
-                .cloned()
-                .unwrap_or_default()
-        };
-        (of("old"), of("new"))
-    };
-    let (old, new) = clear(json!({"dry_run": false}));
-    assert_eq!(
-        (&old["try_number"], &old["max_tries"], new),
-        (&json!(2), &json!(1), json!(null))
-    );
-    let (old, new) = clear(json!({"dry_run": false, "only_new": true}));
-    assert_eq!(
-        (&old["try_number"], &new["state"]),
-        (&json!(2), &json!("success"))
-    );
-    let (old, new) = clear(json!({"dry_run": false, "run_on_latest_version": true}));
-    assert_eq!((&old["try_number"], &old["max_tries"]), (&json!(3), &json!(5)));
-    assert_eq!(new["try_number"], 2);
-}
-
-#[test]
 fn a_dag_allows_only_the_runs_that_it_names() {
     let Some((_installation, _process, api)) = server() else {
         return;

@@ -7,7 +7,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const CALLS: &str = r#"
-import json
+import json, time
+from datetime import timedelta
 from airflow.sdk import DAG, Variable, task
 
 def write(context, word):
@@ -30,6 +31,15 @@ with DAG("bad", schedule=None, on_failure_callback=lambda context: write(context
     def fails():
         raise ValueError("no")
     fails()
+
+with DAG("late", schedule=None, dagrun_timeout=timedelta(seconds=2), on_failure_callback=lambda context: write(context, "late")):
+    @task
+    def quick():
+        return 1
+    @task
+    def slow():
+        time.sleep(600)
+    quick() >> slow()
 "#;
 
 #[test]
@@ -45,17 +55,17 @@ fn callbacks_of_a_dag_are_called_when_its_runs_end() {
         .call("POST", "/api/v2/variables", Some(&body))
         .expect("an answer");
     assert_eq!(status, 201, "{answer}");
-    for dag in ["good", "bad"] {
+    for dag in ["good", "bad", "late"] {
         api.wait_for_dag(dag);
         api.trigger(
             dag,
             &json!({"logical_date": null, "dag_run_id": format!("of_{dag}"), "conf": {"n": 1}}),
         );
     }
-    let mut lines = eventually("both are called", PATIENCE, || {
+    let mut lines = eventually("all are called", PATIENCE, || {
         let text = std::fs::read_to_string(&witness).unwrap_or_default();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        if lines.len() == 2 {
+        if lines.len() == 3 {
             Ok(lines)
         } else {
             Err(format!("{lines:?} {}", process.output()))
@@ -67,6 +77,7 @@ fn callbacks_of_a_dag_are_called_when_its_runs_end() {
         [
             r#"["bad", "of_bad", "task_failure", "fails", "{'n': 1}", "hello"]"#,
             r#"["good", "of_good", "success", "fine", "{'n': 1}", "hello"]"#,
+            r#"["late", "of_late", "timed_out", "slow", "{'n': 1}", "hello"]"#,
         ]
     );
     // One that goes wrong is told, and keeps nobody else from being called.

@@ -187,7 +187,8 @@ async fn retry_of(
     let Some(ti) = db.task_instance_by_id(ti).await? else {
         return Ok(None);
     };
-    let retry_at = app.graphs.retry_at(db, &ti, Utc::now(), None).await?;
+    let longest = app.config.core.max_retry_delay;
+    let retry_at = app.graphs.retry_at(db, &ti, Utc::now(), None, longest).await?;
     Ok(Some((ti.id, retry_at)))
 }
 

@@ -129,7 +129,8 @@ impl Workers {
         let asked = report
             .retry_delay
             .map(|seconds| Duration::milliseconds((seconds * 1000.0) as i64));
-        let due = self.app.graphs.retry_at(&mut db, ti, ended, asked).await;
+        let longest = self.app.config.core.max_retry_delay;
+        let due = self.app.graphs.retry_at(&mut db, ti, ended, asked, longest).await;
         due.map_err(|error| store_status(&error))
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<
     response(&app, &backfill).await.map(Json)
 }
 
-fn read(app: &App, headers: &HeaderMap, bytes: &Bytes, user: String) -> ApiResult<BackfillRequest> {
+fn read(headers: &HeaderMap, bytes: &Bytes, user: String) -> ApiResult<BackfillRequest> {
     let mut body = Body::read(headers, bytes)?;
     let dag_id = DagId::new(body.required_text("dag_id"));
     let from = body.required_instant("from_date");
@@ -78,9 +78,7 @@ fn read(app: &App, headers: &HeaderMap, bytes: &Bytes, user: String) -> ApiResul
     let conf = body.has("dag_run_conf").then(|| body.any("dag_run_conf"));
     let reprocess = body.text("reprocess_behavior", 50);
     let max_active_runs = body.integer("max_active_runs", None, false).unwrap_or(10);
-    let on_latest = body
-        .has("run_on_latest_version")
-        .then(|| body.any("run_on_latest_version"));
+    super::clear::take_version_wish(&mut body);
     let reprocess = match reprocess.as_deref().map(str::parse::<Reprocess>) {
         None => Reprocess::None,
         Some(Ok(reprocess)) => reprocess,
@@ -91,7 +89,6 @@ fn read(app: &App, headers: &HeaderMap, bytes: &Bytes, user: String) -> ApiResul
         }
     };
     body.finish()?;
-    let wish = on_latest.as_ref().and_then(Value::as_bool);
     Ok(BackfillRequest {
         dag_id,
         from: from.unwrap_or_default(),
@@ -100,7 +97,6 @@ fn read(app: &App, headers: &HeaderMap, bytes: &Bytes, user: String) -> ApiResul
         conf: conf.filter(Value::is_object),
         reprocess,
         max_active_runs: u32::try_from(max_active_runs).unwrap_or(0),
-        on_latest: wish.or(app.config.core.rerun_with_latest_version).unwrap_or(true),
         user: Some(user),
     })
 }
@@ -123,7 +119,7 @@ pub(crate) async fn create(
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
-    let request = read(&app, &headers, &bytes, caller.name)?;
+    let request = read(&headers, &bytes, caller.name)?;
     let made = create_backfill(&app.store, &app.graphs, &*app.broker, &request)
         .await
         .map_err(refused)?;
@@ -137,7 +133,7 @@ pub(crate) async fn try_out(
     bytes: Bytes,
 ) -> ApiResult {
     caller.must_be(Role::User)?;
-    let request = read(&app, &headers, &bytes, caller.name)?;
+    let request = read(&headers, &bytes, caller.name)?;
     let dates = dry_run(&app.store, &app.graphs, &request)
         .await
         .map_err(refused)?;

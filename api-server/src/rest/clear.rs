@@ -5,7 +5,7 @@ use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::tasks::{envelope, map_index};
 use crate::App;
-use crate::clearing::{self, ClearChoice, Clearing};
+use crate::clearing::{self, ClearChoice};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -15,7 +15,6 @@ use identity::Role;
 use model::task_instance::StateName;
 use model::{DagId, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::Value;
-use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
 
 /// Clears instances of any runs of a DAG, and tells the schedulers.
@@ -23,12 +22,12 @@ pub(super) async fn clear(
     app: &App,
     dag_id: &DagId,
     tis: &[TaskInstanceRecord],
-    how: Clearing,
+    reset_runs: bool,
     note: Option<&str>,
 ) -> ApiResult<()> {
     let now = Utc::now();
     let runs = store::transact!(app.store, "clear tasks", |tx| {
-        let runs = clearing::clear(tx, &app.graphs, tis, how, now).await?;
+        let runs = clearing::clear(tx, &app.graphs, tis, reset_runs, now).await?;
         if let Some(note) = note {
             for ti in tis {
                 let note = Some(note).filter(|note| !note.is_empty());
@@ -42,17 +41,6 @@ pub(super) async fn clear(
     }
     app.broker.hint(Hint::Dag(dag_id.clone())).await;
     Ok(())
-}
-
-/// Whether cleared runs go on with the latest version: as the request says, else the DAG, else the installation.
-pub(super) fn on_latest(app: &App, graph: &Graph, wish: Option<bool>) -> bool {
-    let of_dag = graph
-        .document
-        .pointer("/dag/rerun_with_latest_version")
-        .and_then(Value::as_bool);
-    wish.or(of_dag)
-        .or(app.config.core.rerun_with_latest_version)
-        .unwrap_or(false)
 }
 
 /// The instances of a run that fit.
@@ -80,13 +68,13 @@ struct TasksToClear {
     downstream: bool,
     future: bool,
     past: bool,
-    on_latest: Option<bool>,
     prevent_running: bool,
     note: Option<String>,
 }
 
 impl TasksToClear {
     fn read(mut body: Body) -> ApiResult<Self> {
+        take_version_wish(&mut body);
         let wish = Self {
             dry_run: body.boolean("dry_run", Some(true)),
             from: body.instant("start_date", false),
@@ -104,7 +92,6 @@ impl TasksToClear {
             downstream: body.boolean("include_downstream", Some(false)),
             future: body.boolean("include_future", Some(false)),
             past: body.boolean("include_past", Some(false)),
-            on_latest: optional_boolean(&mut body, "run_on_latest_version"),
             prevent_running: body.boolean("prevent_running_task", Some(false)),
             note: body.text("note", 1000),
         };
@@ -160,10 +147,12 @@ impl TasksToClear {
     }
 }
 
-/// A truth, or nothing said.
-pub(super) fn optional_boolean(body: &mut Body, key: &str) -> Option<bool> {
-    let value = body.has(key).then(|| body.any(key))?;
-    value.as_bool()
+/// Takes note of which version a request wants runs to go on with: they all go on with the latest
+/// ([`store::repo`]'s `versions`), as Airflow's do without a versioned bundle.
+pub(super) fn take_version_wish(body: &mut Body) {
+    if body.has("run_on_latest_version") {
+        body.any("run_on_latest_version");
+    }
 }
 
 /// A task as a request names it: by name, or `[name, map index]`.
@@ -187,14 +176,7 @@ pub(crate) async fn clear_tasks(
     let wish = TasksToClear::read(Body::read(&headers, &bytes)?)?;
     let dag = super::dags::find(&app, &dag_id).await?;
     let runs = wish.runs(&app, &dag_id).await?;
-    let graph = match (&wish.run_id, runs.first()) {
-        (Some(_), Some(run)) => {
-            app.graphs
-                .get(&mut app.store.reader().await?, run.version_id)
-                .await?
-        }
-        _ => super::dags::graph(&app, &dag).await?,
-    };
+    let graph = super::dags::graph(&app, &dag).await?;
     let choice = ClearChoice {
         tasks: wish.tasks.clone(),
         upstream: wish.upstream,
@@ -214,11 +196,7 @@ pub(crate) async fn clear_tasks(
                  not running, queued, or scheduled state.",
             ));
         }
-        let how = Clearing {
-            on_latest: on_latest(&app, &graph, wish.on_latest),
-            reset_runs: wish.reset_runs,
-        };
-        clear(&app, &dag_id, &tis, how, wish.note.as_deref()).await?;
+        clear(&app, &dag_id, &tis, wish.reset_runs, wish.note.as_deref()).await?;
     }
     envelope(&app, &tis).await
 }

@@ -3,13 +3,13 @@
 
 use super::access::Caller;
 use super::body::Body;
-use super::clear::{clear, on_latest, optional_boolean, preview};
+use super::clear::{clear, preview, take_version_wish};
 use super::error::{ApiError, ApiResult};
 use super::mark_run::RunChange;
 use super::runs::{self, References};
 use super::tasks::responses;
 use crate::App;
-use crate::clearing::{self, Clearing, has_failed};
+use crate::clearing::{self, has_failed};
 use crate::partitions::{self, PartitionClearing};
 use axum::Json;
 use axum::body::Bytes;
@@ -27,17 +27,16 @@ use store::repo::{PartitionedRuns, RunRecord, TaskInstanceRecord};
 struct RunClearing {
     only_failed: bool,
     only_new: bool,
-    on_latest: Option<bool>,
     note: Option<String>,
 }
 
 impl RunClearing {
     /// Takes what it needs out of a body.
     fn read(body: &mut Body) -> Self {
+        take_version_wish(body);
         let wish = Self {
             only_failed: body.boolean("only_failed", Some(false)),
             only_new: body.boolean("only_new", Some(false)),
-            on_latest: optional_boolean(body, "run_on_latest_version"),
             note: body.text("note", 1000),
         };
         if wish.only_failed && wish.only_new {
@@ -64,16 +63,8 @@ impl RunClearing {
         if self.only_new {
             return add_new_tasks(app, run).await;
         }
-        let graph = app
-            .graphs
-            .get(&mut app.store.reader().await?, run.version_id)
-            .await?;
-        let how = Clearing {
-            on_latest: on_latest(app, &graph, self.on_latest),
-            reset_runs: true,
-        };
         let tis = preview(app, run, |ti| self.fits(ti)).await?;
-        clear(app, &run.dag_id, &tis, how, None).await?;
+        clear(app, &run.dag_id, &tis, true, None).await?;
         if let Some(note) = &self.note {
             let change = RunChange {
                 state: None,
@@ -297,11 +288,9 @@ pub(crate) async fn clear_partitions(
 
 /// Lets a run go on with its DAG's latest version, of which only the new tasks run.
 async fn add_new_tasks(app: &App, run: &RunRecord) -> ApiResult<()> {
-    let dag = super::dags::find(app, &run.dag_id).await?;
-    let graph = super::dags::graph(app, &dag).await?;
     let now = Utc::now();
     store::transact!(app.store, "add tasks to a run", |tx| {
-        clearing::adopt(tx, run, &graph.dag, dag.version_id, now).await?;
+        clearing::adopt(tx, &app.graphs, &mut run.clone(), now).await?;
         tx.note_clearing(run.key, clearing::has_ended(run), now).await
     })?;
     app.broker.hint(Hint::Dag(run.dag_id.clone())).await;

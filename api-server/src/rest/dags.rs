@@ -262,7 +262,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         "timezone": field("timezone"),
         "last_parsed": rest_format(dag.last_parsed_at),
         "default_args": default_args,
-        "rerun_with_latest_version": null,
+        "rerun_with_latest_version": field("rerun_with_latest_version"),
         "owner_links": body.get("owner_links").map(plain).cloned().unwrap_or_else(|| json!({})),
         "is_favorite": false,
         "active_runs_count": running,

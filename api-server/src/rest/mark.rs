@@ -6,7 +6,7 @@ use super::error::{ApiError, ApiResult};
 use super::query::{Query, path_number};
 use super::tasks::{TaskPath, envelope, instances, map_index};
 use crate::App;
-use crate::clearing::{self, Clearing, Selection, has_failed};
+use crate::clearing::{self, Selection, has_failed};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -110,13 +110,7 @@ impl TaskChange {
         tis: &[TaskInstanceRecord],
         affected: Option<Affected>,
     ) -> ApiResult<()> {
-        let (now, how) = (
-            Utc::now(),
-            Clearing {
-                on_latest: false,
-                reset_runs: true,
-            },
-        );
+        let now = Utc::now();
         let runs = store::transact!(app.store, "patch task instances", |tx| {
             if let Some(note) = &self.note {
                 let note = Some(note.as_str()).filter(|note| !note.is_empty());
@@ -133,7 +127,7 @@ impl TaskChange {
                     tx.tell(&hooks, &News::Task(&marked, None, &why), now).await?;
                     runs.push(ti.run_key);
                 }
-                runs.extend(clearing::clear(tx, &app.graphs, &affected.resumed, how, now).await?);
+                runs.extend(clearing::clear(tx, &app.graphs, &affected.resumed, true, now).await?);
             }
             runs.sort_unstable();
             runs.dedup();
@@ -155,7 +149,7 @@ impl TaskChange {
     ) -> ApiResult<Option<Affected>> {
         let Some(to) = self.state else { return Ok(None) };
         let mut db = app.store.reader().await?;
-        let graph = app.graphs.get(&mut db, run.version_id).await?;
+        let graph = db.graph_for(&app.graphs, run).await?;
         let own: HashSet<&TaskId> = tasks.iter().map(|(task, _)| task).collect();
         let selected = || Selection::of(tasks.iter().cloned());
         let whole = tasks.iter().map(|(task, _)| (task.clone(), None));

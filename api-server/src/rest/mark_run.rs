@@ -67,7 +67,7 @@ impl RunChange {
             let Some(state) = self.state else { return Ok(()) };
             let mut has_teardowns = false;
             if state.is_finished() {
-                let graph = app.graphs.get(tx, run.version_id).await?;
+                let graph = tx.graph_for(&app.graphs, run).await?;
                 for ti in tx.task_instances_of(run.key).await? {
                     if ti.state.is_finished() {
                         continue;

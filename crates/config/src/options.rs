@@ -117,6 +117,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "core",
+        "max_task_retry_delay",
+        "86400",
+        "Seconds to which the delay between tries may grow.",
+    ),
+    option(
+        "core",
         "killed_task_cleanup_time",
         "60",
         "Seconds between SIGTERM and SIGKILL for a task that is being stopped.",
@@ -192,12 +198,6 @@ pub const OPTIONS: &[OptionSpec] = &[
         "worker_concurrency",
         "16",
         "Tasks that one worker runs at the same time.",
-    ),
-    option(
-        "core",
-        "rerun_with_latest_version",
-        "",
-        "Whether cleared runs and backfills go on with their DAG's latest version; by default only backfills do.",
     ),
     option(
         "triggerer",

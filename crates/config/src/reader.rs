@@ -166,15 +166,12 @@ impl Reader<'_> {
                 "default_pool_task_slot_count",
                 "a whole number",
             )?,
+            max_retry_delay: self.seconds("core", "max_task_retry_delay")?,
             killed_task_cleanup_time: self.seconds("core", "killed_task_cleanup_time")?,
             hide_sensitive: self.boolean("core", "hide_sensitive_var_conn_fields")?,
             sensitive_names: self.list("core", "sensitive_var_conn_names"),
             users: self.users()?,
             all_admins: self.boolean("core", "simple_auth_manager_all_admins")?,
-            rerun_with_latest_version: match self.optional("core", "rerun_with_latest_version") {
-                Some(_) => Some(self.boolean("core", "rerun_with_latest_version")?),
-                None => None,
-            },
             passwords_file,
             fernet_keys: Secret::new(self.text("core", "fernet_key")),
         })

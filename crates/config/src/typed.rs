@@ -55,13 +55,12 @@ pub struct Core {
     pub dags_are_paused_at_creation: bool,
     pub dagbag_import_timeout: Duration,
     pub default_pool_task_slot_count: i64,
+    pub max_retry_delay: Duration,
     pub killed_task_cleanup_time: Duration,
     pub hide_sensitive: bool,
     pub sensitive_names: Vec<String>,
     pub users: Vec<SimpleUser>,
     pub all_admins: bool,
-    /// `None` where nothing is said.
-    pub rerun_with_latest_version: Option<bool>,
     pub passwords_file: PathBuf,
     pub fernet_keys: Secret,
 }

@@ -112,6 +112,8 @@ pub struct Task {
     pub pod_override: Option<Value>,
     /// Weight with those of the other tasks that its weight rule adds.
     pub priority_weight: i64,
+    /// Whether its weight rule is a plugin's, which Python is asked for; until then it weighs as by `downstream`.
+    pub has_own_weight_rule: bool,
     /// Its instances that may be active at the same time over all runs.
     pub max_active_tis_per_dag: Option<u32>,
     /// Its instances that may be active at the same time in one run.
@@ -410,6 +412,16 @@ impl Dag {
         sources.sort();
         sources.dedup();
         sources
+    }
+
+    /// Whether the weight rule of any task is a plugin's.
+    pub fn has_own_weight_rules(&self) -> bool {
+        self.tasks.iter().any(|task| task.has_own_weight_rule)
+    }
+
+    /// Whether its tasks take slots of more than one pool.
+    pub fn has_several_pools(&self) -> bool {
+        self.tasks.windows(2).any(|pair| pair[0].pool != pair[1].pool)
     }
 
     /// Whether any task limits its instances over all runs.

@@ -6,9 +6,6 @@ use crate::{DagId, TaskId, TryNumber};
 use chrono::{DateTime, Duration, Timelike, Utc};
 use sha2::{Digest, Sha256};
 
-/// Airflow's `[core] max_task_retry_delay`, which bounds exponential growth.
-const MAX_BACKOFF_SECONDS: f64 = 86_400.0;
-
 /// What the back-off's jitter is drawn from.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryOf<'a> {
@@ -20,6 +17,8 @@ pub struct RetryOf<'a> {
     pub logical_date: Option<Timestamp>,
     /// The try that failed.
     pub failed_try: TryNumber,
+    /// Bounds exponential growth (`[core] max_task_retry_delay`).
+    pub longest: std::time::Duration,
 }
 
 /// Earliest start of the try after the one that ended at `ended`. `asked` is the delay that the task itself asked for.
@@ -43,8 +42,9 @@ fn backoff(policy: &RetryPolicy, of: RetryOf<'_>) -> Duration {
     }
     let exponent = i32::try_from(of.failed_try.0.saturating_sub(1)).unwrap_or(i32::MAX);
     let seconds = policy.delay.as_seconds_f64() * multiplier.powi(exponent);
-    let least = seconds.ceil().clamp(1.0, MAX_BACKOFF_SECONDS);
-    let jittered = (least + least * jitter(of)).min(MAX_BACKOFF_SECONDS);
+    let longest = of.longest.as_secs_f64().max(1.0);
+    let least = seconds.ceil().clamp(1.0, longest);
+    let jittered = (least + least * jitter(of)).min(longest);
     let delay = Duration::milliseconds((jittered * 1000.0) as i64);
     policy.max_delay.map_or(delay, |max| delay.min(max))
 }
@@ -78,6 +78,7 @@ mod tests {
             task_id: &task_id,
             logical_date: None,
             failed_try: TryNumber(failed_try),
+            longest: std::time::Duration::from_secs(3600),
         };
         let ended = DateTime::UNIX_EPOCH;
         (next_retry(policy, of, ended, None) - ended).as_seconds_f64()
@@ -105,5 +106,10 @@ mod tests {
         assert!((20.0..40.0).contains(&at(&policy, 2)));
         assert!((at(&policy, 9) - 60.0).abs() < 1e-9);
         assert!((at(&policy, 40) - 60.0).abs() < 1e-9);
+        let boundless = RetryPolicy {
+            max_delay: None,
+            ..policy
+        };
+        assert!((at(&boundless, 40) - 3600.0).abs() < 1e-9);
     }
 }

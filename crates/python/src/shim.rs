@@ -1,7 +1,7 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 13] = [
+pub(crate) const PROGRAM: [(&str, &str); 14] = [
     (
         "updraft_old_modules",
         concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
@@ -13,6 +13,7 @@ pub(crate) const PROGRAM: [(&str, &str); 13] = [
     ("updraft_containers", include_str!("shim/containers.py")),
     ("updraft_timetables", include_str!("shim/timetables.py")),
     ("updraft_listeners", include_str!("shim/listeners.py")),
+    ("updraft_mutations", include_str!("shim/mutations.py")),
     ("updraft_deadlines", include_str!("shim/deadlines.py")),
     ("updraft_partitions", include_str!("shim/partitions.py")),
     ("updraft_triggers", include_str!("shim/triggers.py")),

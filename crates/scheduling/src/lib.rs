@@ -14,5 +14,5 @@ pub use run::{
     Blocker, Decision, MOST_INSTANCES, Move, Plan, PreviouslySkipped, RunEnd, RunSnapshot, TaskSnapshot,
     blockers, plan_run, some,
 };
-pub use slots::{Candidate, PoolUse, choose_for_slots};
+pub use slots::{Candidate, Choice, PoolUse, choose_for_slots};
 pub use start::{QueuedRun, choose_runs_to_start};

@@ -7,7 +7,7 @@ use judging::Before;
 use model::dag::{Dag, Task};
 use model::task_instance::StateName;
 use model::trigger_rule::{Ending, Verdict};
-use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{MapIndex, PoolName, TaskId, TaskInstanceId, Timestamp};
 use std::collections::{HashMap, HashSet};
 
 /// A task instance as the planner sees it.
@@ -25,6 +25,8 @@ pub struct TaskSnapshot {
     pub not_before: Option<Timestamp>,
     /// Whether a deferred one goes on once its trigger has fired; else that is its end.
     pub goes_on: bool,
+    /// The heavier, the earlier.
+    pub weight: i64,
 }
 
 /// Task instances that a task before them said to skip when it ran (`NotPreviouslySkippedDep`).
@@ -60,6 +62,8 @@ pub struct RunSnapshot<'a> {
     pub held_by_past: &'a HashSet<TaskId>,
     /// What a branch or a short circuit before it has decided to skip.
     pub previously_skipped: &'a PreviouslySkipped,
+    /// Task instances that Python has not said its word about.
+    pub awaiting_mutation: &'a HashSet<TaskInstanceId>,
     /// Lengths of the values that tasks returned, for those that a mapped task expands over.
     pub lengths: &'a HashMap<TaskId, usize>,
     /// The time now.
@@ -319,6 +323,8 @@ impl<'a> Planner<'a> {
             self.decide(at, decision);
         } else if task.completes_by_itself {
             self.decide(at, Decision::Complete);
+        } else if self.snapshot.awaiting_mutation.contains(&ti.id) {
+            self.held_back = true;
         } else {
             self.ready.push(at);
         }
@@ -331,13 +337,12 @@ impl<'a> Planner<'a> {
         let task_of = |at: usize| places[at].map(|place| &dag.tasks[place]);
         let mut ready = std::mem::take(&mut self.ready);
         ready.sort_by_key(|at| {
-            (
-                task_of(*at).map(|task| -task.priority_weight),
-                self.snapshot.tasks[*at].map_index,
-            )
+            let ti = &self.snapshot.tasks[*at];
+            (-ti.weight, ti.map_index)
         });
-        let mut in_run =
-            u32::try_from(self.states.iter().filter(|state| is_active(**state)).count()).unwrap_or(u32::MAX);
+        // Per pool, so that those which wait for one do not keep others from theirs; the run's limit over all pools is held
+        // where slots are given.
+        let mut in_pools = self.active_by_pool(&places);
         // Counted where a limit asks for it: most tasks have none.
         let counts = |at: &usize| {
             is_active(self.states[*at])
@@ -364,10 +369,10 @@ impl<'a> Planner<'a> {
             let Some(task) = task_of(at) else {
                 continue;
             };
-            if in_run >= dag.max_active_tasks {
-                // Nor has any after it a place.
+            let in_pool = in_pools.entry(&task.pool).or_default();
+            if *in_pool >= dag.max_active_tasks {
                 self.held_back = true;
-                break;
+                continue;
             }
             let in_task = of_task.entry(&ti.task_id).or_default();
             let everywhere = over_runs.entry(ti.task_id.clone()).or_default();
@@ -383,7 +388,7 @@ impl<'a> Planner<'a> {
                 self.held_back = true;
                 continue;
             }
-            in_run += 1;
+            *in_pool += 1;
             if !goes_on {
                 *in_task += 1;
                 *everywhere += 1;
@@ -399,6 +404,17 @@ impl<'a> Planner<'a> {
                 },
             );
         }
+    }
+
+    /// How many instances count against `max_active_tasks`, by pool.
+    fn active_by_pool(&self, places: &[Option<usize>]) -> HashMap<&'a PoolName, u32> {
+        let mut counts = HashMap::new();
+        for (at, place) in places.iter().enumerate() {
+            if let Some(place) = place.filter(|_| is_active(self.states[at])) {
+                *counts.entry(&self.snapshot.dag.tasks[place].pool).or_default() += 1;
+            }
+        }
+        counts
     }
 
     fn finish(mut self) -> Plan {

@@ -1,7 +1,7 @@
 //! Which scheduled task instances go to the broker now.
 
-use model::{PoolName, TaskInstanceId};
-use std::collections::HashMap;
+use model::{DagRunKey, PoolName, TaskInstanceId};
+use std::collections::{BTreeSet, HashMap};
 
 /// A task instance that waits for a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,17 @@ pub struct Candidate {
     pub pool: PoolName,
     /// How many slots it takes.
     pub slots: i64,
+    /// Its run.
+    pub run: DagRunKey,
+}
+
+/// Who gets slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// These, in their order.
+    pub chosen: Vec<TaskInstanceId>,
+    /// Runs of which one was turned away because as many run as `max_active_tasks` allows: others may have its slots.
+    pub full: BTreeSet<DagRunKey>,
 }
 
 /// How full a pool is.
@@ -34,28 +45,40 @@ impl PoolUse {
     }
 }
 
-/// Takes candidates in their given order as long as their pools and `capacity` (task instances) allow. One that needs
-/// more slots than its pool has open lets smaller ones pass, as in Airflow.
+/// Takes candidates in their given order as long as their pools, their runs and `capacity` (task instances) allow. One that
+/// needs more slots than its pool has open lets smaller ones pass, as in Airflow. `rooms` has how many more of a run may
+/// have slots, where that is a limit.
 pub fn choose_for_slots(
     candidates: &[Candidate],
     pools: &HashMap<PoolName, PoolUse>,
+    rooms: &HashMap<DagRunKey, u32>,
     capacity: usize,
-) -> Vec<TaskInstanceId> {
+) -> Choice {
     let mut open: HashMap<&PoolName, i64> = pools.iter().map(|(name, pool)| (name, pool.open())).collect();
-    let mut chosen = Vec::new();
+    let mut rooms = rooms.clone();
+    let mut choice = Choice::default();
     for candidate in candidates {
-        if chosen.len() == capacity {
+        if choice.chosen.len() == capacity {
             break;
         }
         let Some(open) = open.get_mut(&candidate.pool) else {
             continue;
         };
-        if candidate.slots <= *open {
-            *open -= candidate.slots;
-            chosen.push(candidate.id);
+        if candidate.slots > *open {
+            continue;
         }
+        match rooms.get_mut(&candidate.run) {
+            Some(0) => {
+                choice.full.insert(candidate.run);
+                continue;
+            }
+            Some(room) => *room -= 1,
+            None => {}
+        }
+        *open -= candidate.slots;
+        choice.chosen.push(candidate.id);
     }
-    chosen
+    choice
 }
 
 #[cfg(test)]
@@ -69,6 +92,7 @@ mod tests {
             id: TaskInstanceId::new(Uuid::from_u128(n)),
             pool: PoolName::from(pool),
             slots,
+            run: DagRunKey(1),
         }
     }
 
@@ -95,25 +119,42 @@ mod tests {
             candidate(3, "p", 1),
             candidate(4, "gone", 1),
         ];
-        let chosen = choose_for_slots(&list, &pools(&[("p", 4, 2)]), 10);
-        assert_eq!(chosen, [list[1].id, list[2].id]);
+        let choice = choose_for_slots(&list, &pools(&[("p", 4, 2)]), &HashMap::new(), 10);
+        assert_eq!(choice.chosen, [list[1].id, list[2].id]);
+        assert!(choice.full.is_empty());
     }
 
     #[test]
     fn a_pool_without_limit_is_bounded_by_capacity_only() {
         let list: Vec<_> = (0..5).map(|n| candidate(n, "p", 1)).collect();
-        assert_eq!(choose_for_slots(&list, &pools(&[("p", -1, 99)]), 3).len(), 3);
+        let choice = choose_for_slots(&list, &pools(&[("p", -1, 99)]), &HashMap::new(), 3);
+        assert_eq!(choice.chosen.len(), 3);
+    }
+
+    #[test]
+    fn a_full_run_leaves_its_slots_to_others() {
+        let mut list: Vec<_> = (0..5).map(|n| candidate(n, "p", 1)).collect();
+        list[4].run = DagRunKey(2);
+        let rooms = HashMap::from([(DagRunKey(1), 2)]);
+        let choice = choose_for_slots(&list, &pools(&[("p", 8, 0)]), &rooms, 10);
+        assert_eq!(choice.chosen, [list[0].id, list[1].id, list[4].id]);
+        assert_eq!(choice.full, BTreeSet::from([DagRunKey(1)]));
     }
 
     proptest! {
         #[test]
-        fn no_pool_is_ever_overfull(
-            total in 0i64..8, used in 0i64..10, capacity in 0usize..10, sizes in prop::collection::vec(1i64..4, 0..20),
+        fn no_pool_and_no_run_is_ever_overfull(
+            total in 0i64..8, used in 0i64..10, capacity in 0usize..10, room in 0u32..6,
+            sizes in prop::collection::vec((1i64..4, 1i64..3), 0..20),
         ) {
-            let list: Vec<_> = sizes.iter().enumerate().map(|(n, s)| candidate(n as u128, "p", *s)).collect();
-            let chosen = choose_for_slots(&list, &pools(&[("p", total, used)]), capacity);
-            let taken: i64 = list.iter().filter(|c| chosen.contains(&c.id)).map(|c| c.slots).sum();
-            prop_assert!(taken == 0 || used + taken <= total);
+            let of = |(n, (slots, run)): (usize, &(i64, i64))| Candidate { run: DagRunKey(*run), ..candidate(n as u128, "p", *slots) };
+            let list: Vec<_> = sizes.iter().enumerate().map(of).collect();
+            let rooms = HashMap::from([(DagRunKey(1), room)]);
+            let chosen = choose_for_slots(&list, &pools(&[("p", total, used)]), &rooms, capacity).chosen;
+            let taken: Vec<&Candidate> = list.iter().filter(|c| chosen.contains(&c.id)).collect();
+            let slots: i64 = taken.iter().map(|c| c.slots).sum();
+            prop_assert!(slots == 0 || used + slots <= total);
+            prop_assert!(taken.iter().filter(|c| c.run == DagRunKey(1)).count() <= room as usize);
             prop_assert!(chosen.len() <= capacity);
         }
     }

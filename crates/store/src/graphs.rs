@@ -38,7 +38,8 @@ pub struct Graphs {
 }
 
 impl Graphs {
-    /// When the try after the one that ended at `ended` is due. `asked` is the delay that the task itself asked for.
+    /// When the try after the one that ended at `ended` is due. `asked` is the delay that the task itself asked for,
+    /// `longest` bounds how far it grows.
     ///
     /// # Errors
     /// As [`Graphs::get`].
@@ -48,6 +49,7 @@ impl Graphs {
         ti: &TaskInstanceRecord,
         ended: Timestamp,
         asked: Option<chrono::Duration>,
+        longest: Duration,
     ) -> Result<Timestamp, StoreError> {
         let graph = self.get(tx, ti.version_id).await?;
         let run = tx.run_by_key(ti.run_key).await?;
@@ -59,6 +61,7 @@ impl Graphs {
             task_id: &ti.task_id,
             logical_date: run.and_then(|run| run.logical_date),
             failed_try: ti.try_number,
+            longest,
         };
         Ok(next_retry(&task.retry, of, ended, asked))
     }

@@ -128,6 +128,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "answers of plugins",
         steps: FOREIGN_ANSWERS,
     },
+    Migration {
+        version: 18,
+        name: "limits over pools, and mutations",
+        steps: MUTATIONS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -120,6 +120,36 @@ async fn a_task_that_needs_more_slots_than_are_free_lets_smaller_ones_pass() {
 }
 
 #[tokio::test]
+async fn a_run_has_no_more_slots_of_all_pools_than_its_dag_allows() {
+    for mut world in worlds(6).await {
+        for task in &mut world.dag.tasks[3..] {
+            task.pool = "other".into();
+        }
+        let limited = ParsedDag {
+            max_active_tasks: 4,
+            has_several_pools: world.dag.has_several_pools(),
+            ..parsed(&document(6))
+        };
+        store::transact!(world.store, "limit", |tx| {
+            tx.create_pool(&"other".into(), 8, None, false).await?;
+            tx.save_dag(&limited, world.version, Utc::now()).await.map(|_| ())
+        })
+        .unwrap();
+        let (first, second) = (
+            world.run("first").await.unwrap(),
+            world.run("second").await.unwrap(),
+        );
+        world.schedule_all(first).await;
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 4);
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 0);
+        // Two that wait are before them in both pools, and have no room.
+        world.schedule_all(second).await;
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 4);
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_dag_whose_last_runs_all_failed_is_paused() {
     for world in worlds(1).await {
         let text = document(1);

@@ -10,7 +10,7 @@ use model::{DagRunKey, DagVersionId, MapIndex, Timestamp};
 use scheduling::{Decision, Move};
 use serde_json::{Value, json};
 use store::repo::{
-    AssetEventSource, CallbackKind, Hooks, LockedRun, NewAssetEvent, NewRun, News, PartitionTarget,
+    AssetEventSource, CallbackKind, Hooks, LockedRun, Mutation, NewAssetEvent, NewRun, News, PartitionTarget,
     PartitionedRuns, RunNews,
 };
 use uuid::Uuid;
@@ -349,6 +349,83 @@ async fn a_task_begins_with_its_trigger_and_grows_beside_itself() {
         .unwrap();
         let mut db = world.store.reader().await.unwrap();
         assert_eq!(db.task_instances_of(key).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn task_instances_wait_for_a_word_of_python() {
+    for world in worlds(3).await {
+        let hook = Hooks(vec!["task_instance_mutation_hook".to_owned()]);
+        let before = world.run("before").await.unwrap();
+        store::transact!(world.store, "note", |tx| tx.set_listeners(&hook).await).unwrap();
+        let key = world.run("r").await.unwrap();
+        let mut db = world.store.reader().await.unwrap();
+        assert!(db.awaiting_mutation(before).await.unwrap().is_empty());
+        assert_eq!(db.awaiting_mutation(key).await.unwrap().len(), 3);
+        drop(db);
+        let now = Utc::now();
+        let claim =
+            async || store::transact!(world.store, "claim", |tx| tx.claim_mutations(now, LEASE).await);
+        let (run, asked) = claim().await.unwrap().expect("they wait");
+        assert_eq!((run, asked.len()), (key, 3));
+        assert_eq!(claim().await.unwrap(), None, "they are in hand");
+        let one = Mutation {
+            id: asked[0],
+            queue: "far".into(),
+            pool: "side".into(),
+            pool_slots: 2,
+            priority_weight: 7,
+            executor: None,
+            max_tries: 5,
+        };
+        store::transact!(world.store, "mutate", |tx| tx
+            .mutate(key, &asked, std::slice::from_ref(&one), now)
+            .await)
+        .unwrap();
+        let mut db = world.store.reader().await.unwrap();
+        assert!(db.awaiting_mutation(key).await.unwrap().is_empty());
+        let ti = db.task_instance_by_id(asked[0]).await.unwrap().expect("it");
+        let placed = (
+            ti.queue.as_str(),
+            ti.pool.as_str(),
+            ti.pool_slots,
+            ti.priority_weight,
+            ti.max_tries,
+        );
+        assert_eq!(placed, ("far", "side", 2, 7, 5));
+        let other = db.task_instance_by_id(asked[1]).await.unwrap().expect("it");
+        assert_eq!(other.queue.as_str(), "default");
+    }
+}
+
+#[tokio::test]
+async fn a_run_takes_over_another_version_once() {
+    for world in worlds(2).await {
+        let key = world.run("r").await.unwrap();
+        let (text, id) = (document(3), DagVersionId::new(Uuid::now_v7()));
+        let dag = Dag::from_serialized(&serde_json::from_str(&text).unwrap()).unwrap();
+        let told = store::transact!(world.store, "save", |tx| {
+            tx.save_dag(&parsed(&text), id, Utc::now()).await?;
+            tx.tell_runs_of_version(&"d".into(), Utc::now()).await
+        });
+        assert_eq!(told.unwrap(), [key]);
+        let run = world.store.reader().await.unwrap().run_by_key(key).await.unwrap();
+        let run = run.expect("it");
+        let adopt = async || {
+            store::transact!(world.store, "adopt", |tx| {
+                let version = tx.version_for(&run).await?;
+                let mut run = run.clone();
+                tx.adopt_version(&mut run, &dag, version, &mut ti_id, Utc::now())
+                    .await?;
+                Ok(run.version_id)
+            })
+        };
+        assert_eq!(adopt().await.unwrap(), id);
+        adopt().await.expect_err("somebody else has, in between");
+        let tis = world.store.reader().await.unwrap().task_instances_of(key).await;
+        let tis = tis.unwrap();
+        assert_eq!(tis.len(), 3);
+        assert!(tis.iter().all(|ti| ti.version_id == id));
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn parsed(serialized: &str) -> ParsedDag {
         max_consecutive_failed: 0,
         allowed_run_types: None,
         has_task_limits: false,
+        has_several_pools: false,
         paused_at_creation: false,
         serialized: serialized.to_owned(),
         canonical: serialized.to_owned(),

@@ -1,7 +1,7 @@
 //! DagRuns: looking at them, making them, clearing them.
 
 use super::{Asked, instants, texts};
-use crate::clearing::{self, Clearing};
+use crate::clearing;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use broker::Hint;
 use chrono::Utc;
@@ -77,16 +77,12 @@ impl Asked<'_> {
     /// Clears every task of an existing run.
     async fn reset(&self, dag_id: &DagId, run_id: &RunId) -> Result<Answer, StoreError> {
         let now = Utc::now();
-        let how = Clearing {
-            on_latest: false,
-            reset_runs: true,
-        };
         let found = store::transact!(self.app.store, "reset run", |tx| {
             let Some(run) = tx.run(dag_id, run_id).await? else {
                 return Ok(false);
             };
             let tis = tx.task_instances_of(run.key).await?;
-            clearing::clear(tx, &self.app.graphs, &tis, how, now).await?;
+            clearing::clear(tx, &self.app.graphs, &tis, true, now).await?;
             Ok(true)
         })?;
         if !found {

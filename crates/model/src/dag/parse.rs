@@ -250,6 +250,7 @@ fn task(
             .and_then(|config| plain(config).get("pod_override"))
             .map(|pod| plain(pod).clone()),
         priority_weight: fields.whole("priority_weight").unwrap_or(1),
+        has_own_weight_rule: false,
         max_active_tis_per_dag: fields
             .whole("max_active_tis_per_dag")
             .and_then(|n| n.try_into().ok()),
@@ -363,7 +364,11 @@ fn weigh(tasks: &mut [Task], items: &[Value], defaults: Option<&Map<String, Valu
         {
             "absolute" => continue,
             "upstream" => &up,
-            _ => &down,
+            "downstream" => &down,
+            _ => {
+                task.has_own_weight_rule = true;
+                &down
+            }
         };
         let sum: i64 = reachable(edges, at).into_iter().map(|other| own[other]).sum();
         task.priority_weight = (own[at] + sum).clamp(i64::from(i32::MIN), i64::from(i32::MAX));

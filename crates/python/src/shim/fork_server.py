@@ -52,6 +52,7 @@ try:
     import updraft_containers
     import updraft_deadlines
     import updraft_listeners
+    import updraft_mutations
     import updraft_notes
     import updraft_partitions
     import updraft_timetables
@@ -110,7 +111,7 @@ with DAG("updraft_warm", schedule=None, start_date=datetime(2025, 1, 1)) as dag:
 """
 
 
-# What listeners of plugins want to hear of.
+# What listeners of plugins want to hear of, and whether a cluster policy wants a word in each task instance.
 LISTENERS = []
 
 
@@ -136,7 +137,7 @@ def warm():
 
     get_listener_manager()
     integrate_macros_plugins()
-    LISTENERS.extend(updraft_listeners.heard())
+    LISTENERS.extend(updraft_listeners.heard() + updraft_mutations.hooks())
     keep_commands_from_the_supervisor()
     import tempfile
 
@@ -211,7 +212,8 @@ def limit_memory(megabytes):
 # Who answers what is asked without a DAG file; the rest is about timetables.
 ANSWERS = {
     "deadline": updraft_deadlines.answer, "listeners": lambda _: {"listeners": LISTENERS},
-    "news": updraft_listeners.tell_of_no_run, "partition": updraft_partitions.answer,
+    "mutation": updraft_mutations.answer, "news": updraft_listeners.tell_of_no_run,
+    "partition": updraft_partitions.answer,
 }
 
 

@@ -4,7 +4,7 @@ use super::{Planner, RunSnapshot, is_active};
 use model::dag::Task;
 use model::task_instance::StateName;
 use model::trigger_rule::{TriggerRule, Verdict};
-use model::{MapIndex, TaskId, TaskInstanceId, Timestamp};
+use model::{MapIndex, PoolName, TaskId, TaskInstanceId, Timestamp};
 use std::fmt;
 
 /// One thing that keeps a task instance from being scheduled.
@@ -30,12 +30,21 @@ pub enum Blocker {
     Trigger,
     /// The same task of the run before has not succeeded.
     Past,
+    /// Python is being asked how it is to run.
+    Mutation,
     /// `max_active_tasks`
     RunFull {
         /// The limit.
         limit: u32,
         /// Those that count.
         holders: Vec<TaskId>,
+    },
+    /// As many of the run as `max_active_tasks` lets through wait for its pool or hold slots of it.
+    PoolQueue {
+        /// The pool.
+        pool: PoolName,
+        /// Those before it.
+        before: Vec<TaskId>,
     },
     /// `max_active_tis_per_dag` or `max_active_tis_per_dagrun`
     TaskFull {
@@ -58,7 +67,9 @@ impl Blocker {
             } => "Not In Retry Period",
             Self::Until { .. } | Self::Trigger => "Ready To Reschedule",
             Self::Past => "Previous Dagrun State",
+            Self::Mutation => "Task Instance State",
             Self::RunFull { .. } => "Task Instance Slots Available",
+            Self::PoolQueue { .. } => "Pool Slots Available",
             Self::TaskFull { .. } => "Task Concurrency",
         }
     }
@@ -104,11 +115,24 @@ impl fmt::Display for Blocker {
                 "depends_on_past: the same task of the run before, or with wait_for_downstream one right after it, has \
                  not succeeded yet"
             ),
+            Self::Mutation => write!(
+                f,
+                "a DAG processor is asking its weight rule and task_instance_mutation_hook how it is to run"
+            ),
             Self::RunFull { limit, holders } => {
                 let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
                 write!(
                     f,
                     "max_active_tasks: {limit} of {limit} are taken by {}",
+                    some(&names)
+                )
+            }
+            Self::PoolQueue { pool, before } => {
+                let names: Vec<String> = before.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "{} of its run are before it in pool {pool}: {}",
+                    before.len(),
                     some(&names)
                 )
             }
@@ -166,6 +190,9 @@ pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> 
     if snapshot.paused {
         found.push(Blocker::Paused);
     }
+    if snapshot.awaiting_mutation.contains(&id) {
+        found.push(Blocker::Mutation);
+    }
     if found.is_empty() {
         found.extend(planner.limits_of(task, ti.state));
     }
@@ -206,7 +233,7 @@ impl Planner<'_> {
         let own = (state != StateName::Deferred)
             .then(|| self.task_full(task))
             .flatten();
-        own.or_else(|| self.run_full())
+        own.or_else(|| self.run_full(task))
     }
 
     fn task_full(&self, task: &Task) -> Option<Blocker> {
@@ -241,14 +268,31 @@ impl Planner<'_> {
         })
     }
 
-    fn run_full(&self) -> Option<Blocker> {
-        let mut holders: Vec<TaskId> = (0..self.states.len())
-            .filter(|at| is_active(self.states[*at]))
-            .map(|at| self.snapshot.tasks[at].task_id.clone())
-            .collect();
-        holders.sort();
-        let limit = self.snapshot.dag.max_active_tasks;
-        reached(limit, holders.len()).then_some(Blocker::RunFull { limit, holders })
+    fn run_full(&self, task: &Task) -> Option<Blocker> {
+        let dag = self.snapshot.dag;
+        let holders = |counts: &dyn Fn(usize) -> bool| {
+            let mut holders: Vec<TaskId> = (0..self.states.len())
+                .filter(|at| counts(*at))
+                .map(|at| self.snapshot.tasks[at].task_id.clone())
+                .collect();
+            holders.sort();
+            holders
+        };
+        let limit = dag.max_active_tasks;
+        let executing = holders(&|at| self.states[at].occupies_slot());
+        if reached(limit, executing.len()) {
+            let holders = executing;
+            return Some(Blocker::RunFull { limit, holders });
+        }
+        let in_pool = |at: usize| {
+            let other = dag.task(&self.snapshot.tasks[at].task_id);
+            is_active(self.states[at]) && other.is_some_and(|other| other.pool == task.pool)
+        };
+        let before = holders(&in_pool);
+        reached(limit, before.len()).then(|| Blocker::PoolQueue {
+            pool: task.pool.clone(),
+            before,
+        })
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
             state: *state,
             not_before: None,
             goes_on: true,
+            weight: task.priority_weight,
         })
         .collect()
 }
@@ -51,6 +52,7 @@ struct World {
     active_over_runs: HashMap<TaskId, u32>,
     held_by_past: HashSet<TaskId>,
     previously_skipped: PreviouslySkipped,
+    awaiting_mutation: HashSet<TaskInstanceId>,
     lengths: HashMap<TaskId, usize>,
 }
 
@@ -64,6 +66,7 @@ impl World {
             active_over_runs: &self.active_over_runs,
             held_by_past: &self.held_by_past,
             previously_skipped: &self.previously_skipped,
+            awaiting_mutation: &self.awaiting_mutation,
             lengths: &self.lengths,
             now: DateTime::UNIX_EPOCH,
         }
@@ -80,6 +83,7 @@ fn world() -> World {
         active_over_runs: HashMap::new(),
         held_by_past: HashSet::new(),
         previously_skipped: PreviouslySkipped::default(),
+        awaiting_mutation: HashSet::new(),
         lengths: HashMap::new(),
     }
 }
@@ -238,6 +242,43 @@ fn max_active_tasks_lets_the_heaviest_through() {
 }
 
 #[test]
+fn nothing_runs_before_python_has_said_how() {
+    let task = |id: &str| json!({"task_id": id, "task_type": "X"});
+    let dag = dag_of(vec![task("a"), task("b")], 16);
+    let tasks = instances(&dag, &[NoStatus, NoStatus]);
+    let mut asked = world();
+    asked.awaiting_mutation.insert(tasks[0].id);
+    let plan = plan_in(&asked, &dag, &tasks, false);
+    assert_eq!((plan.moves.len(), plan.end), (1, None));
+    assert_eq!(plan.moves[0].id, tasks[1].id);
+    let told = blockers(&asked.snapshot(&dag, &tasks, false), tasks[0].id);
+    assert_eq!(told, [Blocker::Mutation]);
+}
+
+#[test]
+fn what_waits_for_one_pool_keeps_nothing_from_another() {
+    let task = |id: &str, pool: &str| json!({"task_id": id, "task_type": "X", "pool": pool});
+    let tasks = vec![
+        task("a", "slow"),
+        task("b", "slow"),
+        task("c", "slow"),
+        task("d", "other"),
+    ];
+    let dag = dag_of(tasks, 2);
+    let states = [StateName::Scheduled, StateName::Scheduled, NoStatus, NoStatus];
+    let tasks = instances(&dag, &states);
+    let plan = plan(&dag, &tasks);
+    assert_eq!(plan.moves.len(), 1);
+    assert_eq!(plan.moves[0].id, tasks[3].id);
+    let world = world();
+    let told = blockers(&world.snapshot(&dag, &tasks, false), tasks[2].id);
+    assert_eq!(
+        told[0].to_string(),
+        "2 of its run are before it in pool slow: a, b"
+    );
+}
+
+#[test]
 fn a_limit_over_all_runs_counts_the_other_runs() {
     let dag = dag_of(
         vec![json!({"task_id": "a", "task_type": "X", "max_active_tis_per_dag": 1})],
@@ -312,6 +353,7 @@ fn a_task_that_left_the_dag_is_removed() {
         state: NoStatus,
         not_before: None,
         goes_on: true,
+        weight: 1,
     });
     let plan = plan(&dag, &tasks);
     assert_eq!(
@@ -363,7 +405,7 @@ proptest! {
         let plan = plan_in(&world(), &dag, &tasks, paused);
         let world = world();
         let snapshot = RunSnapshot { dag: &dag, start_date: None, paused, tasks: &tasks, active_over_runs: &world.active_over_runs,
-            held_by_past: &world.held_by_past, previously_skipped: &world.previously_skipped, lengths: &world.lengths, now: DateTime::UNIX_EPOCH };
+            held_by_past: &world.held_by_past, previously_skipped: &world.previously_skipped, lengths: &world.lengths, awaiting_mutation: &world.awaiting_mutation, now: DateTime::UNIX_EPOCH };
         for ti in tasks.iter().filter(|ti| ti.state.is_schedulable()) {
             let moved = plan.moves.iter().any(|planned| planned.id == ti.id);
             let ends = plan.end.is_some();

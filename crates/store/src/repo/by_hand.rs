@@ -1,12 +1,11 @@
 //! What people do to task instances: mark, clear, note, delete.
 
-use super::runs::RunRecord;
-use super::tasks::{NewTaskInstance, TaskInstanceRecord};
+use super::tasks::TaskInstanceRecord;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::dag::{Dag, Task};
+use model::dag::Task;
 use model::task_instance::StateName;
-use model::{DagRunKey, DagVersionId, MapIndex, TaskInstanceId, Timestamp};
+use model::{DagRunKey, DagVersionId, TaskInstanceId, Timestamp};
 
 impl Tx {
     /// Sets the outcome as a person asks. A process that runs is stopped when its worker hears that it lost its claim.
@@ -103,37 +102,6 @@ impl Tx {
         self.execute(sql, values).await.map(|_| ())
     }
 
-    /// Lets a run go on with another version of its DAG, and makes instances of the tasks that are new in it.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn adopt_version(
-        &mut self,
-        run: &RunRecord,
-        dag: &Dag,
-        version: DagVersionId,
-        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let sql = "UPDATE dag_run SET version_id = ?, updated_at = ? WHERE id = ?";
-        self.execute(sql, params![version, now, run.key]).await?;
-        let present = self.task_instances_of(run.key).await?;
-        let rows: Vec<NewTaskInstance<'_>> = dag
-            .tasks
-            .iter()
-            .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
-            .filter(|task| present.iter().all(|ti| ti.task_id != task.task_id))
-            .map(|task| NewTaskInstance {
-                id: ids(),
-                task,
-                map_index: MapIndex::UNMAPPED,
-            })
-            .collect();
-        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, version, &rows, now)
-            .await?;
-        self.add_run_event(run.key, now).await
-    }
-
     /// Counts a clearing of a run, and starts it again if it had ended and `reset` says so.
     ///
     /// # Errors
@@ -175,7 +143,12 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn delete_task_instance(&mut self, ti: &TaskInstanceRecord) -> Result<(), StoreError> {
-        for table in ["outbox", "rendered_fields", "task_instance_history"] {
+        for table in [
+            "outbox",
+            "rendered_fields",
+            "task_instance_history",
+            "ti_mutation",
+        ] {
             self.execute(&format!("DELETE FROM {table} WHERE ti_id = ?"), params![ti.id])
                 .await?;
         }

@@ -53,21 +53,43 @@ impl Tx {
     pub async fn add_run_callback(
         &mut self,
         key: DagRunKey,
+        about: Option<TaskInstanceId>,
         is_failure: bool,
         reason: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let states = if is_failure { "('failed')" } else { "('success')" };
-        let sql = format!(
-            "SELECT id FROM task_instance WHERE run_key = ? AND state IN {states} ORDER BY end_date DESC, id DESC LIMIT 1"
-        );
-        let found = self.query_one(&sql, params![key]).await?;
-        let task_instance: Option<TaskInstanceId> = found.map(|mut row| row.next()).transpose()?;
         let sql = "INSERT INTO run_callback (run_key, ti_id, is_failure, reason, created_at, claimed_until, attempts) \
                    VALUES (?, ?, ?, ?, ?, 0, 0)";
-        self.execute(sql, params![key, task_instance, is_failure, reason, now])
+        self.execute(sql, params![key, about, is_failure, reason, now])
             .await
             .map(|_| ())
+    }
+
+    /// The task instance of a run that failed or succeeded last.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn last_ended(
+        &mut self,
+        key: DagRunKey,
+        failed: bool,
+    ) -> Result<Option<TaskInstanceId>, StoreError> {
+        let state = if failed { "failed" } else { "success" };
+        let sql = "SELECT id FROM task_instance WHERE run_key = ? AND state = ? ORDER BY end_date DESC, id DESC LIMIT 1";
+        let found = self.query_one(sql, params![key, state]).await?;
+        found.map(|mut row| row.next()).transpose()
+    }
+
+    /// The task instance of a run that began last among those that are not over.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn last_begun(&mut self, key: DagRunKey) -> Result<Option<TaskInstanceId>, StoreError> {
+        let sql = "SELECT id FROM task_instance WHERE run_key = ? \
+                   AND state NOT IN ('success', 'failed', 'upstream_failed', 'skipped', 'removed') \
+                   ORDER BY start_date DESC, id LIMIT 1";
+        let found = self.query_one(sql, params![key]).await?;
+        found.map(|mut row| row.next()).transpose()
     }
 
     /// Notes, in the transaction that ends a try without the task's process, that listeners are to be told, and that its

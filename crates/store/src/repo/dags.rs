@@ -140,6 +140,8 @@ pub struct ParsedDag {
     pub max_active_tasks: u32,
     pub max_consecutive_failed: u32,
     pub has_task_limits: bool,
+    /// Whether its tasks take slots of more than one pool.
+    pub has_several_pools: bool,
     /// `None` for all.
     pub allowed_run_types: Option<Vec<String>>,
     /// Whether a DAG seen for the first time starts paused.
@@ -362,7 +364,7 @@ impl Tx {
         let sql = "UPDATE dag SET is_stale = 0, has_import_errors = 0, fileloc = ?, relative_fileloc = ?, bundle_name = ?, \
                    display_name = ?, description = ?, owners = ?, tags = ?, timetable_type = ?, timetable_summary = ?, \
                    timetable_description = ?, has_timetable = ?, max_active_runs = ?, max_active_tasks = ?, \
-                   max_consecutive_failed = ?, has_task_limits = ?, allowed_run_types = ?, last_parsed_at = ?, last_parse_duration = ? WHERE dag_id = ?";
+                   max_consecutive_failed = ?, has_task_limits = ?, has_several_pools = ?, allowed_run_types = ?, last_parsed_at = ?, last_parse_duration = ? WHERE dag_id = ?";
         let json = |words: &[String]| serde_json::to_string(words).unwrap_or_else(|_| "[]".to_owned());
         let values = params![
             &parsed.fileloc,
@@ -380,6 +382,7 @@ impl Tx {
             parsed.max_active_tasks,
             parsed.max_consecutive_failed,
             parsed.has_task_limits,
+            parsed.has_several_pools,
             parsed.allowed_run_types.as_deref().map(json),
             now,
             parsed.parse_duration,

@@ -4,9 +4,9 @@ use super::dags::id_values;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::{ExecutorName, PoolName, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
+use model::{DagRunKey, ExecutorName, PoolName, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
 use scheduling::{Candidate, PoolUse, choose_for_slots};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A reference to publish: which task instance, which try, which hand-over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,21 +34,24 @@ pub struct DispatchLimits {
 
 struct Waiting {
     dispatch: Dispatch,
-    pool: PoolName,
-    slots: i64,
+    candidate: Candidate,
     order: i64,
 }
 
 /// Rows that one claim query locks at most.
 const CLAIM_LIMIT: i64 = 100;
 
-/// The claim query: one table, the order of its index, only rows that nobody else holds.
-fn candidates_sql(dialect: crate::sql::Dialect) -> String {
+/// The claim query: one table, the order of its index, only rows that nobody else holds, of other runs than `full` ones.
+fn candidates_sql(dialect: crate::sql::Dialect, full: usize) -> String {
     let index = dialect.force_index("ix_ti_dispatch");
     let lock = dialect.skip_locked();
+    let others = match full {
+        0 => String::new(),
+        full => format!(" AND run_key NOT IN ({})", placeholders(full)),
+    };
     format!(
-        "SELECT id, try_number, dispatch_seq, queue, executor, pool, pool_slots, dispatch_order FROM task_instance{index} \
-         WHERE state = 'scheduled' AND pool = ? AND pool_slots <= ? ORDER BY dispatch_order, id LIMIT ?{lock}"
+        "SELECT id, try_number, dispatch_seq, queue, executor, pool, pool_slots, run_key, dispatch_order FROM task_instance{index} \
+         WHERE state = 'scheduled' AND pool = ? AND pool_slots <= ?{others} ORDER BY dispatch_order, id LIMIT ?{lock}"
     )
 }
 
@@ -73,41 +76,101 @@ impl Tx {
         if waiting_pools.is_empty() {
             return Ok(Vec::new());
         }
-        let pools = self.lock_pools(&waiting_pools).await?;
+        let mut pools = self.lock_pools(&waiting_pools).await?;
         let sql = "SELECT COUNT(*) FROM task_instance WHERE state IN ('queued', 'running') AND queued_by = ?";
         let row = self.query_one(sql, params![limits.scheduler]).await?;
         let busy: i64 = row.map_or(Ok(0), |mut row| row.next())?;
-        let capacity = i64::from(limits.parallelism) - busy;
-        if capacity <= 0 {
-            return Ok(Vec::new());
-        }
-        let mut waiting = Vec::new();
-        for (pool, usage) in &pools {
-            let most = usage.open().min(capacity).min(CLAIM_LIMIT);
-            if most > 0 {
-                waiting.extend(self.lock_candidates(pool, usage.open(), most).await?);
+        let mut capacity = i64::from(limits.parallelism) - busy;
+        let (mut full, mut dispatches) = (BTreeSet::new(), Vec::new());
+        while capacity > 0 {
+            let (chosen, more) = self.choose(&pools, &full, capacity).await?;
+            for one in &chosen {
+                if let Some(pool) = pools.get_mut(&one.candidate.pool) {
+                    pool.used += one.candidate.slots;
+                }
             }
+            capacity -= i64::try_from(chosen.len()).unwrap_or(i64::MAX);
+            dispatches.extend(chosen.into_iter().map(|one| one.dispatch));
+            if more.is_empty() {
+                break;
+            }
+            // Each turn without those runs: what they leave is for others.
+            full.extend(more);
         }
-        waiting.sort_by_key(|w| (w.order, w.dispatch.id));
-        let candidates: Vec<Candidate> = waiting
-            .iter()
-            .map(|w| Candidate {
-                id: w.dispatch.id,
-                pool: w.pool.clone(),
-                slots: w.slots,
-            })
-            .collect();
-        let chosen: HashSet<TaskInstanceId> =
-            choose_for_slots(&candidates, &pools, usize::try_from(capacity).unwrap_or(0))
-                .into_iter()
-                .collect();
-        let mut dispatches: Vec<Dispatch> = waiting
-            .into_iter()
-            .map(|w| w.dispatch)
-            .filter(|d| chosen.contains(&d.id))
-            .collect();
         self.queue(&mut dispatches, limits.scheduler, now).await?;
         Ok(dispatches)
+    }
+
+    /// Who gets slots now, and the runs that are full.
+    async fn choose(
+        &mut self,
+        pools: &HashMap<PoolName, PoolUse>,
+        full: &BTreeSet<DagRunKey>,
+        capacity: i64,
+    ) -> Result<(Vec<Waiting>, BTreeSet<DagRunKey>), StoreError> {
+        let mut waiting = Vec::new();
+        for (pool, usage) in pools {
+            let most = usage.open().min(capacity).min(CLAIM_LIMIT);
+            if most > 0 {
+                waiting.extend(self.lock_candidates((pool, usage.open()), full, most).await?);
+            }
+        }
+        waiting.sort_by_key(|one| (one.order, one.candidate.id));
+        let candidates: Vec<Candidate> = waiting.iter().map(|one| one.candidate.clone()).collect();
+        let rooms = self.rooms_of_runs(&candidates).await?;
+        let capacity = usize::try_from(capacity).unwrap_or(0);
+        let choice = choose_for_slots(&candidates, pools, &rooms, capacity);
+        let chosen: HashSet<TaskInstanceId> = choice.chosen.into_iter().collect();
+        waiting.retain(|one| chosen.contains(&one.candidate.id));
+        Ok((waiting, choice.full))
+    }
+
+    /// How many more task instances of these runs may have slots, where planning each pool's share of `max_active_tasks`
+    /// does not hold them to it already: where a DAG uses several pools. A run that somebody else is planning has no room;
+    /// its turn comes with that plan.
+    async fn rooms_of_runs(
+        &mut self,
+        candidates: &[Candidate],
+    ) -> Result<HashMap<DagRunKey, u32>, StoreError> {
+        let runs: BTreeSet<DagRunKey> = candidates.iter().map(|one| one.run).collect();
+        let keys: Vec<Value> = runs.iter().map(|key| Value::from(*key)).collect();
+        let mut rooms = HashMap::new();
+        if keys.is_empty() {
+            return Ok(rooms);
+        }
+        let sql = format!(
+            "SELECT r.id, d.max_active_tasks FROM dag_run r JOIN dag d ON d.dag_id = r.dag_id \
+             WHERE r.id IN ({}) AND d.has_several_pools = 1",
+            placeholders(keys.len())
+        );
+        let mut limits: BTreeMap<DagRunKey, u32> = BTreeMap::new();
+        for mut row in self.query(&sql, &keys).await? {
+            let (run, limit): (DagRunKey, i64) = (row.next()?, row.next()?);
+            limits.insert(run, u32::try_from(limit).unwrap_or(0));
+            rooms.insert(run, 0);
+        }
+        if limits.is_empty() {
+            return Ok(rooms);
+        }
+        let keys: Vec<Value> = limits.keys().map(|key| Value::from(*key)).collect();
+        let (marks, lock) = (placeholders(keys.len()), self.dialect().skip_locked());
+        let sql = format!("SELECT id FROM dag_run WHERE id IN ({marks}) ORDER BY id{lock}");
+        for mut row in self.query(&sql, &keys).await? {
+            let run: DagRunKey = row.next()?;
+            rooms.insert(run, limits.get(&run).copied().unwrap_or(0));
+        }
+        let index = self.dialect().force_index("ix_ti_dispatch");
+        let sql = format!(
+            "SELECT run_key, COUNT(*) FROM task_instance{index} WHERE state IN ('queued', 'running') AND run_key IN ({marks}) \
+             GROUP BY run_key"
+        );
+        for mut row in self.query(&sql, &keys).await? {
+            let (run, active): (DagRunKey, i64) = (row.next()?, row.next()?);
+            if let Some(room) = rooms.get_mut(&run) {
+                *room = room.saturating_sub(u32::try_from(active).unwrap_or(u32::MAX));
+            }
+        }
+        Ok(rooms)
     }
 
     /// Locks the pools, in the order of their keys, and counts what they hold: read under the lock, the counts are exact.
@@ -149,30 +212,35 @@ impl Tx {
     /// One that needs more slots than are open does not stand in the way of smaller ones.
     async fn lock_candidates(
         &mut self,
-        pool: &PoolName,
-        open: i64,
+        (pool, open): (&PoolName, i64),
+        full: &BTreeSet<DagRunKey>,
         limit: i64,
     ) -> Result<Vec<Waiting>, StoreError> {
         let read = |mut row: Row| {
-            Ok(Waiting {
-                dispatch: Dispatch {
-                    id: row.next()?,
-                    try_number: row.next()?,
-                    sequence: row.next()?,
-                    queue: row.next()?,
-                    executor: row.next()?,
-                },
+            let dispatch = Dispatch {
+                id: row.next()?,
+                try_number: row.next()?,
+                sequence: row.next()?,
+                queue: row.next()?,
+                executor: row.next()?,
+            };
+            let candidate = Candidate {
+                id: dispatch.id,
                 pool: row.next()?,
                 slots: row.next()?,
+                run: row.next()?,
+            };
+            Ok(Waiting {
+                dispatch,
+                candidate,
                 order: row.next()?,
             })
         };
-        let sql = candidates_sql(self.dialect());
-        self.query(&sql, params![pool, open, limit])
-            .await?
-            .into_iter()
-            .map(read)
-            .collect()
+        let sql = candidates_sql(self.dialect(), full.len());
+        let mut values = params![pool, open].to_vec();
+        values.extend(full.iter().map(|key| Value::from(*key)));
+        values.push(Value::from(limit));
+        self.query(&sql, &values).await?.into_iter().map(read).collect()
     }
 
     async fn queue(
@@ -290,7 +358,7 @@ impl crate::Store {
             crate::sql::Dialect::MariaDb => "EXPLAIN FORMAT=JSON ",
             crate::sql::Dialect::Sqlite => "EXPLAIN QUERY PLAN ",
         };
-        let sql = format!("{head}{}", candidates_sql(db.dialect()));
+        let sql = format!("{head}{}", candidates_sql(db.dialect(), 0));
         let rows = db.query(&sql, params!["default_pool", 10, 10]).await?;
         Ok(format!("{rows:?}"))
     }

@@ -13,7 +13,7 @@ use model::{ClaimEpoch, DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Time
 use scheduling::{Decision, Move, TaskSnapshot};
 use std::collections::{BTreeMap, HashMap};
 
-const SNAPSHOT: &str = "id, task_id, map_index, state, not_before, next_method IS NOT NULL";
+const SNAPSHOT: &str = "id, task_id, map_index, state, not_before, next_method IS NOT NULL, priority_weight";
 
 fn read_snapshot(mut row: Row) -> Result<TaskSnapshot, StoreError> {
     Ok(TaskSnapshot {
@@ -23,6 +23,7 @@ fn read_snapshot(mut row: Row) -> Result<TaskSnapshot, StoreError> {
         state: row.parse()?,
         not_before: row.next()?,
         goes_on: row.next()?,
+        weight: row.next()?,
     })
 }
 
@@ -439,6 +440,8 @@ impl Tx {
         let Some(task) = dag.task(&task_id) else {
             return Ok(());
         };
+        // It is another one now, to Python: that of index 0.
+        self.ask_mutations(run.key, &[(id, task)]).await?;
         let rows: Vec<NewTaskInstance<'_>> = (1..count)
             .map(|index| NewTaskInstance {
                 id: ids(),

@@ -134,7 +134,7 @@ pub struct NewRun<'a> {
 }
 
 /// A task that is mapped over literals only has all its instances from the start (`DagRun._create_tasks`).
-fn instances_from_the_start(task: &Task) -> impl Iterator<Item = MapIndex> + use<> {
+pub(super) fn instances_from_the_start(task: &Task) -> impl Iterator<Item = MapIndex> + use<> {
     let count = task
         .expansion
         .as_ref()
@@ -456,6 +456,7 @@ impl Tx {
             "hitl_detail",
             "xcom",
             "rendered_fields",
+            "ti_mutation",
             "task_state",
             "task_instance_history",
             "task_instance",

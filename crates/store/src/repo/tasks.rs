@@ -243,7 +243,8 @@ impl Tx {
             }
             self.execute(&sql, &values).await?;
         }
-        Ok(())
+        let new: Vec<(TaskInstanceId, &Task)> = rows.iter().map(|row| (row.id, row.task)).collect();
+        self.ask_mutations(key, &new).await
     }
 
     /// The task instance of that name.

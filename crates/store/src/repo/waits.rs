@@ -111,7 +111,7 @@ impl Tx {
         let Some(run) = self.run_by_key(ti.run_key).await? else {
             return Ok(Vec::new());
         };
-        let graph = graphs.get(self, run.version_id).await?;
+        let graph = self.graph_for(graphs, &run).await?;
         let dag = &graph.dag;
         let paused = self.dag(&run.dag_id).await?.is_none_or(|record| record.is_paused);
         if run.state != DagRunState::Running {
@@ -121,6 +121,7 @@ impl Tx {
         let active_over_runs = self.active_over_runs(dag).await?;
         let held_by_past = self.held_by_past(dag, &run).await?;
         let previously_skipped = self.previously_skipped(dag, run.key, &tasks).await?;
+        let awaiting_mutation = self.awaiting_mutation(run.key).await?;
         let lengths = self
             .mapped_lengths(
                 run.key,
@@ -135,6 +136,7 @@ impl Tx {
             active_over_runs: &active_over_runs,
             held_by_past: &held_by_past,
             previously_skipped: &previously_skipped,
+            awaiting_mutation: &awaiting_mutation,
             lengths: &lengths,
             now,
         };
@@ -227,8 +229,32 @@ impl Tx {
             );
             return Ok(vec![Wait::new(NAME, reason)]);
         }
+        if let Some(wait) = self.waits_for_its_run(ti).await? {
+            return Ok(vec![wait]);
+        }
         let reason = "it has all it needs but a place among [core] parallelism of a scheduler; it goes on when a task ends";
         Ok(vec![Wait::new("Task Concurrency", reason)])
+    }
+
+    /// Whether as many of its run have slots as `max_active_tasks` allows.
+    async fn waits_for_its_run(&mut self, ti: &TaskInstanceRecord) -> Result<Option<Wait>, StoreError> {
+        let Some(record) = self.dag(&ti.dag_id).await? else {
+            return Ok(None);
+        };
+        let sql = "SELECT task_id FROM task_instance WHERE run_key = ? AND state IN ('queued', 'running') ORDER BY queued_at, id";
+        let rows = self.query(sql, params![ti.run_key]).await?;
+        let holders: Vec<String> = rows
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
+        let limit = record.max_active_tasks;
+        Ok((holders.len() as i64 >= i64::from(limit)).then(|| {
+            let reason = format!(
+                "max_active_tasks: {limit} of {limit} are taken by {}; it goes on when one of them ends",
+                some(&holders)
+            );
+            Wait::new("Task Instance Slots Available", reason)
+        }))
     }
 
     async fn waits_for_worker(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {

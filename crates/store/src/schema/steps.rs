@@ -2,6 +2,21 @@
 
 use super::{Step, index, unique};
 
+/// Whether a DAG's tasks take slots of several pools; and task instances that Python is to be asked about.
+pub(super) const MUTATIONS: &[Step] = &[
+    Step::Column {
+        table: "dag",
+        name: "has_several_pools",
+        word: "INT64",
+    },
+    Step::Table {
+        name: "ti_mutation",
+        columns: "ti_id UUID NOT NULL PRIMARY KEY, run_key INT64 NOT NULL, claimed_until INT64 NOT NULL",
+    },
+    index("ix_ti_mutation_run", "ti_mutation", "run_key"),
+    index("ix_ti_mutation_claim", "ti_mutation", "claimed_until, ti_id"),
+];
+
 /// What tasks keep for their own next try.
 pub(super) const TASK_STATES: &[Step] = &[Step::Table {
     name: "task_state",

@@ -80,6 +80,7 @@ fn a_cleared_mapped_task_is_fitted_to_what_it_maps_over_now() {
             state,
             not_before: None,
             goes_on: false,
+            weight: 1,
         });
     }
     let planned = |length: Option<usize>| {
@@ -126,6 +127,7 @@ fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
         state,
         not_before: None,
         goes_on: true,
+        weight: 1,
     };
     let tasks = [
         one("g.a", 0, Success),
@@ -192,6 +194,7 @@ fn mapped_groups_within_mapped_groups_are_counted_row_by_row() {
                 state: *state,
                 not_before: None,
                 goes_on: true,
+                weight: 1,
             });
         }
     };

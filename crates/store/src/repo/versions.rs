@@ -1,0 +1,117 @@
+//! Which version of its DAG a run goes on with.
+//!
+//! A folder of DAG files keeps no old versions that a run could be held to: runs go on with the latest one, as Airflow's
+//! do where a bundle has no versions (`DBDagBag._version_from_dag_run`,
+//! `SchedulerJobRunner._verify_integrity_if_dag_changed`).
+
+use super::runs::{RunRecord, instances_from_the_start};
+use super::tasks::NewTaskInstance;
+use crate::unit_of_work::Tx;
+use crate::{Graph, Graphs, StoreError, params};
+use model::dag::Dag;
+use model::{DagVersionId, TaskId, TaskInstanceId, Timestamp};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Tx {
+    /// The version that a run goes on with: the latest of its DAG, or its own when the DAG is gone.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn version_for(&mut self, run: &RunRecord) -> Result<DagVersionId, StoreError> {
+        let sql = "SELECT version_id FROM dag WHERE dag_id = ?";
+        let row = self.query_one(sql, params![&run.dag_id]).await?;
+        row.map_or(Ok(run.version_id), |mut row| row.next())
+    }
+
+    /// The structure that a run goes on with.
+    ///
+    /// # Errors
+    /// As [`Graphs::get`].
+    pub async fn graph_for(&mut self, graphs: &Graphs, run: &RunRecord) -> Result<Arc<Graph>, StoreError> {
+        let version = self.version_for(run).await?;
+        graphs.get(self, version).await
+    }
+
+    /// Lets a run go on with another version of its DAG: what is not over moves to it, tasks that are new get their
+    /// instances, and tasks that are back have theirs again.
+    ///
+    /// # Errors
+    /// [`StoreError::Contention`] when somebody else has moved the run meanwhile.
+    pub async fn adopt_version(
+        &mut self,
+        run: &mut RunRecord,
+        dag: &Dag,
+        version: DagVersionId,
+        ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE dag_run SET version_id = ?, updated_at = ? WHERE id = ? AND version_id = ?";
+        let values = params![version, now, run.key, run.version_id];
+        if self.execute(sql, values).await?.rows != 1 {
+            let detail = format!("run {} went on with another version meanwhile", run.run_id);
+            return Err(StoreError::Contention {
+                name: "adopt version",
+                detail,
+            });
+        }
+        run.version_id = version;
+        let sql = "UPDATE task_instance SET version_id = ?, updated_at = ? WHERE run_key = ? \
+                   AND state NOT IN ('success', 'failed', 'upstream_failed', 'skipped', 'removed')";
+        self.execute(sql, params![version, now, run.key]).await?;
+        let sql = "SELECT DISTINCT task_id FROM task_instance WHERE run_key = ?";
+        let rows = self.query(sql, params![run.key]).await?;
+        let present: HashSet<TaskId> = rows
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
+        self.restore_tasks(run, dag, now).await?;
+        let rows: Vec<NewTaskInstance<'_>> = dag
+            .tasks
+            .iter()
+            .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
+            .filter(|task| !present.contains(&task.task_id))
+            .flat_map(|task| instances_from_the_start(task).map(move |map_index| (task, map_index)))
+            .map(|(task, map_index)| NewTaskInstance {
+                id: ids(),
+                task,
+                map_index,
+            })
+            .collect();
+        self.insert_task_instances(run.key, &run.dag_id, &run.run_id, version, &rows, now)
+            .await?;
+        self.add_run_event(run.key, now).await
+    }
+
+    /// Instances that were removed with their task are wanted again when it is back. Those that the task maps over no
+    /// more the next plan removes again.
+    async fn restore_tasks(&mut self, run: &RunRecord, dag: &Dag, now: Timestamp) -> Result<(), StoreError> {
+        let sql = "SELECT DISTINCT task_id FROM task_instance WHERE run_key = ? AND state = 'removed'";
+        for mut row in self.query(sql, params![run.key]).await? {
+            let task_id: TaskId = row.next()?;
+            if dag.task(&task_id).is_some() {
+                let sql = "UPDATE task_instance SET state = 'none', version_id = ?, updated_at = ? \
+                           WHERE run_key = ? AND task_id = ? AND state = 'removed'";
+                self.execute(sql, params![run.version_id, now, run.key, &task_id])
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the schedulers that the running runs of a DAG have a new version to go on with. Returns those runs.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn tell_runs_of_version(
+        &mut self,
+        dag_id: &model::DagId,
+        now: Timestamp,
+    ) -> Result<Vec<model::DagRunKey>, StoreError> {
+        let runs = self.running_runs_of(dag_id).await?;
+        for key in &runs {
+            self.add_run_event(*key, now).await?;
+        }
+        Ok(runs)
+    }
+}
