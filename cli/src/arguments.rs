@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Backfills
     #[command(subcommand)]
     Backfill(BackfillCommand),
+    /// Pools
+    #[command(subcommand)]
+    Pools(PoolsCommand),
     /// Variables
     #[command(subcommand)]
     Variables(VariablesCommand),
@@ -266,6 +269,47 @@ pub(crate) struct AssetWish {
     /// Its URI
     #[arg(long)]
     pub(crate) uri: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolsCommand {
+    /// Lists pools
+    List(OutputOptions),
+    /// Shows a pool
+    Get {
+        /// Its name
+        pool: String,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Makes or changes a pool
+    Set {
+        /// Its name
+        pool: String,
+        /// Its slots; -1 for no limit
+        #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+        slots: i64,
+        /// What it is for
+        description: String,
+        /// Deferred task instances hold their slots
+        #[arg(long)]
+        include_deferred: bool,
+    },
+    /// Deletes a pool
+    Delete {
+        /// Its name
+        pool: String,
+    },
+    /// Makes or changes pools as a JSON file says
+    Import {
+        /// The file: an object of names, each with `slots` and `description`
+        file: PathBuf,
+    },
+    /// Writes all pools to a JSON file
+    Export {
+        /// The file; - for standard output
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

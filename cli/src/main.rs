@@ -9,6 +9,7 @@ mod dags;
 mod database;
 mod output;
 mod partitions;
+mod pools;
 mod standalone;
 mod tasks;
 mod upgrade_check;
@@ -105,6 +106,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Partitions(command) => block_on(partitions::run(command, config)),
         Command::Backfill(BackfillCommand::Create(options)) => block_on(backfill::create(options, config)),
         Command::Assets(command) => block_on(assets::run(command, config)),
+        Command::Pools(command) => block_on(pools::run(command, config)),
         Command::Variables(command) => block_on(variables::run(command, config)),
         Command::Version | Command::Config(_) | Command::Info(_) => ExitCode::SUCCESS,
     }

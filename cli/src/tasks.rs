@@ -10,7 +10,7 @@ use config::{Config, Executors};
 use model::time::rest_format;
 use model::{DagId, ExecutorName, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::{Value, json};
-use store::repo::{Condition, Listing, RunRecord};
+use store::repo::{Condition, Listing, RunRecord, TaskInstanceRecord, Wait};
 use store::{Graphs, Store, Tx};
 
 pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result<()> {
@@ -37,6 +37,17 @@ pub(crate) async fn run(command: TasksCommand, config: Config) -> anyhow::Result
             let index = MapIndex(map_index);
             let run = (&dag_id, logical_date_or_run_id.as_str());
             explain(&store, &config.core.executors, run, (&task_id, index)).await
+        }
+        TasksCommand::FailedDeps {
+            dag_id,
+            task_id,
+            logical_date_or_run_id,
+            map_index,
+        } => {
+            let (dag_id, task_id) = (DagId::new(dag_id), TaskId::new(task_id));
+            let run = (&dag_id, logical_date_or_run_id.as_str());
+            let ti = (&task_id, MapIndex(map_index));
+            failed_deps(&store, &config.core.executors, run, ti).await
         }
         TasksCommand::StatesForDagRun {
             dag_id,
@@ -128,12 +139,13 @@ async fn state(
     Ok(())
 }
 
-async fn explain(
+/// A task instance, and what it waits for.
+async fn waits(
     store: &Store,
     executors: &Executors,
     (dag_id, name): (&DagId, &str),
     (task_id, map_index): (&TaskId, MapIndex),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(TaskInstanceRecord, Vec<Wait>)> {
     let mut db = store.reader().await?;
     let run = run_of(&mut db, dag_id, name).await?;
     let ti = db.task_instance(dag_id, &run.run_id, task_id, map_index).await?;
@@ -147,6 +159,34 @@ async fn explain(
     let waits = db
         .waits_for(&Graphs::default(), &ti, in_pod, chrono::Utc::now())
         .await?;
+    Ok((ti, waits))
+}
+
+async fn failed_deps(
+    store: &Store,
+    executors: &Executors,
+    run: (&DagId, &str),
+    ti: (&TaskId, MapIndex),
+) -> anyhow::Result<()> {
+    let (_, waits) = waits(store, executors, run, ti).await?;
+    if waits.is_empty() {
+        print("Task instance dependencies are all met.\n");
+        return Ok(());
+    }
+    print("Task instance dependencies not met:\n");
+    for wait in waits {
+        print(&format!("{}: {}\n", wait.name, wait.reason));
+    }
+    Ok(())
+}
+
+async fn explain(
+    store: &Store,
+    executors: &Executors,
+    run: (&DagId, &str),
+    (task_id, map_index): (&TaskId, MapIndex),
+) -> anyhow::Result<()> {
+    let (ti, waits) = waits(store, executors, run, (task_id, map_index)).await?;
     let reasons: Vec<String> = waits.into_iter().map(|wait| wait.reason).collect();
     let state = ti.state.rest_word().unwrap_or("not started");
     match reasons.is_empty() {

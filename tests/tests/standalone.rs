@@ -404,26 +404,6 @@ fn a_python_without_the_sdk_is_told_and_the_rest_goes_on() {
 }
 
 #[test]
-fn variables_go_through_the_command_line() {
-    let Some((installation, _process, api)) = standalone() else {
-        return;
-    };
-    let run = |arguments: &[&str]| installation.run("updraft", arguments);
-    assert!(run(&["variables", "set", "greeting", "hello"]).0);
-    assert_eq!(
-        run(&["variables", "get", "greeting"]),
-        (true, "hello\n".to_owned())
-    );
-    let file = installation.path().join("v.json");
-    let file = file.to_str().expect("a path");
-    assert!(run(&["variables", "export", file]).0);
-    assert!(run(&["variables", "delete", "greeting"]).0);
-    assert!(!run(&["variables", "get", "greeting"]).0);
-    assert!(run(&["variables", "import", file]).0);
-    assert_eq!(api.get("/api/v2/variables/greeting")["value"], json!("hello"));
-}
-
-#[test]
 fn killed_in_the_middle_it_goes_on_where_it_was() {
     let Some(python) = harness::python() else { return };
     let installation = Installation::new(&python);

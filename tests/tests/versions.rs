@@ -84,6 +84,17 @@ fn a_cleared_run_goes_on_with_the_latest_version() {
     assert_eq!(only_new, ["new success 1 0 v2", "old success 1 0 v1"]);
     let all = clear(json!({"dry_run": false, "run_on_latest_version": false}));
     assert_eq!(all, ["new success 2 1 v2", "old success 2 4 v2"]);
+    // What ran before stays known by its own version.
+    let run = api.get(&format!("/api/v2/dags/versions/dagRuns/{run_id}").replace('+', "%2B"));
+    let versions = run["dag_versions"].as_array().map(|versions| {
+        let numbers = versions.iter().map(|version| version["version_number"].as_u64());
+        numbers.collect::<Vec<_>>()
+    });
+    assert_eq!(versions, Some(vec![Some(1), Some(2)]));
+    let path = format!("/api/v2/dags/versions/dagRuns/{run_id}/taskInstances/old/tries");
+    let tries = api.get(&path.replace('+', "%2B"));
+    let number = |at: usize| tries["task_instances"][at]["dag_version"]["version_number"].as_u64();
+    assert_eq!((number(0), number(1)), (Some(1), Some(2)));
 }
 
 #[test]

@@ -99,6 +99,11 @@ fn whatever_waits_says_for_what() {
         text.contains("after is not started: its trigger rule all_success waits for slow (running)"),
         "{text}"
     );
+    let (ok, text) = installation.run("updraft", &["tasks", "failed-deps", "waits", "after", "first"]);
+    assert!(
+        ok && text.contains("\nTrigger Rule: its trigger rule all_success waits for slow"),
+        "{text}"
+    );
     let pause = json!({"is_paused": true});
     api.call("PATCH", "/api/v2/dags/waits", Some(&pause))
         .expect("an answer");

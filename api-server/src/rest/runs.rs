@@ -18,7 +18,7 @@ use model::time::rest_format;
 use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, RunId, Timestamp};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use store::StoreError;
 use store::repo::{Condition, DagRecord, Order, Paged, RunRecord};
 use store::sql::Value as Stored;
@@ -45,6 +45,24 @@ impl References {
             self.dags.insert(dag_id.clone(), found);
         }
         Ok(self.dags.get(dag_id).and_then(Option::as_ref))
+    }
+
+    /// The versions of its DAG that a run has used, oldest first.
+    async fn versions_of(&mut self, app: &App, run: &RunRecord) -> Result<Vec<Value>, StoreError> {
+        let only = self
+            .dag(app, &run.dag_id)
+            .await?
+            .is_none_or(|dag| dag.version_number == 1);
+        let ids = match only {
+            true => BTreeSet::from([run.version_id]),
+            false => app.store.reader().await?.versions_in_run(run.key).await?,
+        };
+        let mut versions = Vec::new();
+        for id in ids {
+            versions.push(self.version(app, &run.dag_id, id).await?);
+        }
+        versions.retain(|version| !version.is_null());
+        Ok(versions)
     }
 
     pub(crate) async fn version(
@@ -79,7 +97,7 @@ pub(crate) async fn response(
         .zip(run.end_date)
         .map(|(start, end)| (end - start).as_seconds_f64());
     let conf: Value = serde_json::from_str(&run.conf).unwrap_or_else(|_| json!({}));
-    let version = references.version(app, &run.dag_id, run.version_id).await?;
+    let versions = references.versions_of(app, run).await?;
     Ok(json!({
         "dag_run_id": run.run_id,
         "dag_id": run.dag_id,
@@ -98,7 +116,7 @@ pub(crate) async fn response(
         "triggering_user_name": run.triggering_user,
         "conf": conf,
         "note": run.note,
-        "dag_versions": if version.is_null() { json!([]) } else { json!([version]) },
+        "dag_versions": versions,
         "bundle_version": null,
         "dag_display_name": references.display_name(app, &run.dag_id).await?,
         "partition_key": run.partition_key,

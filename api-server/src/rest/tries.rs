@@ -13,7 +13,7 @@ use identity::Role;
 use model::{DagId, MapIndex, RunId, TaskId};
 use serde_json::{Value, json};
 use store::StoreError;
-use store::repo::{HistoryRecord, TaskInstanceRecord};
+use store::repo::{HistoryRecord, Placement, TaskInstanceRecord};
 
 /// `TaskInstanceHistoryResponse` of a try.
 async fn try_response(
@@ -23,19 +23,11 @@ async fn try_response(
 ) -> Result<Value, StoreError> {
     let mut references = References::default();
     let current = HistoryRecord {
-        try_number: ti.try_number.0,
-        state: ti.state.as_str().to_owned(),
-        start_date: ti.start_date,
-        end_date: ti.end_date,
-        queued_at: ti.queued_at,
-        scheduled_at: ti.scheduled_at,
-        hostname: ti.hostname.clone(),
-        unixname: ti.unixname.clone(),
-        pid: ti.pid,
-        max_tries: ti.max_tries,
         exit_cause: None,
+        ..HistoryRecord::of(ti)
     };
     let one = past.unwrap_or(&current);
+    let placement = one.placement.clone().unwrap_or_else(|| Placement::of(ti));
     let duration = one
         .start_date
         .zip(one.end_date)
@@ -55,18 +47,18 @@ async fn try_response(
         "dag_display_name": references.display_name(app, &ti.dag_id).await?,
         "hostname": one.hostname.as_deref().unwrap_or(""),
         "unixname": one.unixname,
-        "pool": ti.pool,
-        "pool_slots": ti.pool_slots,
-        "queue": ti.queue,
-        "priority_weight": ti.priority_weight,
-        "operator": ti.operator,
-        "operator_name": ti.operator_name,
+        "pool": placement.pool,
+        "pool_slots": placement.pool_slots,
+        "queue": placement.queue,
+        "priority_weight": placement.priority_weight,
+        "operator": placement.operator,
+        "operator_name": placement.operator_name,
         "queued_when": when(one.queued_at),
         "scheduled_when": when(one.scheduled_at),
         "pid": one.pid,
-        "executor": null,
+        "executor": placement.executor,
         "executor_config": "{}",
-        "dag_version": references.version(app, &ti.dag_id, ti.version_id).await?,
+        "dag_version": references.version(app, &ti.dag_id, placement.version_id).await?,
     }))
 }
 

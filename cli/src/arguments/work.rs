@@ -123,6 +123,18 @@ pub(crate) enum TasksCommand {
         #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
         map_index: i32,
     },
+    /// Shows what a task instance waits for, one thing a line, each with Airflow's name
+    FailedDeps {
+        /// The DAG
+        dag_id: String,
+        /// The task
+        task_id: String,
+        /// Run id, or logical date
+        logical_date_or_run_id: String,
+        /// Which of its mapped instances
+        #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+        map_index: i32,
+    },
     /// Shows the states of all task instances of a run
     StatesForDagRun {
         /// The DAG

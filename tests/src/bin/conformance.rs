@@ -40,6 +40,9 @@ struct Arguments {
     /// Runs at the same time; Airflow on SQLite does not bear many
     #[arg(long, default_value_t = 4)]
     at_once: usize,
+    /// Folder of plugins, and of `airflow_local_settings.py`, that both have
+    #[arg(long)]
+    plugins: Option<PathBuf>,
     /// Where all that was observed is written to, as JSON
     #[arg(long)]
     report: Option<PathBuf>,
@@ -65,7 +68,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let python = std::env::var("UPDRAFT_TEST_PYTHON").context("UPDRAFT_TEST_PYTHON is not set")?;
     let folder = tempfile::tempdir()?;
     let dags = folder.path().join("dags");
-    let plugins = collect(&python, &arguments.files, &dags)?;
+    let plugins = collect(&python, &arguments.files, &dags)?.or(arguments.plugins.clone());
     say("starting Airflow and Updraft");
     let engines = Engines::start(&python, &dags, plugins.as_deref(), arguments.cluster)?;
     let ids = all_dags(&engines)?;

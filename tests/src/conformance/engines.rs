@@ -74,7 +74,12 @@ fn installation(python: &str, dags: &Path, plugins: Option<&Path>) -> Installati
     std::fs::create_dir_all(&site)
         .and_then(|()| std::fs::write(site.join("sitecustomize.py"), text))
         .ok();
-    installation.set("PYTHONPATH", &site.to_string_lossy());
+    // Beside plugins there may be cluster policies (airflow_local_settings.py).
+    let mut path = site.to_string_lossy().into_owned();
+    if let Some(plugins) = plugins {
+        path = format!("{path}:{}", plugins.display());
+    }
+    installation.set("PYTHONPATH", &path);
     // Both are to see the same variable and the same connection.
     installation.set("AIRFLOW_VAR_CONFORMANCE", "{\"answer\": 42}");
     installation.set(

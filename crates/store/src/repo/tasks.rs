@@ -11,7 +11,6 @@ use model::{
     ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
     TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
-use serde::{Deserialize, Serialize};
 
 pub(super) const COLUMNS: &str = "id, run_key, dag_id, run_id, task_id, map_index, state, try_number, max_tries, pool, \
     pool_slots, queue, priority_weight, operator, operator_name, version_id, claim_epoch, claim_id, worker_id, dispatch_seq, \
@@ -175,23 +174,6 @@ impl TaskInstanceRecord {
     }
 }
 
-/// A finished try, as it was when the next one was decided upon.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "as in TaskInstanceRecord")]
-pub struct HistoryRecord {
-    pub try_number: u32,
-    pub state: String,
-    pub start_date: Option<Timestamp>,
-    pub end_date: Option<Timestamp>,
-    pub queued_at: Option<Timestamp>,
-    pub scheduled_at: Option<Timestamp>,
-    pub hostname: Option<String>,
-    pub unixname: Option<String>,
-    pub pid: Option<i64>,
-    pub max_tries: u32,
-    pub exit_cause: Option<String>,
-}
-
 /// A task instance to create.
 pub(super) struct NewTaskInstance<'a> {
     pub(super) id: TaskInstanceId,
@@ -312,57 +294,6 @@ impl Tx {
             .into_iter()
             .map(TaskInstanceRecord::read)
             .collect()
-    }
-
-    /// Earlier tries of a task instance, oldest first.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn history(&mut self, id: TaskInstanceId) -> Result<Vec<HistoryRecord>, StoreError> {
-        let sql = "SELECT record FROM task_instance_history WHERE ti_id = ? ORDER BY try_number";
-        let read = |mut row: Row| {
-            let text: String = row.next()?;
-            serde_json::from_str(&text)
-                .map_err(|error| StoreError::Inconsistent(format!("history of {id}: {error}")))
-        };
-        self.query(sql, params![id])
-            .await?
-            .into_iter()
-            .map(read)
-            .collect()
-    }
-
-    /// Keeps the present try in the history.
-    pub(super) async fn keep_try(
-        &mut self,
-        ti: &TaskInstanceRecord,
-        state: StateName,
-        end: Timestamp,
-    ) -> Result<(), StoreError> {
-        if ti.try_number.0 == 0 {
-            return Ok(());
-        }
-        let record = HistoryRecord {
-            try_number: ti.try_number.0,
-            state: state.as_str().to_owned(),
-            start_date: ti.start_date,
-            end_date: Some(ti.end_date.unwrap_or(end)),
-            queued_at: ti.queued_at,
-            scheduled_at: ti.scheduled_at,
-            hostname: ti.hostname.clone(),
-            unixname: ti.unixname.clone(),
-            pid: ti.pid,
-            max_tries: ti.max_tries,
-            exit_cause: ti.exit_cause.clone(),
-        };
-        let text =
-            serde_json::to_string(&record).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
-        let head = self.dialect().insert_ignore();
-        let sql =
-            format!("{head} task_instance_history (ti_id, try_number, run_key, record) VALUES (?, ?, ?, ?)");
-        self.execute(&sql, params![ti.id, ti.try_number, ti.run_key, text])
-            .await
-            .map(|_| ())
     }
 
     pub(super) fn moved_meanwhile(&self, name: &'static str, id: TaskInstanceId) -> StoreError {
