@@ -111,6 +111,9 @@ impl Shared {
 }
 
 fn told(answer: &Value) -> Vec<Mutation> {
+    for why in answer["errors"].as_array().into_iter().flatten() {
+        tracing::error!("a weight rule or task_instance_mutation_hook went wrong: {why}");
+    }
     let listed = answer.get("task_instances").cloned().unwrap_or_default();
     match serde_json::from_value::<Vec<Mutated>>(listed) {
         Ok(listed) => listed.into_iter().map(Mutation::from).collect(),

@@ -15,7 +15,11 @@ with DAG("conformance_policies", schedule=None):
     BashOperator(task_id="tried_more", bash_command="exit 1", retry_delay=0.1)
     BashOperator.partial(task_id="routed_mapped").expand(bash_command=numbers().map(lambda n: f"echo {n}"))
 
-with DAG("conformance_weights", schedule=None, default_args={"weight_rule": ByName()}) as dag:
-    first = BashOperator(task_id="first", bash_command="echo first")
-    first >> EmptyOperator(task_id="second") >> BashOperator(task_id="the_third_one", bash_command="exit 1")
-    BashOperator.partial(task_id="mapped").expand(bash_command=["echo 1", "echo 2"])
+with DAG("conformance_weights", schedule=None):
+    own = {"weight_rule": ByName()}
+    first = BashOperator(task_id="first", bash_command="echo first", **own)
+    first >> EmptyOperator(task_id="second", **own) >> BashOperator(
+        task_id="the_third_one", bash_command="exit 1", retry_delay=0.1, **own
+    )
+    # Airflow takes the name only, here.
+    BashOperator.partial(task_id="mapped", weight_rule="own_weights.ByName").expand(bash_command=["echo 1", "echo 2"])

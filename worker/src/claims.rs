@@ -21,6 +21,18 @@ const HOARDING: Duration = Duration::from_millis(300);
 /// How often a claim is tried while the control plane cannot be reached, before the message goes back.
 const CLAIM_TRIES: u32 = 8;
 
+/// What a worker asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    /// The task instance that it heard of.
+    pub(crate) id: TaskInstanceId,
+    /// The try.
+    pub(crate) try_number: TryNumber,
+    /// Whether a heavier one of the same queue may be had instead: a message is a right to one of those that wait. What
+    /// waits in a queue is in the order in which it came, but the heaviest is to go first.
+    pub(crate) any_of_queue: bool,
+}
+
 /// The tasks that run now.
 #[derive(Clone, Default)]
 pub(crate) struct Running {
@@ -143,9 +155,14 @@ pub(crate) async fn run_one(
     try_number: TryNumber,
     stop: &Stop,
 ) -> Option<Ending> {
+    let wish = Wish {
+        id,
+        try_number,
+        any_of_queue: false,
+    };
     let start = loop {
         let answer = tokio::select! {
-            answer = claim(shared, id, try_number) => answer,
+            answer = claim(shared, &wish) => answer,
             // A claim that was granted meanwhile is given back when the worker leaves.
             () = stop.draining().cancelled() => return None,
         };
@@ -174,7 +191,12 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
             return;
         }
     };
-    let Some(start) = claim(&shared, message.task_instance, message.try_number).await else {
+    let wish = Wish {
+        id: message.task_instance,
+        try_number: message.try_number,
+        any_of_queue: true,
+    };
+    let Some(start) = claim(&shared, &wish).await else {
         delivery.requeue().await;
         return;
     };
@@ -183,7 +205,7 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
         return;
     };
     // The claim is committed, so the message has done its duty: nothing is acknowledged at the end of a long task.
-    let id = message.task_instance;
+    let id = start.task_instance_id.parse().unwrap_or(message.task_instance);
     let epoch = ClaimEpoch(start.epoch);
     let stop = shared.running.begin(id, epoch);
     let acknowledging = tokio::spawn(delivery.ack());
@@ -194,15 +216,15 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
 }
 
 /// Claims a task instance: `None` to try again later, `Some(None)` to forget it.
-async fn claim(shared: &Shared, id: TaskInstanceId, try_number: TryNumber) -> Option<Option<StartTask>> {
+async fn claim(shared: &Shared, wish: &Wish) -> Option<Option<StartTask>> {
     let claim_id = uuid::Uuid::new_v4().to_string();
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
-        match shared.control.claim(shared, id, try_number, &claim_id).await {
+        match shared.control.claim(shared, wish, &claim_id).await {
             Ok(reply) => match reply.outcome {
                 Some(Outcome::Start(start)) => return Some(Some(start)),
                 Some(Outcome::Refused(why)) => {
-                    tracing::debug!(task_instance = %id, "nothing to run: {why}");
+                    tracing::debug!(task_instance = %wish.id, "nothing to run: {why}");
                     return Some(None);
                 }
                 Some(Outcome::UnknownWorker(_)) | None => {
@@ -216,7 +238,7 @@ async fn claim(shared: &Shared, id: TaskInstanceId, try_number: TryNumber) -> Op
                 wait = (wait * 2).min(Duration::from_secs(3));
             }
             Err(status) => {
-                tracing::error!(task_instance = %id, "a claim was refused: {status}");
+                tracing::error!(task_instance = %wish.id, "a claim was refused: {status}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return None;
             }

@@ -1,9 +1,10 @@
 //! Calls of the control plane, each with its token, its deadline and its retries.
 
 use crate::Shared;
+use crate::claims::Wish;
 use crate::watchdog::Farewell;
 use identity::Tokens;
-use model::{TaskInstanceId, TryNumber, WorkerId};
+use model::WorkerId;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{
     AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
@@ -135,15 +136,15 @@ impl ControlPlane {
     pub(crate) async fn claim(
         &self,
         shared: &Shared,
-        task_instance: TaskInstanceId,
-        try_number: TryNumber,
+        wish: &Wish,
         claim_id: &str,
     ) -> Result<ClaimReply, Status> {
         let id = shared.id();
         let message = ClaimRequest {
             worker_id: id.to_string(),
-            task_instance_id: task_instance.to_string(),
-            try_number: try_number.0,
+            task_instance_id: wish.id.to_string(),
+            try_number: wish.try_number.0,
+            any_of_queue: wish.any_of_queue,
             claim_id: claim_id.to_owned(),
             hostname: shared.hostname.clone(),
             unixname: shared.unixname.clone(),

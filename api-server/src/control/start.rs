@@ -87,5 +87,6 @@ pub(super) fn start_task(
         log_limit: app.config.updraft.max_task_log_bytes,
         trace_context: trace_context.unwrap_or_default(),
         log_offset: app.logs.length(&name),
+        task_instance_id: ti.id.to_string(),
     })
 }

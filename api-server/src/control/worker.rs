@@ -210,6 +210,7 @@ impl WorkerService for Workers {
             hostname: message.hostname,
             unixname: message.unixname,
             pid: message.pid,
+            any_of_queue: message.any_of_queue,
         };
         let now = Utc::now();
         let claimed = store::transact!(self.app.store, "claim", |tx| {

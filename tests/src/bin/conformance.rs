@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let python = std::env::var("UPDRAFT_TEST_PYTHON").context("UPDRAFT_TEST_PYTHON is not set")?;
     let folder = tempfile::tempdir()?;
     let dags = folder.path().join("dags");
-    let plugins = collect(&python, &arguments.files, &dags)?.or(arguments.plugins.clone());
+    let plugins = collect(&python, &arguments.files, &dags)?.or_else(|| arguments.plugins.clone());
     say("starting Airflow and Updraft");
     let engines = Engines::start(&python, &dags, plugins.as_deref(), arguments.cluster)?;
     let ids = all_dags(&engines)?;

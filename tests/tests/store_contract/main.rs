@@ -120,6 +120,45 @@ async fn a_task_that_needs_more_slots_than_are_free_lets_smaller_ones_pass() {
 }
 
 #[tokio::test]
+async fn the_heaviest_of_a_queue_is_claimed_first_and_each_once() {
+    for mut world in worlds(4).await {
+        for (at, task) in world.dag.tasks.iter_mut().enumerate() {
+            task.priority_weight = [1, 9, 5, 9][at];
+            if at == 3 {
+                task.queue = "other".into();
+            }
+        }
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 4);
+        let worker = world.register("w").await;
+        let tis = world.store.reader().await.unwrap().task_instances_of(key).await;
+        let tis = tis.unwrap();
+        let of = |name: &str| tis.iter().find(|ti| ti.task_id.as_str() == name).expect("it").id;
+        let got = async |id, claim_id: &str| match world.claim_of(id, worker, claim_id, true).await {
+            Claimed::Granted(granted) => granted.0.task_id.to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(got(of("t000"), "one").await, "t001");
+        assert_eq!(
+            got(of("t000"), "one").await,
+            "t001",
+            "the same question has the same answer"
+        );
+        // Its own message is a right to what else waits in its queue.
+        assert_eq!(got(of("t001"), "two").await, "t002");
+        assert_eq!(got(of("t002"), "three").await, "t000");
+        assert!(got(of("t000"), "four").await.starts_with("Refused"));
+        assert_eq!(world.state(of("t003")).await, StateName::Queued);
+        // Whoever wants this one and no other gets it.
+        assert!(matches!(
+            world.claim(of("t003"), worker, "five").await,
+            Claimed::Granted(_)
+        ));
+    }
+}
+
+#[tokio::test]
 async fn a_run_has_no_more_slots_of_all_pools_than_its_dag_allows() {
     for mut world in worlds(6).await {
         for task in &mut world.dag.tasks[3..] {

@@ -197,6 +197,17 @@ impl World {
     }
 
     pub(crate) async fn claim(&self, id: TaskInstanceId, worker: WorkerId, claim_id: &str) -> Claimed {
+        self.claim_of(id, worker, claim_id, false).await
+    }
+
+    /// Claims a task instance, or with `any_of_queue` the heaviest of its queue.
+    pub(crate) async fn claim_of(
+        &self,
+        id: TaskInstanceId,
+        worker: WorkerId,
+        claim_id: &str,
+        any_of_queue: bool,
+    ) -> Claimed {
         let request = ClaimRequest {
             id,
             try_number: TryNumber(1),
@@ -205,6 +216,7 @@ impl World {
             hostname: "h".into(),
             unixname: "u".into(),
             pid: 1,
+            any_of_queue,
         };
         store::transact!(self.store, "claim", |tx| tx.claim(&request, Utc::now()).await).unwrap()
     }

@@ -30,6 +30,9 @@ pub struct ClaimRequest {
     pub unixname: String,
     /// Its process.
     pub pid: i64,
+    /// Whether a heavier one that waits in the same queue may be had instead: a message is a right to one of those that
+    /// wait, and the heaviest is to go first, in whatever order the broker has them.
+    pub any_of_queue: bool,
 }
 
 /// Answer to a claim.
@@ -106,6 +109,66 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Claimed, StoreError> {
+        if !request.any_of_queue {
+            return self.claim_one(request, now).await;
+        }
+        if let Some(id) = self.claimed_before(request).await? {
+            return self
+                .claim_one(
+                    &ClaimRequest {
+                        id,
+                        ..request.clone()
+                    },
+                    now,
+                )
+                .await;
+        }
+        // Each turn that is lost to another worker is one that another worker has won.
+        while let Some((id, try_number)) = self.heavier(request).await? {
+            let other = ClaimRequest {
+                id,
+                try_number,
+                ..request.clone()
+            };
+            match self.claim_one(&other, now).await? {
+                Claimed::Refused(_) => {}
+                granted @ (Claimed::Granted(_) | Claimed::UnknownWorker) => return Ok(granted),
+            }
+        }
+        self.claim_one(request, now).await
+    }
+
+    /// What was granted already to a claim whose answer was lost.
+    async fn claimed_before(&mut self, request: &ClaimRequest) -> Result<Option<TaskInstanceId>, StoreError> {
+        let sql = "SELECT id FROM task_instance WHERE worker_id = ? AND state = 'running' AND claim_id = ?";
+        let row = self
+            .query_one(sql, params![request.worker, &request.claim_id])
+            .await?;
+        row.map(|mut row| row.next()).transpose()
+    }
+
+    /// The heaviest that waits in the queue of the one that is asked for, if it is heavier than that, or if that one does
+    /// not wait any more.
+    async fn heavier(
+        &mut self,
+        request: &ClaimRequest,
+    ) -> Result<Option<(TaskInstanceId, TryNumber)>, StoreError> {
+        let index = self.dialect().force_index("ix_ti_dispatch");
+        let sql = format!(
+            "SELECT other.id, other.try_number FROM task_instance named JOIN task_instance other{index} \
+             ON other.state = 'queued' AND other.queue = named.queue \
+             AND (other.executor = named.executor OR (other.executor IS NULL AND named.executor IS NULL)) \
+             WHERE named.id = ? \
+             AND (other.dispatch_order < named.dispatch_order OR named.state <> 'queued' OR named.try_number <> ?) \
+             ORDER BY other.dispatch_order, other.id LIMIT 1"
+        );
+        let row = self
+            .query_one(&sql, params![request.id, request.try_number])
+            .await?;
+        row.map(|mut row| Ok((row.next()?, row.next()?))).transpose()
+    }
+
+    async fn claim_one(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Claimed, StoreError> {
         let sql = format!(
             "UPDATE task_instance SET state = 'running', claim_epoch = claim_epoch + 1, claim_id = ?, worker_id = ?, \
              hostname = ?, unixname = ?, pid = ?, end_date = NULL, exit_cause = NULL, updated_at = ?, \
