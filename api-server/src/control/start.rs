@@ -17,7 +17,7 @@ pub(super) fn start_task(
     app: &App,
     ti: &TaskInstanceRecord,
     run: &RunRecord,
-    dag_run: Value,
+    (dag_run, xcom_keys_to_clear): (Value, Vec<String>),
     graph: &Graph,
     worker: WorkerId,
 ) -> Result<StartTask, Status> {
@@ -51,6 +51,7 @@ pub(super) fn start_task(
             .clone()
             .map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
         dag_run,
+        xcom_keys_to_clear,
     };
     let claim = ClaimToken {
         task_instance: ti.id,

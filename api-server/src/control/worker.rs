@@ -211,6 +211,7 @@ impl WorkerService for Workers {
             unixname: message.unixname,
             pid: message.pid,
             any_of_queue: message.any_of_queue,
+            keeps_xcoms: self.app.config.core.has_xcom_backend,
         };
         let now = Utc::now();
         let claimed = store::transact!(self.app.store, "claim", |tx| {
@@ -218,17 +219,21 @@ impl WorkerService for Workers {
                 Claimed::Granted(granted) => {
                     let graph = self.app.graphs.get(tx, granted.0.version_id).await?;
                     let dag_run = tx.run_for_sdk(&granted.1).await?;
-                    Ok(Ok((granted, dag_run, graph)))
+                    let to_clear = match wish.keeps_xcoms && granted.0.next_method.is_none() {
+                        true => tx.xcom_keys(&granted.0).await?,
+                        false => Vec::new(),
+                    };
+                    Ok(Ok((granted, (dag_run, to_clear), graph)))
                 }
                 other => Ok(Err(other)),
             }
         });
         let (word, outcome) = match claimed.map_err(|error| store_status(&error))? {
-            Ok((granted, dag_run, graph)) => {
+            Ok((granted, facts, graph)) => {
                 let (ti, run) = *granted;
                 (
                     "granted",
-                    ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, dag_run, &graph, worker)?),
+                    ClaimOutcome::Start(start::start_task(&self.app, &ti, &run, facts, &graph, worker)?),
                 )
             }
             Err(Claimed::UnknownWorker) => ("unknown_worker", ClaimOutcome::UnknownWorker(true)),

@@ -117,6 +117,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "core",
+        "xcom_backend",
+        "airflow.sdk.execution_time.xcom.BaseXCom",
+        "Class that writes and reads XComs; with one of your own every task runs in Python.",
+    ),
+    option(
+        "core",
         "max_task_retry_delay",
         "86400",
         "Seconds to which the delay between tries may grow.",

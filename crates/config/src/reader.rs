@@ -166,6 +166,10 @@ impl Reader<'_> {
                 "default_pool_task_slot_count",
                 "a whole number",
             )?,
+            has_xcom_backend: !matches!(
+                self.text("core", "xcom_backend").rsplit('.').next(),
+                Some("BaseXCom" | "")
+            ),
             max_retry_delay: self.seconds("core", "max_task_retry_delay")?,
             killed_task_cleanup_time: self.seconds("core", "killed_task_cleanup_time")?,
             hide_sensitive: self.boolean("core", "hide_sensitive_var_conn_fields")?,

@@ -55,6 +55,8 @@ pub struct Core {
     pub dags_are_paused_at_creation: bool,
     pub dagbag_import_timeout: Duration,
     pub default_pool_task_slot_count: i64,
+    /// Whether XComs go through a class of the user's own.
+    pub has_xcom_backend: bool,
     pub max_retry_delay: Duration,
     pub killed_task_cleanup_time: Duration,
     pub hide_sensitive: bool,

@@ -431,6 +431,7 @@ pub struct Startup {
     pub next_kwargs: Option<Value>,
     pub trace_context: Option<BTreeMap<String, String>>,
     pub dag_run: Value,
+    pub xcom_keys_to_clear: Vec<String>,
 }
 
 impl Startup {
@@ -441,7 +442,7 @@ impl Startup {
             "max_tries": self.max_tries,
             "should_retry": self.should_retry,
             "task_reschedule_count": self.task_reschedule_count,
-            "xcom_keys_to_clear": [],
+            "xcom_keys_to_clear": self.xcom_keys_to_clear,
         });
         if let (Some(method), Some(fields)) = (&self.next_method, context.as_object_mut()) {
             fields.insert("next_method".to_owned(), method.as_str().into());

@@ -217,6 +217,7 @@ impl World {
             unixname: "u".into(),
             pid: 1,
             any_of_queue,
+            keeps_xcoms: false,
         };
         store::transact!(self.store, "claim", |tx| tx.claim(&request, Utc::now()).await).unwrap()
     }

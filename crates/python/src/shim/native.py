@@ -42,11 +42,21 @@ def runs_without_python(dag, task):
         return False
     if dag.user_defined_macros or dag.user_defined_filters or dag.jinja_environment_kwargs:
         return False
+    if has_xcom_backend():
+        return False
     import jinja2
 
     if dag.template_undefined is not jinja2.StrictUndefined:
         return False
     return not has_task_listeners()
+
+
+def has_xcom_backend():
+    """Whether XComs go through a class of the user's own."""
+    from airflow.sdk.bases.xcom import BaseXCom
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom is not BaseXCom
 
 
 # What listeners are told within a task's own process.

@@ -33,6 +33,9 @@ pub struct ClaimRequest {
     /// Whether a heavier one that waits in the same queue may be had instead: a message is a right to one of those that
     /// wait, and the heaviest is to go first, in whatever order the broker has them.
     pub any_of_queue: bool,
+    /// Whether the task itself removes what an earlier try left behind: an XCom backend of the user's own may keep the
+    /// values elsewhere.
+    pub keeps_xcoms: bool,
 }
 
 /// Answer to a claim.
@@ -199,7 +202,7 @@ impl Tx {
         if !won && !is_mine {
             return self.why_refused(&ti, request).await;
         }
-        if won && ti.next_method.is_none() {
+        if won && ti.next_method.is_none() && !request.keeps_xcoms {
             // A new try starts without what an earlier one left behind.
             let sql = "DELETE FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ?";
             self.execute(sql, params![ti.run_key, &ti.task_id, ti.map_index])

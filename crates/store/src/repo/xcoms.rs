@@ -107,6 +107,20 @@ impl Tx {
             .transpose()
     }
 
+    /// Keys of all that a task instance left behind.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn xcom_keys(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<String>, StoreError> {
+        let sql =
+            "SELECT xcom_key FROM xcom WHERE run_key = ? AND task_id = ? AND map_index = ? ORDER BY xcom_key";
+        self.query(sql, params![ti.run_key, &ti.task_id, ti.map_index])
+            .await?
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect()
+    }
+
     /// The values of that name of all instances of a task, by map index.
     ///
     /// # Errors
