@@ -35,6 +35,11 @@ use watch::Watchers;
 /// The Airflow version whose REST API is served.
 pub const AIRFLOW_VERSION: &str = "3.3.2";
 
+/// What is known of a DAG, as the REST API shows it.
+pub fn dag_facts(dag: &store::repo::DagRecord) -> serde_json::Value {
+    rest::dags::response(dag)
+}
+
 /// An API server. Clones share everything.
 #[derive(Clone)]
 pub struct ApiServer {

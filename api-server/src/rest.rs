@@ -13,7 +13,7 @@ mod clear;
 mod clear_runs;
 mod cursor;
 mod dag_tasks;
-mod dags;
+pub(crate) mod dags;
 mod dependencies;
 mod error;
 mod hitl;

@@ -26,6 +26,7 @@ pub(crate) async fn run(command: DagsCommand, config: Config) -> anyhow::Result<
     let store = open(&config).await?;
     let outcome = match command {
         DagsCommand::List(options) => list(&store, options.output).await,
+        DagsCommand::Details { dag_id, output } => details(&store, &DagId::new(dag_id), output.output).await,
         DagsCommand::ListRuns {
             dag_id,
             state,
@@ -101,6 +102,22 @@ async fn list(store: &Store, format: Format) -> anyhow::Result<()> {
         ],
         &shown,
     );
+    Ok(())
+}
+
+async fn details(store: &Store, dag_id: &DagId, format: Format) -> anyhow::Result<()> {
+    let record = store.reader().await?.dag(dag_id).await?;
+    let record = record.with_context(|| format!("DAG: {dag_id} does not exist in 'dag' table"))?;
+    let facts = api_server::dag_facts(&record);
+    let shown = match format {
+        Format::Json | Format::Yaml => vec![facts],
+        Format::Table | Format::Plain => {
+            let facts = facts.as_object().into_iter().flatten();
+            let row = |(name, value)| json!({"property_name": name, "property_value": value});
+            facts.map(row).collect()
+        }
+    };
+    rows(format, &["property_name", "property_value"], &shown);
     Ok(())
 }
 

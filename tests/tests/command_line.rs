@@ -46,6 +46,16 @@ fn variables_and_pools_go_through_the_command_line() {
         run(&["pools", "import", &file]),
         (true, "Uploaded 2 pool(s)\n".to_owned())
     );
+    installation.dag(
+        "d.py",
+        "from airflow.sdk import DAG\ndag = DAG('d', schedule=None, max_active_runs=3)\n",
+    );
+    api.wait_for_dag("d");
+    let (ok, text) = run(&["dags", "details", "d", "-o", "plain"]);
+    let line = text.lines().find(|line| line.starts_with("max_active_runs"));
+    assert!(ok && line.is_some_and(|line| line.ends_with('3')), "{text}");
+    assert!(!run(&["dags", "details", "nothing"]).0);
+
     let (ok, text) = run(&["pools", "list", "-o", "json"]);
     let pools: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert!(ok && pools[1]["slots"] == json!(3), "{text}");

@@ -7,6 +7,13 @@ use clap::{Args, Subcommand};
 pub(crate) enum DagsCommand {
     /// Lists all DAGs
     List(OutputOptions),
+    /// Shows what is known of a DAG
+    Details {
+        /// The DAG
+        dag_id: String,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
     /// Lists the runs of a DAG, the newest first
     ListRuns {
         /// The DAG
