@@ -3,6 +3,7 @@
 use ignore::WalkBuilder;
 use python::Bundle;
 use sha2::{Digest, Sha256};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -16,7 +17,8 @@ pub(crate) struct DagFile {
     pub(crate) relative: String,
 }
 
-/// All Python files and zip files of the bundles, but those that `.airflowignore` files name.
+/// All Python files and zip files of the bundles, but those that `.airflowignore` files name; what changed last comes first,
+/// as with Airflow's default `[dag_processor] file_parsing_sort_mode`.
 pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
     let mut found = Vec::new();
     for bundle in bundles {
@@ -44,7 +46,12 @@ pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
             }
         }
     }
-    found.sort_by(|a, b| a.relative.cmp(&b.relative));
+    let changed = |file: &DagFile| {
+        std::fs::metadata(&file.path)
+            .and_then(|facts| facts.modified())
+            .ok()
+    };
+    found.sort_by_cached_key(|file| (Reverse(changed(file)), file.relative.clone()));
     found
 }
 
@@ -113,6 +120,11 @@ mod tests {
         (folder, bundle)
     }
 
+    fn names(bundle: &Bundle) -> Vec<String> {
+        let found = find(std::slice::from_ref(bundle));
+        found.into_iter().map(|file| file.relative).collect()
+    }
+
     #[test]
     fn airflowignore_files_count_in_their_folders() {
         let (_folder, bundle) = bundle(&[
@@ -125,14 +137,32 @@ mod tests {
             (".airflowignore", "old/\n# comment\n"),
             ("team/.airflowignore", "skip_*.py\n"),
         ]);
-        let names: Vec<String> = find(&[bundle]).into_iter().map(|file| file.relative).collect();
+        let mut names = names(&bundle);
+        names.sort();
         assert_eq!(names, ["a.py", "team/c.py"]);
+    }
+
+    #[test]
+    fn what_changed_last_comes_first() {
+        let (_folder, bundle) = bundle(&[("a.py", ""), ("b.py", ""), ("c.py", "")]);
+        let times = [("a.py", 5), ("b.py", 9), ("c.py", 5)];
+        for (name, seconds) in times {
+            let file = std::fs::File::options()
+                .append(true)
+                .open(bundle.path.join(name))
+                .unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+                .unwrap();
+        }
+        assert_eq!(names(&bundle), ["b.py", "a.py", "c.py"]);
     }
 
     #[test]
     fn a_changed_import_changes_the_fingerprint_and_a_touch_does_not() {
         let (_folder, bundle) = bundle(&[("a.py", "import helper"), ("helper.py", "1")]);
-        let file = find(std::slice::from_ref(&bundle)).remove(0);
+        let mut found = find(std::slice::from_ref(&bundle));
+        found.retain(|file| file.relative == "a.py");
+        let file = found.remove(0);
         let imports = ["helper.py".to_owned()];
         let before = Fingerprints::default().of(&file, &imports);
         std::fs::write(&file.path, "import helper").unwrap();

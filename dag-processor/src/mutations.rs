@@ -8,8 +8,12 @@ use chrono::Utc;
 use model::{DagRunKey, TaskInstanceId};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 use store::repo::Mutation;
 use store::{Graphs, StoreError};
+
+/// When Python is asked again after it was away.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A task instance as Python made it.
 #[derive(Debug, Deserialize)]
@@ -56,15 +60,19 @@ impl Shared {
         let claimed = store::transact!(self.store, "claim mutations", |tx| tx
             .claim_mutations(now, self.hold())
             .await)?;
-        let Some((key, asked)) = claimed else {
+        let Some(claim) = claimed else {
             return Ok(false);
         };
-        let mutations = match self.mutation_question(graphs, key, &asked).await? {
+        let key = claim.run_key;
+        let mutations = match self.mutation_question(graphs, key, &claim.ids).await? {
             None => Vec::new(),
             Some(question) => match self.ask(question).await {
                 Ok(answer) => told(&answer),
                 Err(Unanswered::Later(why)) => {
-                    tracing::warn!(run = %key, "Python cannot say how task instances are to run, asking again in {:?}: {why}", self.hold());
+                    tracing::warn!(run = %key, "Python cannot say how task instances are to run, asking again: {why}");
+                    store::transact!(self.store, "give mutations back", |tx| tx
+                        .release_mutations(&claim, Utc::now() + AGAIN)
+                        .await)?;
                     return Ok(false);
                 }
                 // They run as their tasks say.
@@ -75,7 +83,7 @@ impl Shared {
             },
         };
         store::transact!(self.store, "mutate task instances", |tx| tx
-            .mutate(key, &asked, &mutations, Utc::now())
+            .mutate(&claim, &mutations, Utc::now())
             .await)?;
         self.broker.hint(broker::Hint::Run(key)).await;
         Ok(true)
@@ -114,14 +122,15 @@ fn told(answer: &Value) -> Vec<Mutation> {
     for why in answer["errors"].as_array().into_iter().flatten() {
         tracing::error!("a weight rule or task_instance_mutation_hook went wrong: {why}");
     }
-    let listed = answer.get("task_instances").cloned().unwrap_or_default();
-    match serde_json::from_value::<Vec<Mutated>>(listed) {
-        Ok(listed) => listed.into_iter().map(Mutation::from).collect(),
+    let read = |told: &Value| match Mutated::deserialize(told) {
+        Ok(told) => Some(told.into()),
         Err(error) => {
             tracing::error!(
-                "what task_instance_mutation_hook left of task instances cannot be used: {error}"
+                "what task_instance_mutation_hook left of a task instance cannot be used: {error}: {told}"
             );
-            Vec::new()
+            None
         }
-    }
+    };
+    let listed = answer["task_instances"].as_array();
+    listed.into_iter().flatten().filter_map(read).collect()
 }

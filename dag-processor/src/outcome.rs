@@ -78,16 +78,21 @@ impl FileOutcome {
                 "the file has more of these; `updraft dags upgrade-check` lists all"
             );
         }
+        let hooks = Hooks(parsed.listeners);
         let mut outcome = Self {
             errors: parsed.import_errors,
             imports: parsed.imports,
-            listeners: Some(Hooks(parsed.listeners)),
+            listeners: Some(hooks.clone()),
             ..Self::default()
         };
         for found in parsed.dags {
             let dag_id = found.dag_id.clone();
             match read_dag(file, found, &source, seconds, config, cipher) {
-                Ok(read) => outcome.dags.push(read),
+                Ok(mut read) => {
+                    // The hook may spread them over pools that no task names.
+                    read.parsed.has_several_pools |= hooks.have_mutations();
+                    outcome.dags.push(read);
+                }
                 Err(why) => {
                     let text = outcome.errors.entry(file.relative.clone()).or_default();
                     text.push_str(&format!("DAG {dag_id}: {why}\n"));

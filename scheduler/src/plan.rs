@@ -227,11 +227,7 @@ impl Shared {
         };
         let held_by_past = tx.held_by_past(dag, run).await?;
         let mut previously_skipped = tx.previously_skipped(dag, run.key, snapshot.tasks()).await?;
-        let awaiting_mutation = if self.has_listeners() || dag.has_own_weight_rules() {
-            tx.awaiting_mutation(run.key).await?
-        } else {
-            Default::default()
-        };
+        let awaiting_mutation = tx.awaiting_mutation(run.key).await?;
         let lengths = tx
             .mapped_lengths(run.key, &sources(run, dag, snapshot.tasks()))
             .await?;
@@ -268,7 +264,7 @@ impl Shared {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        match self.graphs.get(tx, run.version_id).await {
+        match tx.graph_for(&self.graphs, run).await {
             Ok(graph) if graph.dag.links_runs() => tx.running_runs_of(&run.dag_id).await,
             // A version that cannot be read holds nobody else.
             Ok(_) | Err(StoreError::Inconsistent(_)) => Ok(Vec::new()),

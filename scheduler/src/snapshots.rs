@@ -161,6 +161,7 @@ mod tests {
             not_before: None,
             goes_on: false,
             weight: 1,
+            pool: "default_pool".into(),
         };
         (0..count).map(task).collect()
     }

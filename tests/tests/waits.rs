@@ -27,6 +27,9 @@ with DAG("waits", schedule=None, max_active_tasks=2, max_active_runs=1) as dag:
     BashOperator(task_id="lost", bash_command="true", pool="nowhere", priority_weight=5)
     BashOperator(task_id="crowded", bash_command="true", priority_weight=1)
 
+with DAG("wide", schedule=None) as wide:
+    BashOperator(task_id="t", bash_command="true", pool="small", pool_slots=2)
+
 with DAG("past", schedule=None) as past:
     BashOperator(task_id="patient", bash_command="true", wait_for_downstream=True) >> BashOperator(
         task_id="breaks", bash_command="{{ dag_run.conf.get('command', 'true') }}"
@@ -103,6 +106,29 @@ fn whatever_waits_says_for_what() {
     assert!(
         ok && text.contains("\nTrigger Rule: its trigger rule all_success waits for slow"),
         "{text}"
+    );
+    // A pool that is made larger is looked at again at once.
+    api.trigger("wide", &json!({"logical_date": null, "dag_run_id": "r"}));
+    eventually("wide waits", PATIENCE, || match said(&api, "wide", "r", "t") {
+        text if text.contains("pool small has 1 in all") => Ok(()),
+        text => Err(text),
+    });
+    let larger = json!({"name": "small", "slots": 2, "include_deferred": false});
+    let (status, body) = api
+        .call("PATCH", "/api/v2/pools/small", Some(&larger))
+        .expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    eventually("wide runs", Duration::from_secs(15), || {
+        match api.run_state("wide", "r").as_deref() {
+            Some("success") => Ok(()),
+            other => Err(format!("{other:?} {}", said(&api, "wide", "r", "t"))),
+        }
+    });
+    is_explained(
+        &api,
+        "first",
+        "pooled",
+        "max_active_tasks: 2 of 2 are taken by slow, steady",
     );
     let pause = json!({"is_paused": true});
     api.call("PATCH", "/api/v2/dags/waits", Some(&pause))

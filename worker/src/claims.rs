@@ -22,15 +22,15 @@ const HOARDING: Duration = Duration::from_millis(300);
 const CLAIM_TRIES: u32 = 8;
 
 /// What a worker asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wish {
     /// The task instance that it heard of.
     pub(crate) id: TaskInstanceId,
     /// The try.
     pub(crate) try_number: TryNumber,
-    /// Whether a heavier one of the same queue may be had instead: a message is a right to one of those that wait. What
-    /// waits in a queue is in the order in which it came, but the heaviest is to go first.
-    pub(crate) any_of_queue: bool,
+    /// The queue of its message, where a heavier one may be had instead: a message is a right to one of those that wait.
+    /// What waits in a queue is in the order in which it came, but the heaviest is to go first.
+    pub(crate) any_of: Option<QueueName>,
 }
 
 /// The tasks that run now.
@@ -158,7 +158,7 @@ pub(crate) async fn run_one(
     let wish = Wish {
         id,
         try_number,
-        any_of_queue: false,
+        any_of: None,
     };
     let start = loop {
         let answer = tokio::select! {
@@ -194,7 +194,7 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
     let wish = Wish {
         id: message.task_instance,
         try_number: message.try_number,
-        any_of_queue: true,
+        any_of: Some(message.queue.clone()),
     };
     let Some(start) = claim(&shared, &wish).await else {
         delivery.requeue().await;

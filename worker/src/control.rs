@@ -144,7 +144,7 @@ impl ControlPlane {
             worker_id: id.to_string(),
             task_instance_id: wish.id.to_string(),
             try_number: wish.try_number.0,
-            any_of_queue: wish.any_of_queue,
+            any_of_queue: wish.any_of.as_ref().map(ToString::to_string).unwrap_or_default(),
             claim_id: claim_id.to_owned(),
             hostname: shared.hostname.clone(),
             unixname: shared.unixname.clone(),

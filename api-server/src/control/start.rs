@@ -65,9 +65,12 @@ pub(super) fn start_task(
         .map_err(|error| Status::internal(error.to_string()))?;
     let task = graph.dag.task(&ti.task_id);
     let name = LogName::of(ti, ti.try_number.0);
+    // Files are not parsed anew when only the configuration changes.
+    let in_python = app.config.core.has_xcom_backend;
     let native = graph
         .native
         .get(ti.task_id.as_str())
+        .filter(|_| !in_python)
         .map(|task| store::side_document::open(task, &app.cipher));
     // Without its secrets it runs in Python, which reads the file anew.
     let native = native.and_then(|opened| match opened {

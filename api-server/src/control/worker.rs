@@ -210,7 +210,9 @@ impl WorkerService for Workers {
             hostname: message.hostname,
             unixname: message.unixname,
             pid: message.pid,
-            any_of_queue: message.any_of_queue,
+            any_of: Some(message.any_of_queue)
+                .filter(|queue| !queue.is_empty())
+                .map(|queue| queue.as_str().into()),
             keeps_xcoms: self.app.config.core.has_xcom_backend,
         };
         let now = Utc::now();

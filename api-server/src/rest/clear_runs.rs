@@ -290,7 +290,9 @@ pub(crate) async fn clear_partitions(
 async fn add_new_tasks(app: &App, run: &RunRecord) -> ApiResult<()> {
     let now = Utc::now();
     store::transact!(app.store, "add tasks to a run", |tx| {
-        clearing::adopt(tx, &app.graphs, &mut run.clone(), now).await?;
+        if let Some(mut run) = tx.run_by_key(run.key).await? {
+            clearing::adopt(tx, &app.graphs, &mut run, now).await?;
+        }
         tx.note_clearing(run.key, clearing::has_ended(run), now).await
     })?;
     app.broker.hint(Hint::Dag(run.dag_id.clone())).await;

@@ -414,11 +414,6 @@ impl Dag {
         sources
     }
 
-    /// Whether the weight rule of any task is a plugin's.
-    pub fn has_own_weight_rules(&self) -> bool {
-        self.tasks.iter().any(|task| task.has_own_weight_rule)
-    }
-
     /// Whether its tasks take slots of more than one pool.
     pub fn has_several_pools(&self) -> bool {
         self.tasks.windows(2).any(|pair| pair[0].pool != pair[1].pool)

@@ -27,6 +27,8 @@ pub struct TaskSnapshot {
     pub goes_on: bool,
     /// The heavier, the earlier.
     pub weight: i64,
+    /// Pool that it takes slots from.
+    pub pool: PoolName,
 }
 
 /// Task instances that a task before them said to skip when it ran (`NotPreviouslySkippedDep`).
@@ -342,7 +344,7 @@ impl<'a> Planner<'a> {
         });
         // Per pool, so that those which wait for one do not keep others from theirs; the run's limit over all pools is held
         // where slots are given.
-        let mut in_pools = self.active_by_pool(&places);
+        let mut in_pools = self.active_by_pool();
         // Counted where a limit asks for it: most tasks have none.
         let counts = |at: &usize| {
             is_active(self.states[*at])
@@ -369,7 +371,7 @@ impl<'a> Planner<'a> {
             let Some(task) = task_of(at) else {
                 continue;
             };
-            let in_pool = in_pools.entry(&task.pool).or_default();
+            let in_pool = in_pools.entry(&ti.pool).or_default();
             if *in_pool >= dag.max_active_tasks {
                 self.held_back = true;
                 continue;
@@ -407,11 +409,11 @@ impl<'a> Planner<'a> {
     }
 
     /// How many instances count against `max_active_tasks`, by pool.
-    fn active_by_pool(&self, places: &[Option<usize>]) -> HashMap<&'a PoolName, u32> {
+    fn active_by_pool(&self) -> HashMap<&'a PoolName, u32> {
         let mut counts = HashMap::new();
-        for (at, place) in places.iter().enumerate() {
-            if let Some(place) = place.filter(|_| is_active(self.states[at])) {
-                *counts.entry(&self.snapshot.dag.tasks[place].pool).or_default() += 1;
+        for (ti, state) in self.snapshot.tasks.iter().zip(&self.states) {
+            if is_active(*state) {
+                *counts.entry(&ti.pool).or_default() += 1;
             }
         }
         counts

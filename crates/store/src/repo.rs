@@ -51,7 +51,7 @@ pub use history::{HistoryRecord, Placement};
 pub use hitl::{HitlRecord, NewHitl};
 pub use jobs::JobRecord;
 pub use list::{Condition, Listing, Order, Paged};
-pub use mutations::Mutation;
+pub use mutations::{Mutation, MutationClaim};
 pub use news::{Hooks, News, RunNews};
 pub use partitions::{AskedPartition, PartitionEvent, PartitionTarget, PartitionedRuns};
 pub use planning::{LockedRun, RunEvent};

@@ -366,8 +366,9 @@ async fn task_instances_wait_for_a_word_of_python() {
         let now = Utc::now();
         let claim =
             async || store::transact!(world.store, "claim", |tx| tx.claim_mutations(now, LEASE).await);
-        let (run, asked) = claim().await.unwrap().expect("they wait");
-        assert_eq!((run, asked.len()), (key, 3));
+        let claimed = claim().await.unwrap().expect("they wait");
+        let asked = claimed.ids.clone();
+        assert_eq!((claimed.run_key, asked.len()), (key, 3));
         assert_eq!(claim().await.unwrap(), None, "they are in hand");
         let one = Mutation {
             id: asked[0],
@@ -379,7 +380,7 @@ async fn task_instances_wait_for_a_word_of_python() {
             max_tries: 5,
         };
         store::transact!(world.store, "mutate", |tx| tx
-            .mutate(key, &asked, std::slice::from_ref(&one), now)
+            .mutate(&claimed, std::slice::from_ref(&one), now)
             .await)
         .unwrap();
         let mut db = world.store.reader().await.unwrap();

@@ -3,6 +3,7 @@
 use crate::world::*;
 use chrono::Utc;
 use model::task_instance::StateName;
+use std::sync::Arc;
 use store::repo::{Claimed, ParsedDag};
 
 #[tokio::test]
@@ -91,9 +92,36 @@ async fn a_run_has_no_more_slots_of_all_pools_than_its_dag_allows() {
         world.schedule_all(first).await;
         assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 4);
         assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 0);
-        // Two that wait are before them in both pools, and have no room.
-        world.schedule_all(second).await;
-        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 4);
+        // Two that wait are before them, and have no room; the second run has room for all of its.
+        world.schedule_some(second, 2).await;
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 2);
         assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 0);
+        world.schedule_all(second).await;
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 2);
+        assert_eq!(world.dispatch(worker_id(), 100).await.unwrap().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn each_message_is_a_right_to_one_task_however_many_claim_at_once() {
+    for mut world in worlds(16).await {
+        for (at, task) in world.dag.tasks.iter_mut().enumerate() {
+            task.priority_weight = i64::try_from(at * 7 % 16).unwrap();
+        }
+        let key = world.run("r").await.unwrap();
+        world.schedule_all(key).await;
+        let queued = world.dispatch(worker_id(), 100).await.unwrap();
+        let worker = world.register("w").await;
+        let world = Arc::new(world);
+        let mut claims = tokio::task::JoinSet::new();
+        for id in queued {
+            let world = Arc::clone(&world);
+            claims.spawn(async move { world.claim_of(id, worker, &id.to_string(), true).await });
+        }
+        while let Some(claimed) = claims.join_next().await {
+            assert!(matches!(claimed.unwrap(), Claimed::Granted(_)));
+        }
+        let tis = world.store.reader().await.unwrap().task_instances_of(key).await;
+        assert!(tis.unwrap().iter().all(|ti| ti.state == StateName::Running));
     }
 }

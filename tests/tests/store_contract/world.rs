@@ -144,8 +144,13 @@ impl World {
         .unwrap();
     }
 
-    /// Schedules every task of a run.
+    /// Schedules every task of a run that is not.
     pub(crate) async fn schedule_all(&self, key: DagRunKey) {
+        self.schedule_some(key, usize::MAX).await;
+    }
+
+    /// Schedules the first so many tasks of a run that are not.
+    pub(crate) async fn schedule_some(&self, key: DagRunKey, most: usize) {
         store::transact!(self.store, "schedule", |tx| {
             let LockedRun::Mine(run) = tx.lock_run(key).await? else {
                 panic!("the run is free")
@@ -154,6 +159,8 @@ impl World {
                 .snapshot(key)
                 .await?
                 .into_iter()
+                .filter(|ti| ti.state == StateName::NoStatus)
+                .take(most)
                 .map(|ti| Move {
                     id: ti.id,
                     from: ti.state,
@@ -216,7 +223,7 @@ impl World {
             hostname: "h".into(),
             unixname: "u".into(),
             pid: 1,
-            any_of_queue,
+            any_of: any_of_queue.then(|| "default".into()),
             keeps_xcoms: false,
         };
         store::transact!(self.store, "claim", |tx| tx.claim(&request, Utc::now()).await).unwrap()

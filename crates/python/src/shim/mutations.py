@@ -25,6 +25,8 @@ def mutated(facts, task, run):
     ti.dag_run = run
     ti.refresh_from_task(task, dag_run=run)
     kept = ("queue", "pool", "pool_slots", "priority_weight", "executor", "max_tries")
+    # The database would cut a weight that is no whole number.
+    ti.priority_weight = int(ti.priority_weight)
     return {"id": facts["id"], **{key: getattr(ti, key) for key in kept}}
 
 

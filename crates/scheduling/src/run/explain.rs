@@ -194,7 +194,7 @@ pub fn blockers(snapshot: &RunSnapshot<'_>, id: TaskInstanceId) -> Vec<Blocker> 
         found.push(Blocker::Mutation);
     }
     if found.is_empty() {
-        found.extend(planner.limits_of(task, ti.state));
+        found.extend(planner.limits_of(task, ti.state, &ti.pool));
     }
     found
 }
@@ -228,12 +228,12 @@ impl Planner<'_> {
         }
     }
 
-    fn limits_of(&self, task: &Task, state: StateName) -> Option<Blocker> {
+    fn limits_of(&self, task: &Task, state: StateName, pool: &PoolName) -> Option<Blocker> {
         // A deferred one counts among its task's instances already.
         let own = (state != StateName::Deferred)
             .then(|| self.task_full(task))
             .flatten();
-        own.or_else(|| self.run_full(task))
+        own.or_else(|| self.run_full(pool))
     }
 
     fn task_full(&self, task: &Task) -> Option<Blocker> {
@@ -268,8 +268,7 @@ impl Planner<'_> {
         })
     }
 
-    fn run_full(&self, task: &Task) -> Option<Blocker> {
-        let dag = self.snapshot.dag;
+    fn run_full(&self, pool: &PoolName) -> Option<Blocker> {
         let holders = |counts: &dyn Fn(usize) -> bool| {
             let mut holders: Vec<TaskId> = (0..self.states.len())
                 .filter(|at| counts(*at))
@@ -278,19 +277,16 @@ impl Planner<'_> {
             holders.sort();
             holders
         };
-        let limit = dag.max_active_tasks;
+        let limit = self.snapshot.dag.max_active_tasks;
         let executing = holders(&|at| self.states[at].occupies_slot());
         if reached(limit, executing.len()) {
             let holders = executing;
             return Some(Blocker::RunFull { limit, holders });
         }
-        let in_pool = |at: usize| {
-            let other = dag.task(&self.snapshot.tasks[at].task_id);
-            is_active(self.states[at]) && other.is_some_and(|other| other.pool == task.pool)
-        };
+        let in_pool = |at: usize| is_active(self.states[at]) && self.snapshot.tasks[at].pool == *pool;
         let before = holders(&in_pool);
         reached(limit, before.len()).then(|| Blocker::PoolQueue {
-            pool: task.pool.clone(),
+            pool: pool.clone(),
             before,
         })
     }

@@ -43,6 +43,7 @@ pub(super) fn instances(dag: &Dag, states: &[StateName]) -> Vec<TaskSnapshot> {
             not_before: None,
             goes_on: true,
             weight: task.priority_weight,
+            pool: task.pool.clone(),
         })
         .collect()
 }
@@ -354,6 +355,7 @@ fn a_task_that_left_the_dag_is_removed() {
         not_before: None,
         goes_on: true,
         weight: 1,
+        pool: "default_pool".into(),
     });
     let plan = plan(&dag, &tasks);
     assert_eq!(

@@ -258,8 +258,8 @@ impl Tx {
     ) -> Result<(), StoreError> {
         let sql = "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, ?, ?)";
         self.execute(sql, params![name, slots, description, include_deferred])
-            .await
-            .map(|_| ())
+            .await?;
+        self.tell_runs_of_pool(name).await
     }
 
     /// Makes sure that `default_pool` exists.
@@ -290,7 +290,19 @@ impl Tx {
             to.include_deferred,
             name
         ];
-        Ok(self.execute(sql, values).await?.rows == 1)
+        let found = self.execute(sql, values).await?.rows == 1;
+        self.tell_runs_of_pool(name).await?;
+        self.tell_runs_of_pool(&to.name).await?;
+        Ok(found)
+    }
+
+    /// Tells the schedulers of runs that wait for slots of a pool, which may have some now.
+    async fn tell_runs_of_pool(&mut self, name: &PoolName) -> Result<(), StoreError> {
+        let sql = "INSERT INTO run_event (run_key, created_at) \
+                   SELECT DISTINCT run_key, ? FROM task_instance WHERE state = 'scheduled' AND pool = ?";
+        self.execute(sql, params![chrono::Utc::now(), name])
+            .await
+            .map(|_| ())
     }
 
     /// Deletes a pool. Whether there was one.

@@ -11,7 +11,7 @@ use crate::{StoreError, params};
 use chrono::Duration;
 use model::asset::{Outlet, OutletEvent};
 use model::task_instance::{Outcome, StateName, TaskEvent};
-use model::{ClaimEpoch, DagRunKey, TaskInstanceId, Timestamp, TryNumber, WorkerId};
+use model::{ClaimEpoch, DagRunKey, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
 
 /// A worker's wish to run a task instance.
 #[derive(Debug, Clone)]
@@ -30,9 +30,9 @@ pub struct ClaimRequest {
     pub unixname: String,
     /// Its process.
     pub pid: i64,
-    /// Whether a heavier one that waits in the same queue may be had instead: a message is a right to one of those that
-    /// wait, and the heaviest is to go first, in whatever order the broker has them.
-    pub any_of_queue: bool,
+    /// The queue that the worker heard of it through, where a heavier one that waits there may be had instead: a message is
+    /// a right to one of those that wait, and the heaviest is to go first, in whatever order the broker has them.
+    pub any_of: Option<QueueName>,
     /// Whether the task itself removes what an earlier try left behind: an XCom backend of the user's own may keep the
     /// values elsewhere.
     pub keeps_xcoms: bool,
@@ -112,9 +112,9 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Claimed, StoreError> {
-        if !request.any_of_queue {
+        let Some(queue) = &request.any_of else {
             return self.claim_one(request, now).await;
-        }
+        };
         if let Some(id) = self.claimed_before(request).await? {
             return self
                 .claim_one(
@@ -127,18 +127,26 @@ impl Tx {
                 .await;
         }
         // Each turn that is lost to another worker is one that another worker has won.
-        while let Some((id, try_number)) = self.heavier(request).await? {
-            let other = ClaimRequest {
-                id,
-                try_number,
-                ..request.clone()
+        loop {
+            let other = match self.heavier(request, queue).await? {
+                Some((id, try_number)) => ClaimRequest {
+                    id,
+                    try_number,
+                    ..request.clone()
+                },
+                None => request.clone(),
             };
             match self.claim_one(&other, now).await? {
-                Claimed::Refused(_) => {}
-                granted @ (Claimed::Granted(_) | Claimed::UnknownWorker) => return Ok(granted),
+                Claimed::Refused(_) if other.id != request.id => {}
+                // Somebody else's message had this one: ours is a right to what else waits.
+                Claimed::Refused(why) => {
+                    if self.heavier(request, queue).await?.is_none() {
+                        return Ok(Claimed::Refused(why));
+                    }
+                }
+                decided @ (Claimed::Granted(_) | Claimed::UnknownWorker) => return Ok(decided),
             }
         }
-        self.claim_one(request, now).await
     }
 
     /// What was granted already to a claim whose answer was lost.
@@ -155,18 +163,19 @@ impl Tx {
     async fn heavier(
         &mut self,
         request: &ClaimRequest,
+        queue: &QueueName,
     ) -> Result<Option<(TaskInstanceId, TryNumber)>, StoreError> {
         let index = self.dialect().force_index("ix_ti_dispatch");
         let sql = format!(
             "SELECT other.id, other.try_number FROM task_instance named JOIN task_instance other{index} \
              ON other.state = 'queued' AND other.queue = named.queue \
              AND (other.executor = named.executor OR (other.executor IS NULL AND named.executor IS NULL)) \
-             WHERE named.id = ? \
+             WHERE named.id = ? AND named.queue = ? \
              AND (other.dispatch_order < named.dispatch_order OR named.state <> 'queued' OR named.try_number <> ?) \
              ORDER BY other.dispatch_order, other.id LIMIT 1"
         );
         let row = self
-            .query_one(&sql, params![request.id, request.try_number])
+            .query_one(&sql, params![request.id, queue, request.try_number])
             .await?;
         row.map(|mut row| Ok((row.next()?, row.next()?))).transpose()
     }

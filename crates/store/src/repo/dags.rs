@@ -366,6 +366,7 @@ impl Tx {
                    timetable_description = ?, has_timetable = ?, max_active_runs = ?, max_active_tasks = ?, \
                    max_consecutive_failed = ?, has_task_limits = ?, has_several_pools = ?, allowed_run_types = ?, last_parsed_at = ?, last_parse_duration = ? WHERE dag_id = ?";
         let json = |words: &[String]| serde_json::to_string(words).unwrap_or_else(|_| "[]".to_owned());
+        let has_several_pools = parsed.has_several_pools || self.still_has_several_pools(parsed).await?;
         let values = params![
             &parsed.fileloc,
             &parsed.relative_fileloc,
@@ -382,13 +383,21 @@ impl Tx {
             parsed.max_active_tasks,
             parsed.max_consecutive_failed,
             parsed.has_task_limits,
-            parsed.has_several_pools,
+            has_several_pools,
             parsed.allowed_run_types.as_deref().map(json),
             now,
             parsed.parse_duration,
             &parsed.dag_id,
         ];
         self.execute(sql, values).await.map(|_| ())
+    }
+
+    /// Whether runs that began while a DAG used several pools are under way: their task instances keep theirs.
+    async fn still_has_several_pools(&mut self, parsed: &ParsedDag) -> Result<bool, StoreError> {
+        let sql = "SELECT COALESCE(has_several_pools, 1) FROM dag WHERE dag_id = ? \
+                   AND EXISTS (SELECT 1 FROM dag_run r WHERE r.dag_id = dag.dag_id AND r.state = 'running')";
+        let row = self.query_one(sql, params![&parsed.dag_id]).await?;
+        row.map_or(Ok(false), |mut row| row.next())
     }
 
     /// Marks DAGs of a file that are not among `present` as stale. Returns those that changed.

@@ -90,14 +90,16 @@ impl Tx {
                 }
             }
             capacity -= i64::try_from(chosen.len()).unwrap_or(i64::MAX);
-            dispatches.extend(chosen.into_iter().map(|one| one.dispatch));
+            // Queued before the next turn looks for who waits.
+            let mut turn: Vec<Dispatch> = chosen.into_iter().map(|one| one.dispatch).collect();
+            self.queue(&mut turn, limits.scheduler, now).await?;
+            dispatches.extend(turn);
             if more.is_empty() {
                 break;
             }
             // Each turn without those runs: what they leave is for others.
             full.extend(more);
         }
-        self.queue(&mut dispatches, limits.scheduler, now).await?;
         Ok(dispatches)
     }
 
@@ -140,7 +142,7 @@ impl Tx {
         }
         let sql = format!(
             "SELECT r.id, d.max_active_tasks FROM dag_run r JOIN dag d ON d.dag_id = r.dag_id \
-             WHERE r.id IN ({}) AND d.has_several_pools = 1",
+             WHERE r.id IN ({}) AND COALESCE(d.has_several_pools, 1) = 1",
             placeholders(keys.len())
         );
         let mut limits: BTreeMap<DagRunKey, u32> = BTreeMap::new();

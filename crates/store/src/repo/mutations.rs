@@ -10,8 +10,6 @@ use model::{DagRunKey, ExecutorName, PoolName, QueueName, TaskInstanceId, Timest
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// The cluster policy, by its name among the hooks.
-const HOOK: &str = "task_instance_mutation_hook";
 /// Task instances that one question is about at most.
 const MOST: i64 = 1000;
 
@@ -34,6 +32,17 @@ pub struct Mutation {
     pub max_tries: u32,
 }
 
+/// Task instances of one run that a DAG processor asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MutationClaim {
+    /// The run.
+    pub run_key: DagRunKey,
+    /// The task instances.
+    pub ids: Vec<TaskInstanceId>,
+    /// How long they are its; who is wanted again meanwhile is not any more.
+    until: Timestamp,
+}
+
 impl Tx {
     /// Notes task instances that are new, or wanted again, where Python has a word in how they run.
     ///
@@ -47,7 +56,7 @@ impl Tx {
         if tis.is_empty() {
             return Ok(());
         }
-        let hooked = self.listeners().await?.have(HOOK);
+        let hooked = self.listeners().await?.have_mutations();
         let asked: Vec<TaskInstanceId> = tis
             .iter()
             .filter(|(_, task)| hooked || task.has_own_weight_rule)
@@ -96,13 +105,13 @@ impl Tx {
         &mut self,
         now: Timestamp,
         hold: Duration,
-    ) -> Result<Option<(DagRunKey, Vec<TaskInstanceId>)>, StoreError> {
+    ) -> Result<Option<MutationClaim>, StoreError> {
         let sql =
             "SELECT run_key FROM ti_mutation WHERE claimed_until < ? ORDER BY claimed_until, ti_id LIMIT 1";
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
         };
-        let key: DagRunKey = row.next()?;
+        let (key, until): (DagRunKey, Timestamp) = (row.next()?, now + hold);
         let sql =
             "SELECT ti_id FROM ti_mutation WHERE run_key = ? AND claimed_until < ? ORDER BY ti_id LIMIT ?";
         let rows = self.query(sql, params![key, now, MOST]).await?;
@@ -115,7 +124,7 @@ impl Tx {
                 "UPDATE ti_mutation SET claimed_until = ? WHERE claimed_until < ? AND ti_id IN ({})",
                 placeholders(chunk.len())
             );
-            let mut values = params![now + hold, now].to_vec();
+            let mut values = params![until, now].to_vec();
             values.extend_from_slice(chunk);
             if self.execute(&sql, &values).await?.rows != chunk.len() as u64 {
                 let detail = "another DAG processor asks about these task instances".to_owned();
@@ -125,22 +134,46 @@ impl Tx {
                 });
             }
         }
-        Ok(Some((key, ids)))
+        Ok(Some(MutationClaim {
+            run_key: key,
+            ids,
+            until,
+        }))
+    }
+
+    /// Lets others, or the same one later, ask about them.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn release_mutations(
+        &mut self,
+        claim: &MutationClaim,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE ti_mutation SET claimed_until = ? WHERE run_key = ? AND claimed_until = ?";
+        let values = params![at, claim.run_key, claim.until];
+        self.execute(sql, values).await.map(|_| ())
     }
 
     /// Takes over what Python made of the task instances that it was asked about; what it does not mention stays as it is.
-    /// All of them may run from now on.
+    /// All of them may run from now on, but for those about which Python is to be asked again meanwhile.
     ///
     /// # Errors
     /// As the database says.
     pub async fn mutate(
         &mut self,
-        key: DagRunKey,
-        asked: &[TaskInstanceId],
+        claim: &MutationClaim,
         mutations: &[Mutation],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for one in mutations {
+        let lock = self.dialect().for_update();
+        let sql = format!("SELECT ti_id FROM ti_mutation WHERE run_key = ? AND claimed_until = ?{lock}");
+        let rows = self.query(&sql, params![claim.run_key, claim.until]).await?;
+        let ours: HashSet<TaskInstanceId> = rows
+            .into_iter()
+            .map(|mut row| row.next())
+            .collect::<Result<_, _>>()?;
+        for one in mutations.iter().filter(|one| ours.contains(&one.id)) {
             // What is on its way already holds slots of its pool, and a message of its queue.
             let sql = "UPDATE task_instance SET queue = ?, pool = ?, pool_slots = ?, priority_weight = ?, \
                        dispatch_order = ?, executor = ?, max_tries = ?, updated_at = ? \
@@ -158,11 +191,8 @@ impl Tx {
             ];
             self.execute(sql, values).await?;
         }
-        for chunk in Self::chunks(&id_values(asked)) {
-            let marks = placeholders(chunk.len());
-            let sql = format!("DELETE FROM ti_mutation WHERE ti_id IN ({marks})");
-            self.execute(&sql, chunk).await?;
-        }
-        self.add_run_event(key, now).await
+        let sql = "DELETE FROM ti_mutation WHERE run_key = ? AND claimed_until = ?";
+        self.execute(sql, params![claim.run_key, claim.until]).await?;
+        self.add_run_event(claim.run_key, now).await
     }
 }

@@ -192,6 +192,11 @@ impl Hooks {
         self.0.is_empty()
     }
 
+    /// Whether a cluster policy has a word in each task instance.
+    pub fn have_mutations(&self) -> bool {
+        self.have("task_instance_mutation_hook")
+    }
+
     /// Whether some listener has this hook.
     pub fn have(&self, hook: &str) -> bool {
         self.0.iter().any(|other| other == hook)

@@ -13,7 +13,8 @@ use model::{ClaimEpoch, DagId, DagRunKey, MapIndex, TaskId, TaskInstanceId, Time
 use scheduling::{Decision, Move, TaskSnapshot};
 use std::collections::{BTreeMap, HashMap};
 
-const SNAPSHOT: &str = "id, task_id, map_index, state, not_before, next_method IS NOT NULL, priority_weight";
+const SNAPSHOT: &str =
+    "id, task_id, map_index, state, not_before, next_method IS NOT NULL, priority_weight, pool";
 
 fn read_snapshot(mut row: Row) -> Result<TaskSnapshot, StoreError> {
     Ok(TaskSnapshot {
@@ -24,6 +25,7 @@ fn read_snapshot(mut row: Row) -> Result<TaskSnapshot, StoreError> {
         not_before: row.next()?,
         goes_on: row.next()?,
         weight: row.next()?,
+        pool: row.next()?,
     })
 }
 
@@ -299,6 +301,11 @@ impl Tx {
                 }
                 Decision::Skip => {
                     "state = 'skipped', not_before = NULL, end_date = ?, start_date = COALESCE(start_date, ?)"
+                }
+                // A try that never began has its number free again.
+                Decision::Remove if matches!(planned.from, StateName::Scheduled | StateName::Queued) => {
+                    "state = 'removed', end_date = ?, \
+                    try_number = try_number - CASE WHEN reschedules > 0 THEN 0 ELSE 1 END"
                 }
                 Decision::Remove => "state = 'removed', end_date = ?",
                 Decision::Expand(count) => {

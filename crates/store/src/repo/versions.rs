@@ -90,8 +90,8 @@ impl Tx {
         for mut row in self.query(sql, params![run.key]).await? {
             let task_id: TaskId = row.next()?;
             if dag.task(&task_id).is_some() {
-                let sql = "UPDATE task_instance SET state = 'none', version_id = ?, updated_at = ? \
-                           WHERE run_key = ? AND task_id = ? AND state = 'removed'";
+                let sql = "UPDATE task_instance SET state = 'none', version_id = ?, updated_at = ?, not_before = NULL, \
+                           next_method = NULL, next_kwargs = NULL, reschedules = 0 WHERE run_key = ? AND task_id = ? AND state = 'removed'";
                 self.execute(sql, params![run.version_id, now, run.key, &task_id])
                     .await?;
             }

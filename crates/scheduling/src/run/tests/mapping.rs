@@ -81,6 +81,7 @@ fn a_cleared_mapped_task_is_fitted_to_what_it_maps_over_now() {
             not_before: None,
             goes_on: false,
             weight: 1,
+            pool: "default_pool".into(),
         });
     }
     let planned = |length: Option<usize>| {
@@ -128,6 +129,7 @@ fn instances_of_a_mapped_group_follow_those_of_their_own_index() {
         not_before: None,
         goes_on: true,
         weight: 1,
+        pool: "default_pool".into(),
     };
     let tasks = [
         one("g.a", 0, Success),
@@ -195,6 +197,7 @@ fn mapped_groups_within_mapped_groups_are_counted_row_by_row() {
                 not_before: None,
                 goes_on: true,
                 weight: 1,
+                pool: "default_pool".into(),
             });
         }
     };
