@@ -139,15 +139,18 @@ fn updraft_cluster(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow:
     installation.set("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor");
     let (ok, text) = installation.run("updraft", &["db", "migrate"]);
     ensure!(ok, "updraft db migrate: {text}");
+    // LocalExecutor knows no queues: an example names one.
+    let worker: &[&str] = &["worker", "--queues", "default,kubernetes"];
     let roles = [
-        "updraft-api-server",
-        "updraft-dag-processor",
-        "updraft-scheduler",
-        "updraft-scheduler",
-        "updraft-worker",
-        "updraft-worker",
+        ("updraft-api-server", &[][..]),
+        ("updraft-dag-processor", &[]),
+        ("updraft-scheduler", &[]),
+        ("updraft-scheduler", &[]),
+        ("updraft", worker),
+        ("updraft", worker),
     ];
-    let processes = roles.map(|role| installation.start(role, &[], &[])).into();
+    let start = |(role, arguments)| installation.start(role, arguments, &[]);
+    let processes = roles.map(start).into();
     side("Updraft", installation, processes)
 }
 
