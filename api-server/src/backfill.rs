@@ -2,7 +2,7 @@
 //!
 //! Follows `airflow/models/backfill.py`.
 
-use crate::clearing;
+use crate::clearing::{self, EndedRuns};
 use crate::foreign_timetable;
 use broker::{Broker, Hint};
 use chrono::Utc;
@@ -225,7 +225,7 @@ async fn make_run(
     // A partition gets another run, where a date has its run cleared.
     if let Some(run) = present.filter(|_| date.partition.is_none()) {
         let tis = tx.task_instances_of(run.key).await?;
-        clearing::clear(tx, graphs, &tis, true, now).await?;
+        clearing::clear(tx, graphs, &tis, EndedRuns::StartAgain, now).await?;
         if let Some(conf) = &conf {
             tx.set_run_conf(run.key, conf).await?;
         }

@@ -18,13 +18,21 @@ pub(crate) fn has_failed(ti: &TaskInstanceRecord) -> bool {
     matches!(ti.state, StateName::Failed | StateName::UpstreamFailed)
 }
 
-/// Clears these instances, of any runs of one DAG, which go on with its latest version; those that have ended start again
-/// if `reset_runs` says so. Returns the runs concerned.
+/// What becomes of runs that have ended when something of theirs is cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndedRuns {
+    /// They start again.
+    StartAgain,
+    /// They stay as they are.
+    Stay,
+}
+
+/// Clears these instances, of any runs of one DAG, which go on with its latest version. Returns the runs concerned.
 pub(crate) async fn clear(
     tx: &mut Tx,
     graphs: &Graphs,
     tis: &[TaskInstanceRecord],
-    reset_runs: bool,
+    ended: EndedRuns,
     now: Timestamp,
 ) -> Result<Vec<DagRunKey>, StoreError> {
     let mut by_run: BTreeMap<DagRunKey, Vec<TaskInstanceId>> = BTreeMap::new();
@@ -48,7 +56,8 @@ pub(crate) async fn clear(
                 tx.ask_mutations(run.key, &[(ti.id, task)]).await?;
             }
         }
-        tx.note_clearing(*key, reset_runs, now).await?;
+        tx.note_clearing(*key, ended == EndedRuns::StartAgain, now)
+            .await?;
     }
     Ok(by_run.into_keys().collect())
 }
@@ -61,12 +70,8 @@ pub(crate) async fn adopt(
     now: Timestamp,
 ) -> Result<Arc<Graph>, StoreError> {
     let version = tx.version_for(run).await?;
-    let graph = graphs.get(tx, version).await?;
-    if version != run.version_id {
-        let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
-        tx.adopt_version(run, &graph.dag, version, &mut ids, now).await?;
-    }
-    Ok(graph)
+    let mut ids = || TaskInstanceId::new(uuid::Uuid::now_v7());
+    tx.adopt_version(graphs, run, version, &mut ids, now).await
 }
 
 /// Which instances of a run are to be cleared.
@@ -128,7 +133,14 @@ pub async fn clear_tasks(
     tis: &[TaskInstanceRecord],
 ) -> Result<(), StoreError> {
     let now = Utc::now();
-    let runs = store::transact!(store, "clear tasks", |tx| clear(tx, graphs, tis, true, now).await)?;
+    let runs = store::transact!(store, "clear tasks", |tx| clear(
+        tx,
+        graphs,
+        tis,
+        EndedRuns::StartAgain,
+        now
+    )
+    .await)?;
     for run in runs {
         broker.hint(Hint::Run(run)).await;
     }

@@ -1,6 +1,6 @@
 //! Runs that are to be about no partition any more.
 
-use crate::clearing;
+use crate::clearing::{self, EndedRuns};
 use broker::{Broker, Hint};
 use chrono::Utc;
 use model::DagId;
@@ -63,7 +63,7 @@ pub async fn clear_partitions(
             for run in &runs {
                 tx.clear_partition(run.key, now).await?;
             }
-            clearing::clear(tx, graphs, &tis, true, now).await
+            clearing::clear(tx, graphs, &tis, EndedRuns::StartAgain, now).await
         })?;
         for run in cleared {
             broker.hint(Hint::Run(run)).await;

@@ -11,8 +11,8 @@ use scheduling::{Decision, Plan, RunEnd, RunSnapshot, TaskSnapshot, plan_run};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{DagRecord, Dispatch, LockedRun, News, RunEvent, RunNews, RunRecord};
-use store::{Graph, StoreError, Tx};
+use store::repo::{Dispatch, LockedRun, News, RunEvent, RunNews, RunRecord};
+use store::{StoreError, Tx};
 use telemetry::metric;
 
 /// Plans runs until told to stop.
@@ -151,7 +151,13 @@ impl Shared {
         }
         let mut run = run;
         let record = tx.dag(&run.dag_id).await?;
-        let graph = self.adopt_latest(tx, &mut run, record.as_ref(), now).await?;
+        let latest = record.as_ref().map_or(run.version_id, |record| record.version_id);
+        if latest != run.version_id {
+            self.snapshots.take(run.key);
+        }
+        let graph = tx
+            .adopt_version(&self.graphs, &mut run, latest, &mut new_task_instance_id, now)
+            .await?;
         let dag = &graph.dag;
         let paused = record.is_none_or(|record| record.is_paused);
         let Some((plan, snapshot)) = self.decide(tx, (&run, dag, paused), &events, now).await? else {
@@ -187,24 +193,6 @@ impl Shared {
             linked,
             snapshot,
         })))
-    }
-
-    /// The structure that a run goes on with; one that has changed since its last plan it takes over first.
-    async fn adopt_latest(
-        &self,
-        tx: &mut Tx,
-        run: &mut RunRecord,
-        record: Option<&DagRecord>,
-        now: Timestamp,
-    ) -> Result<Arc<Graph>, StoreError> {
-        let latest = record.map_or(run.version_id, |record| record.version_id);
-        let graph = self.graphs.get(tx, latest).await?;
-        if latest != run.version_id {
-            self.snapshots.take(run.key);
-            tx.adopt_version(run, &graph.dag, latest, &mut new_task_instance_id, now)
-                .await?;
-        }
-        Ok(graph)
     }
 
     /// What is to become of a run, and what that was decided by; `None` when somebody else has the lock on its DAG.

@@ -6,7 +6,7 @@ use identity::ClaimToken;
 use model::WorkerId;
 use model::time::rest_format;
 use proto::v1::StartTask;
-use python::messages::Startup;
+use python::Startup;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use store::Graph;

@@ -5,7 +5,7 @@ use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::tasks::{envelope, map_index};
 use crate::App;
-use crate::clearing::{self, ClearChoice};
+use crate::clearing::{self, ClearChoice, EndedRuns};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -22,12 +22,12 @@ pub(super) async fn clear(
     app: &App,
     dag_id: &DagId,
     tis: &[TaskInstanceRecord],
-    reset_runs: bool,
+    ended: EndedRuns,
     note: Option<&str>,
 ) -> ApiResult<()> {
     let now = Utc::now();
     let runs = store::transact!(app.store, "clear tasks", |tx| {
-        let runs = clearing::clear(tx, &app.graphs, tis, reset_runs, now).await?;
+        let runs = clearing::clear(tx, &app.graphs, tis, ended, now).await?;
         if let Some(note) = note {
             for ti in tis {
                 let note = Some(note).filter(|note| !note.is_empty());
@@ -196,7 +196,11 @@ pub(crate) async fn clear_tasks(
                  not running, queued, or scheduled state.",
             ));
         }
-        clear(&app, &dag_id, &tis, wish.reset_runs, wish.note.as_deref()).await?;
+        let ended = match wish.reset_runs {
+            true => EndedRuns::StartAgain,
+            false => EndedRuns::Stay,
+        };
+        clear(&app, &dag_id, &tis, ended, wish.note.as_deref()).await?;
     }
     envelope(&app, &tis).await
 }

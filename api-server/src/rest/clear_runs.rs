@@ -9,7 +9,7 @@ use super::mark_run::RunChange;
 use super::runs::{self, References};
 use super::tasks::responses;
 use crate::App;
-use crate::clearing::{self, has_failed};
+use crate::clearing::{self, EndedRuns, has_failed};
 use crate::partitions::{self, PartitionClearing};
 use axum::Json;
 use axum::body::Bytes;
@@ -64,7 +64,7 @@ impl RunClearing {
             return add_new_tasks(app, run).await;
         }
         let tis = preview(app, run, |ti| self.fits(ti)).await?;
-        clear(app, &run.dag_id, &tis, true, None).await?;
+        clear(app, &run.dag_id, &tis, EndedRuns::StartAgain, None).await?;
         if let Some(note) = &self.note {
             let change = RunChange {
                 state: None,

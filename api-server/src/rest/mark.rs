@@ -6,7 +6,7 @@ use super::error::{ApiError, ApiResult};
 use super::query::{Query, path_number};
 use super::tasks::{TaskPath, envelope, instances, map_index};
 use crate::App;
-use crate::clearing::{self, Selection, has_failed};
+use crate::clearing::{self, EndedRuns, Selection, has_failed};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -127,7 +127,9 @@ impl TaskChange {
                     tx.tell(&hooks, &News::Task(&marked, None, &why), now).await?;
                     runs.push(ti.run_key);
                 }
-                runs.extend(clearing::clear(tx, &app.graphs, &affected.resumed, true, now).await?);
+                runs.extend(
+                    clearing::clear(tx, &app.graphs, &affected.resumed, EndedRuns::StartAgain, now).await?,
+                );
             }
             runs.sort_unstable();
             runs.dedup();

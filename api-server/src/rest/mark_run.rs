@@ -110,7 +110,7 @@ fn ended_by_hand(task: StateName, run: DagRunState) -> StateName {
     );
     match (started, run) {
         (true, DagRunState::Success) => StateName::Success,
-        (true, _) => StateName::Failed,
+        (true, DagRunState::Failed | DagRunState::Queued | DagRunState::Running) => StateName::Failed,
         (false, _) => StateName::Skipped,
     }
 }

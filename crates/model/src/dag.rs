@@ -112,8 +112,8 @@ pub struct Task {
     pub pod_override: Option<Value>,
     /// Weight with those of the other tasks that its weight rule adds.
     pub priority_weight: i64,
-    /// Whether its weight rule is a plugin's, which Python is asked for; until then it weighs as by `downstream`.
-    pub has_own_weight_rule: bool,
+    /// Which other tasks' weights it adds.
+    pub weight_rule: WeightRule,
     /// Its instances that may be active at the same time over all runs.
     pub max_active_tis_per_dag: Option<u32>,
     /// Its instances that may be active at the same time in one run.
@@ -281,6 +281,19 @@ impl MappedLength {
     }
 }
 
+/// Which other tasks' weights a task adds to its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightRule {
+    /// None.
+    Absolute,
+    /// Those of all after it.
+    Downstream,
+    /// Those of all before it.
+    Upstream,
+    /// As a plugin says, which Python is asked for; until then as [`WeightRule::Downstream`].
+    Own,
+}
+
 /// How long to wait between tries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
@@ -316,8 +329,44 @@ impl Dag {
         self.order = self
             .topological_order()
             .ok_or_else(|| SerializedDagError::Cycle(self.dag_id.clone()))?;
+        self.weigh();
         self.link_setups();
         Ok(self)
+    }
+
+    /// Adds the weights of other tasks as each task's weight rule says (`priority_weight_total`).
+    fn weigh(&mut self) {
+        let own: Vec<i64> = self.tasks.iter().map(|task| task.priority_weight).collect();
+        for at in 0..self.tasks.len() {
+            let upstream = match self.tasks[at].weight_rule {
+                WeightRule::Absolute => continue,
+                WeightRule::Upstream => true,
+                WeightRule::Downstream | WeightRule::Own => false,
+            };
+            let others = self.relatives(at, upstream);
+            let sum = own[at] + others.into_iter().map(|other| own[other]).sum::<i64>();
+            self.tasks[at].priority_weight = sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+        }
+    }
+
+    /// Places of everything before or after a task.
+    fn relatives(&self, of: usize, upstream: bool) -> Vec<usize> {
+        let (mut seen, mut found, mut open) = (vec![false; self.tasks.len()], Vec::new(), vec![of]);
+        while let Some(at) = open.pop() {
+            let task = &self.tasks[at];
+            let edges = if upstream {
+                &task.upstream
+            } else {
+                &task.downstream
+            };
+            for &edge in edges {
+                if !std::mem::replace(&mut seen[edge], true) {
+                    found.push(edge);
+                    open.push(edge);
+                }
+            }
+        }
+        found
     }
 
     fn topological_order(&self) -> Option<Vec<usize>> {

@@ -10,8 +10,10 @@ pub mod frames;
 pub mod messages;
 mod parse;
 mod shim;
+mod startup;
 
 pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
 pub use parse::{
     Instead, OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file,
 };
+pub use startup::Startup;

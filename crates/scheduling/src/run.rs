@@ -87,6 +87,11 @@ const fn is_active(state: StateName) -> bool {
     matches!(state, StateName::Scheduled) || state.occupies_slot()
 }
 
+/// Whether a task instance in this state counts against the limits of its task.
+const fn counts_for_task(state: StateName) -> bool {
+    is_active(state) || matches!(state, StateName::Deferred | StateName::AwaitingInput)
+}
+
 struct Planner<'a> {
     snapshot: &'a RunSnapshot<'a>,
     /// Places in `snapshot.tasks`, by place of the task in the DAG, in the order of their map index.
@@ -346,10 +351,7 @@ impl<'a> Planner<'a> {
         // where slots are given.
         let mut in_pools = self.active_by_pool();
         // Counted where a limit asks for it: most tasks have none.
-        let counts = |at: &usize| {
-            is_active(self.states[*at])
-                || matches!(self.states[*at], StateName::Deferred | StateName::AwaitingInput)
-        };
+        let counts = |at: &&usize| counts_for_task(self.states[**at]);
         let mut of_task: HashMap<&TaskId, u32> = HashMap::new();
         for &at in &ready {
             let task_id = &self.snapshot.tasks[at].task_id;
@@ -357,7 +359,7 @@ impl<'a> Planner<'a> {
                 && dag.tasks[place].max_active_tis_per_dagrun.is_some()
                 && !of_task.contains_key(task_id)
             {
-                let active = self.instances[place].iter().filter(|at| counts(at)).count();
+                let active = self.instances[place].iter().filter(counts).count();
                 of_task.insert(task_id, u32::try_from(active).unwrap_or(u32::MAX));
             }
         }

@@ -1,7 +1,7 @@
 //! DagRuns: looking at them, making them, clearing them.
 
 use super::{Asked, instants, texts};
-use crate::clearing;
+use crate::clearing::{self, EndedRuns};
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
 use broker::Hint;
 use chrono::Utc;
@@ -82,7 +82,7 @@ impl Asked<'_> {
                 return Ok(false);
             };
             let tis = tx.task_instances_of(run.key).await?;
-            clearing::clear(tx, &self.app.graphs, &tis, true, now).await?;
+            clearing::clear(tx, &self.app.graphs, &tis, EndedRuns::StartAgain, now).await?;
             Ok(true)
         })?;
         if !found {

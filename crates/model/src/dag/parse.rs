@@ -3,7 +3,7 @@
 
 mod expansion;
 
-use super::{Dag, RetryPolicy, RunCallbacks, Task, TaskCallbacks};
+use super::{Dag, RetryPolicy, RunCallbacks, Task, TaskCallbacks, WeightRule};
 use crate::asset::{AssetCondition, AssetLike};
 use crate::deadline::DeadlineAlert;
 use crate::timetable::{Timetable, TimetableError};
@@ -13,7 +13,7 @@ use crate::{DagId, ExecutorName, PoolName, QueueName, TaskId, Timestamp};
 use chrono::Duration;
 use expansion::{expansion, map_groups};
 use serde_json::{Map, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use thiserror::Error;
 
 /// A serialized DAG that cannot be used.
@@ -147,7 +147,6 @@ pub(super) fn dag(document: &Value) -> Result<Dag, SerializedDagError> {
     if let Some(group) = fields.get("task_group").map(plain) {
         map_groups(&mut tasks, group, &[]);
     }
-    weigh(&mut tasks, items, defaults);
     Dag {
         dag_id,
         fileloc: fields.text("fileloc").unwrap_or_default().to_owned(),
@@ -250,7 +249,12 @@ fn task(
             .and_then(|config| plain(config).get("pod_override"))
             .map(|pod| plain(pod).clone()),
         priority_weight: fields.whole("priority_weight").unwrap_or(1),
-        has_own_weight_rule: false,
+        weight_rule: match fields.text("weight_rule") {
+            None | Some("downstream") => WeightRule::Downstream,
+            Some("upstream") => WeightRule::Upstream,
+            Some("absolute") => WeightRule::Absolute,
+            Some(_) => WeightRule::Own,
+        },
         max_active_tis_per_dag: fields
             .whole("max_active_tis_per_dag")
             .and_then(|n| n.try_into().ok()),
@@ -342,49 +346,6 @@ fn connect(tasks: &mut [Task], items: &[Value]) -> Result<(), SerializedDagError
         }
     }
     Ok(())
-}
-
-/// Adds the weights of other tasks as each task's weight rule says (`priority_weight_total`).
-fn weigh(tasks: &mut [Task], items: &[Value], defaults: Option<&Map<String, Value>>) {
-    let own: Vec<i64> = tasks.iter().map(|task| task.priority_weight).collect();
-    let down: Vec<Vec<usize>> = tasks.iter().map(|task| task.downstream.clone()).collect();
-    let mut up: Vec<Vec<usize>> = vec![Vec::new(); tasks.len()];
-    for (at, after) in down.iter().enumerate() {
-        for d in after {
-            up[*d].push(at);
-        }
-    }
-    for (at, task) in tasks.iter_mut().enumerate() {
-        let Some(object) = plain(&items[at]).as_object() else {
-            continue;
-        };
-        let edges = match layers(object, defaults)
-            .text("weight_rule")
-            .unwrap_or("downstream")
-        {
-            "absolute" => continue,
-            "upstream" => &up,
-            "downstream" => &down,
-            _ => {
-                task.has_own_weight_rule = true;
-                &down
-            }
-        };
-        let sum: i64 = reachable(edges, at).into_iter().map(|other| own[other]).sum();
-        task.priority_weight = (own[at] + sum).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
-    }
-}
-
-fn reachable(edges: &[Vec<usize>], from: usize) -> HashSet<usize> {
-    let mut seen = HashSet::new();
-    let mut stack = edges[from].clone();
-    while let Some(at) = stack.pop() {
-        if seen.insert(at) {
-            stack.extend(&edges[at]);
-        }
-    }
-    seen.remove(&from);
-    seen
 }
 
 #[cfg(test)]

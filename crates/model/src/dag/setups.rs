@@ -6,22 +6,6 @@ use super::Dag;
 use std::collections::BTreeSet;
 
 impl Dag {
-    /// Places of everything before or after a task.
-    pub fn relatives(&self, of: usize, upstream: bool) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let mut open = vec![of];
-        while let Some(at) = open.pop() {
-            let task = &self.tasks[at];
-            let edges = if upstream {
-                &task.upstream
-            } else {
-                &task.downstream
-            };
-            open.extend(edges.iter().copied().filter(|edge| found.insert(*edge)));
-        }
-        found
-    }
-
     /// The teardowns that follow a task directly.
     pub fn teardowns_of(&self, at: usize) -> Vec<usize> {
         let after = self.tasks[at].downstream.iter().copied();
@@ -31,11 +15,12 @@ impl Dag {
     /// The setups that a task needs: those before it whose teardowns come after it, or that have none
     /// (`get_upstreams_only_setups`).
     pub fn setups_of(&self, at: usize) -> Vec<usize> {
-        let before = self.relatives(at, true);
+        let mut before = self.relatives(at, true);
+        before.sort_unstable();
         if !before.iter().any(|before| self.tasks[*before].is_setup) {
             return Vec::new();
         }
-        let after = self.relatives(at, false);
+        let after: BTreeSet<usize> = self.relatives(at, false).into_iter().collect();
         let is_needed = |setup: &usize| {
             let teardowns = self.teardowns_of(*setup);
             self.tasks[*setup].is_setup
@@ -66,9 +51,10 @@ impl Dag {
     fn scope_of(&self, at: usize) -> Vec<usize> {
         let direct = &self.tasks[at].upstream;
         let mut indirect = self.relatives(at, true);
-        indirect.retain(|before| !direct.contains(before));
+        indirect.sort_unstable();
         let setups = direct.iter().filter(|before| self.tasks[**before].is_setup);
         let inside: BTreeSet<usize> = setups.flat_map(|setup| self.relatives(*setup, false)).collect();
-        indirect.intersection(&inside).copied().collect()
+        indirect.retain(|before| inside.contains(before) && !direct.contains(before));
+        indirect
     }
 }

@@ -1,6 +1,6 @@
 //! Why a task instance waits: the planner's own pieces, asked one after the other.
 
-use super::{Planner, RunSnapshot, is_active};
+use super::{Planner, RunSnapshot, counts_for_task, is_active};
 use model::dag::Task;
 use model::task_instance::StateName;
 use model::trigger_rule::{TriggerRule, Verdict};
@@ -123,7 +123,7 @@ impl fmt::Display for Blocker {
                 let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
                 write!(
                     f,
-                    "max_active_tasks: {limit} of {limit} are taken by {}",
+                    "max_active_tasks: {limit} of {limit} are taken by {}; it goes on when one of them ends",
                     some(&names)
                 )
             }
@@ -242,10 +242,7 @@ impl Planner<'_> {
             .dag
             .position(&task.task_id)
             .map_or(&[][..], |at| &self.instances[at]);
-        let counts = |at: &&usize| {
-            is_active(self.states[**at])
-                || matches!(self.states[**at], StateName::Deferred | StateName::AwaitingInput)
-        };
+        let counts = |at: &&usize| counts_for_task(self.states[**at]);
         let in_run = own.iter().filter(counts).count();
         let over_runs = self
             .snapshot

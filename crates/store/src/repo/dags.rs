@@ -102,24 +102,6 @@ impl DagRecord {
     }
 }
 
-/// One stored structure of a DAG.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each field is the column of its name")]
-pub struct DagVersionRecord {
-    pub id: DagVersionId,
-    pub dag_id: DagId,
-    pub version_number: i64,
-    /// Airflow's serialized DAG.
-    pub serialized: String,
-    /// The side document for tasks that run without Python.
-    pub native: String,
-    pub source: String,
-    pub fileloc: String,
-    pub relative_fileloc: String,
-    pub bundle_name: String,
-    pub created_at: Timestamp,
-}
-
 /// A DAG as the parser found it.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "as in DagRecord")]
@@ -240,33 +222,6 @@ impl Tx {
             self.execute(sql, params![now, dag_id]).await?;
         }
         Ok(found)
-    }
-
-    /// A stored structure.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn dag_version(&mut self, id: DagVersionId) -> Result<Option<DagVersionRecord>, StoreError> {
-        let sql = "SELECT id, dag_id, version_number, serialized, native, source, fileloc, relative_fileloc, bundle_name, \
-                   created_at FROM dag_version WHERE id = ?";
-        self.query_one(sql, params![id])
-            .await?
-            .map(read_version)
-            .transpose()
-    }
-
-    /// All stored structures of a DAG, oldest first, without their texts.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn dag_versions(&mut self, dag_id: &DagId) -> Result<Vec<DagVersionRecord>, StoreError> {
-        let sql = "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, \
-                   relative_fileloc, bundle_name, created_at FROM dag_version WHERE dag_id = ? ORDER BY version_number";
-        self.query(sql, params![dag_id])
-            .await?
-            .into_iter()
-            .map(read_version)
-            .collect()
     }
 
     /// Stores what the parser found. A new version is made only when the canonical structure differs from the current
@@ -474,21 +429,6 @@ impl Tx {
             .rows
             == 1)
     }
-}
-
-fn read_version(mut row: Row) -> Result<DagVersionRecord, StoreError> {
-    Ok(DagVersionRecord {
-        id: row.next()?,
-        dag_id: row.next()?,
-        version_number: row.next()?,
-        serialized: row.next()?,
-        native: row.next()?,
-        source: row.next()?,
-        fileloc: row.next()?,
-        relative_fileloc: row.next()?,
-        bundle_name: row.next()?,
-        created_at: row.next()?,
-    })
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

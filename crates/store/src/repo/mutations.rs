@@ -5,7 +5,7 @@ use super::dags::id_values;
 use crate::sql::{Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::dag::Task;
+use model::dag::{Task, WeightRule};
 use model::{DagRunKey, ExecutorName, PoolName, QueueName, TaskInstanceId, Timestamp};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl Tx {
         let hooked = self.listeners().await?.have_mutations();
         let asked: Vec<TaskInstanceId> = tis
             .iter()
-            .filter(|(_, task)| hooked || task.has_own_weight_rule)
+            .filter(|(_, task)| hooked || task.weight_rule == WeightRule::Own)
             .map(|(id, _)| *id)
             .collect();
         let tail = self.dialect().on_duplicate("ti_id", &["claimed_until"]);

@@ -1,14 +1,14 @@
 //! DagRuns.
 
 use super::list::Listing;
+use super::tasks::instances_from_the_start;
 use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::dag::{Dag, Task};
+use model::dag::Dag;
 use model::dag_run::{DagRunState, DagRunType};
 use model::timetable::{DataInterval, Partition};
-use model::{DagId, DagRunKey, DagVersionId, MapIndex, RunId, TaskInstanceId, Timestamp};
-use scheduling::MOST_INSTANCES;
+use model::{DagId, DagRunKey, DagVersionId, RunId, TaskInstanceId, Timestamp};
 
 pub(super) const COLUMNS: &str = "id, dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, data_interval_end, \
     run_after, queued_at, start_date, end_date, version_id, triggered_by, triggering_user, note, clear_number, \
@@ -133,18 +133,6 @@ pub struct NewRun<'a> {
     pub partition: Option<Partition>,
 }
 
-/// A task that is mapped over literals only has all its instances from the start (`DagRun._create_tasks`).
-pub(super) fn instances_from_the_start(task: &Task) -> impl Iterator<Item = MapIndex> + use<> {
-    let count = task
-        .expansion
-        .as_ref()
-        .and_then(|expansion| expansion.count(&|_| None));
-    let count = count.filter(|count| (1..=MOST_INSTANCES).contains(count));
-    let last = count.and_then(|count| i32::try_from(count - 1).ok());
-    let indexes = last.map_or(MapIndex::UNMAPPED.0..=MapIndex::UNMAPPED.0, |last| 0..=last);
-    indexes.map(MapIndex)
-}
-
 impl Tx {
     /// Creates a run in state queued, with its task instances.
     ///
@@ -180,18 +168,9 @@ impl Tx {
             now,
         ];
         let key = DagRunKey(self.execute(sql, values).await?.last_key);
-        let rows: Vec<super::tasks::NewTaskInstance<'_>> = run
-            .dag
-            .tasks
-            .iter()
-            .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
-            .flat_map(|task| instances_from_the_start(task).map(move |map_index| (task, map_index)))
-            .map(|(task, map_index)| super::tasks::NewTaskInstance {
-                id: ids(),
-                task,
-                map_index,
-            })
-            .collect();
+        let tasks = run.dag.tasks.iter();
+        let tasks = tasks.filter(|task| Dag::takes_part(task, run.run_type, run.logical_date));
+        let rows = instances_from_the_start(tasks, ids);
         self.insert_task_instances(key, &run.dag.dag_id, &run.run_id, run.version_id, &rows, now)
             .await?;
         self.add_deadlines(run, key, now).await?;

@@ -11,6 +11,7 @@ use model::{
     ClaimEpoch, DagId, DagRunKey, DagVersionId, ExecutorName, MapIndex, PoolName, QueueName, RunId, TaskId,
     TaskInstanceId, Timestamp, TryNumber, WorkerId,
 };
+use scheduling::MOST_INSTANCES;
 
 pub(super) const COLUMNS: &str = "id, run_key, dag_id, run_id, task_id, map_index, state, try_number, max_tries, pool, \
     pool_slots, queue, priority_weight, operator, operator_name, version_id, claim_epoch, claim_id, worker_id, dispatch_seq, \
@@ -179,6 +180,27 @@ pub(super) struct NewTaskInstance<'a> {
     pub(super) id: TaskInstanceId,
     pub(super) task: &'a Task,
     pub(super) map_index: MapIndex,
+}
+
+/// Instances of new tasks. One that is mapped over literals only has all of them from the start (`DagRun._create_tasks`).
+pub(super) fn instances_from_the_start<'a>(
+    tasks: impl Iterator<Item = &'a Task>,
+    ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
+) -> Vec<NewTaskInstance<'a>> {
+    let mut instances = Vec::new();
+    for task in tasks {
+        let expansion = task.expansion.as_ref();
+        let count = expansion.and_then(|expansion| expansion.count(&|_| None));
+        let count = count.filter(|count| (1..=MOST_INSTANCES).contains(count));
+        let last = count.and_then(|count| i32::try_from(count - 1).ok());
+        let indexes = last.map_or(MapIndex::UNMAPPED.0..=MapIndex::UNMAPPED.0, |last| 0..=last);
+        instances.extend(indexes.map(|index| NewTaskInstance {
+            id: ids(),
+            task,
+            map_index: MapIndex(index),
+        }));
+    }
+    instances
 }
 
 /// Rows of one INSERT; far below both databases' limits on parameters.

@@ -1,19 +1,80 @@
-//! Which version of its DAG a run goes on with.
+//! Versions of DAGs, and which one a run goes on with.
 //!
 //! A folder of DAG files keeps no old versions that a run could be held to: runs go on with the latest one, as Airflow's
 //! do where a bundle has no versions (`DBDagBag._version_from_dag_run`,
 //! `SchedulerJobRunner._verify_integrity_if_dag_changed`).
 
-use super::runs::{RunRecord, instances_from_the_start};
-use super::tasks::NewTaskInstance;
+use super::runs::RunRecord;
+use super::tasks::instances_from_the_start;
+use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{Graph, Graphs, StoreError, params};
 use model::dag::Dag;
-use model::{DagVersionId, TaskId, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, DagVersionId, TaskId, TaskInstanceId, Timestamp};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// One stored structure of a DAG.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is the column of its name")]
+pub struct DagVersionRecord {
+    pub id: DagVersionId,
+    pub dag_id: DagId,
+    pub version_number: i64,
+    /// Airflow's serialized DAG.
+    pub serialized: String,
+    /// The side document for tasks that run without Python.
+    pub native: String,
+    pub source: String,
+    pub fileloc: String,
+    pub relative_fileloc: String,
+    pub bundle_name: String,
+    pub created_at: Timestamp,
+}
+
+fn read_version(mut row: Row) -> Result<DagVersionRecord, StoreError> {
+    Ok(DagVersionRecord {
+        id: row.next()?,
+        dag_id: row.next()?,
+        version_number: row.next()?,
+        serialized: row.next()?,
+        native: row.next()?,
+        source: row.next()?,
+        fileloc: row.next()?,
+        relative_fileloc: row.next()?,
+        bundle_name: row.next()?,
+        created_at: row.next()?,
+    })
+}
+
 impl Tx {
+    /// A stored structure.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn dag_version(&mut self, id: DagVersionId) -> Result<Option<DagVersionRecord>, StoreError> {
+        let sql = "SELECT id, dag_id, version_number, serialized, native, source, fileloc, relative_fileloc, bundle_name, \
+                   created_at FROM dag_version WHERE id = ?";
+        self.query_one(sql, params![id])
+            .await?
+            .map(read_version)
+            .transpose()
+    }
+
+    /// All stored structures of a DAG, oldest first, without their texts.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn dag_versions(&mut self, dag_id: &DagId) -> Result<Vec<DagVersionRecord>, StoreError> {
+        let sql = "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, \
+                   relative_fileloc, bundle_name, created_at FROM dag_version WHERE dag_id = ? ORDER BY version_number";
+        self.query(sql, params![dag_id])
+            .await?
+            .into_iter()
+            .map(read_version)
+            .collect()
+    }
+
     /// The version that a run goes on with: the latest of its DAG, or its own when the DAG is gone.
     ///
     /// # Errors
@@ -33,19 +94,24 @@ impl Tx {
         graphs.get(self, version).await
     }
 
-    /// Lets a run go on with another version of its DAG: what is not over moves to it, tasks that are new get their
-    /// instances, and tasks that are back have theirs again.
+    /// Lets a run go on with this version of its DAG, if it does not: what is not over moves to it, tasks that are new get
+    /// their instances, and tasks that are back have theirs again. Returns its structure.
     ///
     /// # Errors
-    /// [`StoreError::Contention`] when somebody else has moved the run meanwhile.
+    /// As [`Graphs::get`]; [`StoreError::Contention`] when somebody else has moved the run meanwhile.
     pub async fn adopt_version(
         &mut self,
+        graphs: &Graphs,
         run: &mut RunRecord,
-        dag: &Dag,
         version: DagVersionId,
         ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Arc<Graph>, StoreError> {
+        let graph = graphs.get(self, version).await?;
+        if run.version_id == version {
+            return Ok(graph);
+        }
+        let dag = &graph.dag;
         let sql = "UPDATE dag_run SET version_id = ?, updated_at = ? WHERE id = ? AND version_id = ?";
         let values = params![version, now, run.key, run.version_id];
         if self.execute(sql, values).await?.rows != 1 {
@@ -66,21 +132,16 @@ impl Tx {
             .map(|mut row| row.next())
             .collect::<Result<_, _>>()?;
         self.restore_tasks(run, dag, now).await?;
-        let rows: Vec<NewTaskInstance<'_>> = dag
+        let new = dag
             .tasks
             .iter()
             .filter(|task| Dag::takes_part(task, run.run_type, run.logical_date))
-            .filter(|task| !present.contains(&task.task_id))
-            .flat_map(|task| instances_from_the_start(task).map(move |map_index| (task, map_index)))
-            .map(|(task, map_index)| NewTaskInstance {
-                id: ids(),
-                task,
-                map_index,
-            })
-            .collect();
+            .filter(|task| !present.contains(&task.task_id));
+        let rows = instances_from_the_start(new, ids);
         self.insert_task_instances(run.key, &run.dag_id, &run.run_id, version, &rows, now)
             .await?;
-        self.add_run_event(run.key, now).await
+        self.add_run_event(run.key, now).await?;
+        Ok(graph)
     }
 
     /// Instances that were removed with their task are wanted again when it is back. Those that the task maps over no
@@ -105,9 +166,9 @@ impl Tx {
     /// As the database says.
     pub async fn tell_runs_of_version(
         &mut self,
-        dag_id: &model::DagId,
+        dag_id: &DagId,
         now: Timestamp,
-    ) -> Result<Vec<model::DagRunKey>, StoreError> {
+    ) -> Result<Vec<DagRunKey>, StoreError> {
         let runs = self.running_runs_of(dag_id).await?;
         for key in &runs {
             self.add_run_event(*key, now).await?;

@@ -6,11 +6,11 @@ use super::triggers::TriggerRecord;
 use crate::sql::{Dialect, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{Graphs, StoreError, params};
-use model::Timestamp;
 use model::dag::Dag;
 use model::dag_run::DagRunState;
 use model::task_instance::StateName;
-use scheduling::{RunSnapshot, blockers, some};
+use model::{TaskId, Timestamp};
+use scheduling::{Blocker, RunSnapshot, blockers, some};
 
 /// One thing that a task instance waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub struct Wait {
 }
 
 impl Wait {
+    fn of(blocker: &Blocker) -> Self {
+        Self::new(blocker.name(), blocker.to_string())
+    }
+
     fn new(name: &'static str, reason: impl Into<String>) -> Self {
         Self {
             name,
@@ -141,10 +145,7 @@ impl Tx {
             now,
         };
         let found = blockers(&snapshot, ti.id);
-        Ok(found
-            .iter()
-            .map(|blocker| Wait::new(blocker.name(), blocker.to_string()))
-            .collect())
+        Ok(found.iter().map(Wait::of).collect())
     }
 
     async fn waits_for_run(
@@ -243,18 +244,13 @@ impl Tx {
         };
         let sql = "SELECT task_id FROM task_instance WHERE run_key = ? AND state IN ('queued', 'running') ORDER BY queued_at, id";
         let rows = self.query(sql, params![ti.run_key]).await?;
-        let holders: Vec<String> = rows
+        let holders: Vec<TaskId> = rows
             .into_iter()
             .map(|mut row| row.next())
             .collect::<Result<_, _>>()?;
         let limit = record.max_active_tasks;
-        Ok((holders.len() as i64 >= i64::from(limit)).then(|| {
-            let reason = format!(
-                "max_active_tasks: {limit} of {limit} are taken by {}; it goes on when one of them ends",
-                some(&holders)
-            );
-            Wait::new("Task Instance Slots Available", reason)
-        }))
+        let is_full = holders.len() as i64 >= i64::from(limit);
+        Ok(is_full.then(|| Wait::of(&Blocker::RunFull { limit, holders })))
     }
 
     async fn waits_for_worker(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
