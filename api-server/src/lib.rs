@@ -21,10 +21,11 @@ pub use clearing::{ClearChoice, clear_tasks};
 pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::Broker;
 use config::Config;
 use identity::{Passwords, Tokens};
+use lifecycle::{Lifecycle, Stop};
 use logs::LogFiles;
 use std::sync::Arc;
 use store::{Cipher, Graphs, Store};
@@ -126,17 +127,17 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Serves the gRPC control plane until `end`; answers that go on for long end with `stop`.
+    /// Serves the gRPC control plane until `end`; answers that go on for long are parts of `lifecycle`, and end with it.
     ///
     /// # Errors
     /// When the listener breaks.
     pub async fn serve_control(
         self,
         listener: TcpListener,
-        stop: Stop,
+        lifecycle: Lifecycle,
         end: CancellationToken,
     ) -> anyhow::Result<()> {
-        control::serve(self.app, listener, stop, end).await
+        control::serve(self.app, listener, lifecycle, end).await
     }
 
     /// Passes hints on to those who watch runs, until told to stop.

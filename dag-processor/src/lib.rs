@@ -16,11 +16,12 @@ mod timetables;
 mod watch;
 
 use anyhow::Context;
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::Broker;
 use chrono::Utc;
 use config::Config;
 use files::{DagFile, Fingerprints};
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::WorkerId;
 use outcome::FileOutcome;
 use python::{Bundle, ForkServer, ParseFailure, ParseLimits, ParseRequest, parse_file};
@@ -84,15 +85,23 @@ impl DagProcessor {
     ///
     /// # Errors
     /// When the folders can never be looked at.
-    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let heartbeat = tokio::spawn(beat(Arc::clone(&self.shared), stop.clone()));
-        let calling = tokio::spawn(callbacks::call(Arc::clone(&self.shared), stop.clone()));
-        let answering = tokio::spawn(timetables::answer(Arc::clone(&self.shared), stop.clone()));
-        let worked = self.work(&stop).await;
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
+        let stop = || lifecycle.stop().clone();
+        let mut answering = lifecycle.parts();
+        let calls = callbacks::call(Arc::clone(&self.shared), stop());
+        answering.spawn("callbacks", Kind::Service, calls);
+        let answers = timetables::answer(Arc::clone(&self.shared), stop());
+        answering.spawn("questions", Kind::Service, answers);
+        let beating = beat(Arc::clone(&self.shared), stop());
+        let beating = lifecycle.spawn("dag processor heartbeat", Kind::Service, beating);
+        let worked = self.work(&stop()).await;
+        if worked.is_err() {
+            // The others only end when they are told.
+            lifecycle.stop().drain();
+        }
         // A callback or a question in hand is taken up again if it does not end now.
-        let both = async { tokio::join!(calling, answering) };
-        tokio::time::timeout(HEARTBEAT, both).await.ok();
-        heartbeat.await.context("the heartbeat broke")?;
+        tokio::time::timeout(HEARTBEAT, answering.ended()).await.ok();
+        beating.ended().await;
         let (id, now) = (self.shared.id, Utc::now());
         let ended = store::transact!(self.shared.store, "end job", |tx| tx.end_job(id, now).await);
         if let Err(error) = ended {

@@ -214,9 +214,9 @@ impl Shared {
         if new_versions > 0 {
             tracing::info!(file = %file.relative, dags = outcome.dags.len(), new_versions, "file parsed");
         }
-        self.broker.hint(Hint::Timetables).await;
+        self.broker.hint(Hint::Timetables);
         for run in running {
-            self.broker.hint(Hint::Run(run)).await;
+            self.broker.hint(Hint::Run(run));
         }
         Ok(())
     }

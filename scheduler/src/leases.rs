@@ -1,8 +1,8 @@
 //! Signs of life: this scheduler's own, and those of workers.
 
 use crate::Shared;
-use bootstrap::Stop;
 use chrono::Utc;
+use lifecycle::Stop;
 use model::WorkerId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

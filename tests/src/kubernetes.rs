@@ -5,6 +5,11 @@
 //! `xcom` (what the sidecar hands out), `until_deleted` (it runs until somebody deletes it), `waiting` (why its image does
 //! not come). A pod of the KubernetesExecutor without a script runs what its first container says as a process of this machine.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test that needs the server notices its end; nothing is to be stopped in order"
+)]
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};

@@ -2,8 +2,8 @@
 
 use crate::control::is_transient;
 use crate::{Shared, run};
-use bootstrap::Stop;
 use broker::{Deliveries, Delivery};
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
 use proto::v1::claim_reply::Outcome;
 use proto::v1::{Claim, Ending, StartTask};
@@ -119,7 +119,12 @@ impl Running {
 }
 
 /// Takes messages from a queue until told to stop.
-pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn consume(
+    shared: Arc<Shared>,
+    queue: QueueName,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<()> {
+    let stop = lifecycle.stop();
     let mut deliveries = shared.broker.consume(&queue, PREFETCH).await?;
     loop {
         let slot = tokio::select! {
@@ -130,7 +135,8 @@ pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -
             delivery = deliveries.next() => delivery,
             () = stop.draining().cancelled() => break,
         };
-        tokio::spawn(handle(Arc::clone(&shared), delivery, slot));
+        let handling = handle(Arc::clone(&shared), delivery, slot, lifecycle.clone());
+        lifecycle.spawn("task", Kind::Request, handling);
     }
     deliveries.pause().await;
     Ok(())
@@ -182,7 +188,7 @@ pub(crate) async fn run_one(
     Some(ending).filter(|_| !stop.is_cancelled())
 }
 
-async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
+async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit, lifecycle: Lifecycle) {
     let message = match &delivery.message {
         Ok(message) => message.clone(),
         Err(problem) => {
@@ -208,11 +214,11 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
     let id = start.task_instance_id.parse().unwrap_or(message.task_instance);
     let epoch = ClaimEpoch(start.epoch);
     let stop = shared.running.begin(id, epoch);
-    let acknowledging = tokio::spawn(delivery.ack());
+    let acknowledging = lifecycle.spawn("acknowledgement", Kind::Request, delivery.ack());
     run::run_task(Arc::clone(&shared), start, stop).await;
     shared.running.end(id, epoch);
     drop(slot);
-    acknowledging.await.ok();
+    acknowledging.ended().await;
 }
 
 /// Claims a task instance: `None` to try again later, `Some(None)` to forget it.

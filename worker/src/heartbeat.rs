@@ -1,7 +1,7 @@
 //! Registering, and staying registered.
 
 use crate::Shared;
-use bootstrap::Stop;
+use lifecycle::Stop;
 use model::{ClaimEpoch, WorkerId};
 use std::sync::Arc;
 use std::time::Duration;

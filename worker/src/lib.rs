@@ -18,13 +18,14 @@ pub mod service;
 mod triggers;
 pub mod watchdog;
 
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::Broker;
 use claims::Running;
 use config::Config;
 use containers::Engines;
 use control::ControlPlane;
 use identity::Tokens;
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
 use proto::v1::Ending;
@@ -122,13 +123,19 @@ impl Worker {
     ///
     /// # Errors
     /// When the task fails, so that the pod is seen to have failed.
-    pub async fn run_one(self, id: TaskInstanceId, try_number: TryNumber, stop: Stop) -> anyhow::Result<()> {
-        let shared = self.shared;
+    pub async fn run_one(
+        self,
+        id: TaskInstanceId,
+        try_number: TryNumber,
+        lifecycle: Lifecycle,
+    ) -> anyhow::Result<()> {
+        let (shared, stop) = (self.shared, lifecycle.stop().clone());
         let lease = tokio::select! {
             lease = heartbeat::register(&shared) => lease,
             () = stop.draining().cancelled() => return Ok(()),
         };
-        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
+        let beating = heartbeat::beat(Arc::clone(&shared), lease, stop.clone());
+        let beating = lifecycle.spawn("worker heartbeat", Kind::Background, beating);
         let running = claims::run_one(&shared, id, try_number, &stop);
         tokio::pin!(running);
         let ending = tokio::select! {
@@ -151,43 +158,36 @@ impl Worker {
     ///
     /// # Errors
     /// When a queue can never be consumed.
-    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let shared = self.shared;
-        let mut consumers = tokio::task::JoinSet::new();
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
+        let (shared, stop) = (self.shared, lifecycle.stop().clone());
         let lease = tokio::select! {
             lease = heartbeat::register(&shared) => lease,
             () = stop.draining().cancelled() => return Ok(()),
         };
-        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
+        let beating = heartbeat::beat(Arc::clone(&shared), lease, stop.clone());
+        let beating = lifecycle.spawn("worker heartbeat", Kind::Background, beating);
         if let Some(python) = shared.python.clone() {
             // Warm before it is needed; a failure is told with the first task that needs it.
-            tokio::spawn(async move {
+            lifecycle.spawn("start of Python", Kind::Work, async move {
                 if let Err(error) = python.start().await {
                     tracing::error!("tasks that need Python cannot run: {error}");
                 }
             });
         }
         tracing::info!(name = shared.name.as_str(), queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
+        let mut parts = lifecycle.parts();
         for queue in &shared.config.updraft.queues {
-            consumers.spawn(claims::consume(
-                Arc::clone(&shared),
-                QueueName::new(queue.as_str()),
-                stop.clone(),
-            ));
+            let queue = QueueName::new(queue.as_str());
+            let consuming = claims::consume(Arc::clone(&shared), queue, lifecycle.clone());
+            parts.spawn("queue consumer", Kind::Service, consuming);
         }
-        let hosting = (shared.config.triggerer.capacity > 0)
-            .then(|| tokio::spawn(triggers::host(Arc::clone(&shared), stop.clone())));
-        if consumers.is_empty() {
-            // It serves triggers only.
-            stop.draining().cancelled().await;
+        if shared.config.triggerer.capacity > 0 {
+            let hosting = triggers::host(Arc::clone(&shared), stop.clone());
+            parts.spawn("triggers", Kind::Service, hosting);
         }
-        while let Some(ended) = consumers.join_next().await {
-            ended??;
-        }
-        if let Some(hosting) = hosting {
-            // Others take its triggers when it has left.
-            hosting.await.ok();
-        }
+        stop.draining().cancelled().await;
+        // Others take its triggers when it has left.
+        parts.ended().await;
         shared.drain(&stop).await;
         beating.abort();
         leave(&shared).await;

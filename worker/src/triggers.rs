@@ -6,7 +6,7 @@
 use crate::Shared;
 use crate::control::is_transient;
 use crate::log::{Lines, TryLog};
-use bootstrap::Stop;
+use lifecycle::Stop;
 use nix::sys::signal::Signal;
 use proto::v1::{RunTrigger, SyncTriggersRequest, TriggerFiredRequest};
 use python::frames::{RequestFrame, read_request, write_reply};
@@ -69,6 +69,8 @@ struct Host {
     to_cancel: Vec<i64>,
     /// Those who tell the control plane of events.
     telling: JoinSet<i64>,
+    /// Those who send the logs of triggers along.
+    sending: JoinSet<()>,
 }
 
 /// Runs triggers until told to stop.
@@ -79,6 +81,7 @@ pub(crate) async fn host(shared: Arc<Shared>, stop: Stop) {
         to_start: VecDeque::new(),
         to_cancel: Vec::new(),
         telling: JoinSet::new(),
+        sending: JoinSet::new(),
     };
     loop {
         tokio::select! {
@@ -143,10 +146,10 @@ impl Host {
             let control = self.shared.control.clone();
             let log = TryLog::new(control, &order.token, order.log_limit, order.log_offset);
             let sending = log.clone();
-            (
-                log,
-                tokio::spawn(async move { sending.send_along().await }).abort_handle(),
-            )
+            // Those that have ended are not kept.
+            while self.sending.try_join_next().is_some() {}
+            let sending = self.sending.spawn(async move { sending.send_along().await });
+            (log, sending)
         });
         self.to_start.push_back(workload(&order, ti));
         let hosted = Hosted {

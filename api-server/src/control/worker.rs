@@ -108,7 +108,7 @@ impl Workers {
         });
         for run in runs.map_err(|error| store_status(&error))? {
             metrics::counter!(metric::TASKS_LOST).increment(1);
-            self.app.broker.hint(Hint::Run(run)).await;
+            self.app.broker.hint(Hint::Run(run));
         }
         Ok(())
     }
@@ -378,10 +378,10 @@ impl WorkerService for Workers {
         };
         metrics::counter!(metric::REPORTS, "outcome" => word).increment(1);
         if !stale {
-            self.app.broker.hint(Hint::Run(ti.run_key)).await;
+            self.app.broker.hint(Hint::Run(ti.run_key));
         }
         if updates_assets && !stale {
-            self.app.broker.hint(Hint::Timetables).await;
+            self.app.broker.hint(Hint::Timetables);
         }
         Ok(Response::new(ReportReply { stale }))
     }

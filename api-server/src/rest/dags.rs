@@ -296,7 +296,7 @@ async fn set_paused(app: &App, dag_id: &DagId, paused: bool) -> ApiResult<()> {
     store::transact!(app.store, "pause dag", |tx| tx
         .set_paused(dag_id, paused, now)
         .await)?;
-    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    app.broker.hint(Hint::Dag(dag_id.clone()));
     Ok(())
 }
 

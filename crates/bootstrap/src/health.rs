@@ -1,13 +1,15 @@
 //! `/health` and `/metrics` of components that have no other HTTP server.
 
+use anyhow::Context;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Router, routing::get};
+use lifecycle::{Kind, Lifecycle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
 
 /// When a component last completed a piece of its work: health is work done, not a process that exists.
 #[derive(Debug, Clone, Default)]
@@ -40,36 +42,59 @@ struct Page {
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// Serves `/health` (200 while the last completed work is younger than `limit`, else 503) and `/metrics` until `stop`.
-/// Port 0 serves nothing.
-///
-/// # Errors
-/// When the port cannot be listened on.
-pub async fn serve_health(
-    port: u16,
-    health: Health,
-    limit: Duration,
-    metrics: impl Fn() -> String + Send + Sync + 'static,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    if port == 0 {
-        stop.cancelled().await;
-        return Ok(());
+/// The port of `/health` and `/metrics`, taken at the start so that one that is taken already is told at once.
+pub struct HealthPage {
+    listener: Option<TcpListener>,
+}
+
+impl HealthPage {
+    /// Listens on `[updraft] metrics_host` and `metrics_port`; port 0 serves nothing.
+    ///
+    /// # Errors
+    /// When the port cannot be listened on.
+    pub async fn listen(options: &config::Updraft) -> anyhow::Result<Self> {
+        let (host, port) = (options.metrics_host.as_str(), options.metrics_port);
+        if port == 0 {
+            return Ok(Self { listener: None });
+        }
+        let listener = TcpListener::bind((host, port)).await;
+        let listener = listener.with_context(|| {
+            format!(
+                "cannot listen on {host}:{port} ([updraft] metrics_host and metrics_port); does another component use this port?"
+            )
+        })?;
+        Ok(Self {
+            listener: Some(listener),
+        })
     }
-    let page = Page {
-        health,
-        limit,
-        metrics: Arc::new(metrics),
-    };
-    let app = Router::new()
-        .route("/health", get(show_health))
-        .route("/metrics", get(show_metrics))
-        .with_state(page);
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await?;
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await?;
-    Ok(())
+
+    /// Serves `/health` (200 while the last completed work is younger than `limit`, else 503) and `/metrics` until everything
+    /// ends: also while the component drains.
+    pub fn serve(
+        self,
+        lifecycle: &Lifecycle,
+        health: Health,
+        limit: Duration,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) {
+        let Some(listener) = self.listener else { return };
+        let page = Page {
+            health,
+            limit,
+            metrics: Arc::new(metrics),
+        };
+        let app = Router::new()
+            .route("/health", get(show_health))
+            .route("/metrics", get(show_metrics))
+            .with_state(page);
+        let end = lifecycle.stop().now().clone();
+        lifecycle.spawn("health page", Kind::Background, async move {
+            axum::serve(listener, app)
+                .with_graceful_shutdown(end.cancelled_owned())
+                .await
+                .context("the health page cannot be served")
+        });
+    }
 }
 
 async fn show_health(State(page): State<Page>) -> impl IntoResponse {

@@ -425,6 +425,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "updraft",
+        "metrics_host",
+        "127.0.0.1",
+        "Address that /metrics and /health of scheduler, worker and DAG processor listen on; 0.0.0.0: all of the machine.",
+    ),
+    option(
+        "updraft",
         "metrics_port",
         "0",
         "Port of /metrics and /health of scheduler, worker and DAG processor; 0: none.",

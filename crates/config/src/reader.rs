@@ -273,6 +273,7 @@ impl Reader<'_> {
             grpc_host: self.text("updraft", "grpc_host"),
             grpc_port: self.number("updraft", "grpc_port", "a port from 0 to 65535")?,
             control_plane: self.control_plane()?,
+            metrics_host: self.text("updraft", "metrics_host"),
             metrics_port: self.number("updraft", "metrics_port", "a port from 0 to 65535")?,
             worker_name: self.optional("updraft", "worker_name"),
             queues,

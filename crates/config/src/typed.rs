@@ -210,6 +210,7 @@ pub struct Updraft {
     pub grpc_host: String,
     pub grpc_port: u16,
     pub control_plane: String,
+    pub metrics_host: String,
     pub metrics_port: u16,
     pub worker_name: Option<String>,
     pub queues: Vec<String>,
