@@ -390,7 +390,9 @@ fn watch(shared: &Arc<Shared>, parameters: HashMap<String, String>) -> Response 
         }
     });
     let lines = ReceiverStream::new(receiver).map(|change| Ok::<_, std::io::Error>(format!("{change}\n")));
-    Body::from_stream(lines).into_response()
+    #[expect(clippy::disallowed_methods, reason = "nothing here is compressed")]
+    let body = Body::from_stream(lines);
+    body.into_response()
 }
 
 async fn read(State(shared): State<Arc<Shared>>, Path((_, name)): Path<(String, String)>) -> Response {
@@ -489,5 +491,7 @@ async fn log(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    Body::from_stream(ReceiverStream::new(receiver)).into_response()
+    #[expect(clippy::disallowed_methods, reason = "nothing here is compressed")]
+    let body = Body::from_stream(ReceiverStream::new(receiver));
+    body.into_response()
 }

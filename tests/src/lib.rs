@@ -11,7 +11,7 @@ mod services;
 pub mod timetables;
 mod wait;
 
-pub use api::{Answer, Api};
+pub use api::{Answer, Api, ORDINARY};
 pub use cluster::{Cluster, ROLES};
 pub use engine::Engine;
 pub use installation::{Installation, Process};

@@ -97,15 +97,14 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
     let exclude_stale = query.boolean("exclude_stale").unwrap_or(true);
     let (paused, broken) = (query.boolean("paused"), query.boolean("has_import_errors"));
     query.checked()?;
-    let wanted = |terms: Option<Vec<String>>, text: &str| {
-        let text = text.to_lowercase();
-        terms.is_none_or(|terms| terms.iter().any(|term| matches_like(&text, &term.to_lowercase())))
-    };
     let tags: BTreeSet<&str> = query.all("tags").into_iter().collect();
     let owners = query.all("owners");
     let all_tags = query.text("tags_match_mode") == Some("all");
-    let dags = app.store.reader().await?.dags().await?;
-    let prefix = query.terms("dag_id_prefix_pattern");
+    let mut dags = app.store.reader().await?.dags().await?;
+    query.retain("dag_id", &mut dags, |dag| dag.dag_id.as_str());
+    query.retain("dag_display_name", &mut dags, |dag| {
+        dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str())
+    });
     let fits = |dag: &DagRecord| {
         let has = |tag: &&str| dag.tags.iter().any(|own| own == tag);
         (!exclude_stale || !dag.is_stale)
@@ -121,35 +120,11 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
                 || owners
                     .iter()
                     .any(|owner| dag.owners.iter().any(|own| own.contains(owner))))
-            && wanted(query.terms("dag_id_pattern"), dag.dag_id.as_str())
-            && prefix
-                .as_ref()
-                .is_none_or(|terms| terms.iter().any(|term| dag.dag_id.as_str().starts_with(term)))
-            && wanted(
-                query.terms("dag_display_name_pattern"),
-                dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()),
-            )
             && query
                 .text("bundle_name")
                 .is_none_or(|bundle| dag.bundle_name == bundle)
     };
     Ok(dags.into_iter().filter(fits).collect())
-}
-
-/// SQL's LIKE with `%term%`.
-pub(crate) fn matches_like(text: &str, term: &str) -> bool {
-    fn at(text: &[char], pattern: &[char]) -> bool {
-        match pattern.split_first() {
-            None => true,
-            Some(('%', rest)) => (0..=text.len()).any(|skip| at(&text[skip..], rest)),
-            Some(('_', rest)) => text.split_first().is_some_and(|(_, text)| at(text, rest)),
-            Some((c, rest)) => text
-                .split_first()
-                .is_some_and(|(t, text)| t == c && at(text, rest)),
-        }
-    }
-    let (text, term): (Vec<char>, Vec<char>) = (text.chars().collect(), term.chars().take(200).collect());
-    (0..=text.len()).any(|skip| at(&text[skip..], &term))
 }
 
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {

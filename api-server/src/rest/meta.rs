@@ -188,14 +188,7 @@ pub(crate) async fn import_errors(State(app): State<App>, caller: Caller, mut qu
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     let mut errors = app.store.reader().await?.import_errors().await?;
-    if let Some(terms) = query.terms("filename_pattern") {
-        let fits = |error: &ImportErrorRecord| {
-            terms
-                .iter()
-                .any(|term| super::dags::matches_like(&error.path.to_lowercase(), &term.to_lowercase()))
-        };
-        errors.retain(fits);
-    }
+    query.retain("filename", &mut errors, |error| error.path.as_str());
     let total = errors.len();
     let errors: Vec<Value> = cut(errors, page).iter().map(error_response).collect();
     Ok(Json(json!({"import_errors": errors, "total_entries": total})))

@@ -62,6 +62,9 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let order = query.order(&known, "conn_id", "conn_id")?;
     let mut connections = app.store.reader().await?.connections(&app.cipher).await?;
+    query.retain("connection_id", &mut connections, |connection| {
+        connection.conn_id.as_str()
+    });
     if order[0].descending {
         connections.reverse();
     }

@@ -125,14 +125,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let order = query.order(&known, "var_key", "var_key")?;
     let mut variables = app.store.reader().await?.variables(&app.cipher).await?;
-    if let Some(terms) = query.terms("variable_key_pattern") {
-        let fits = |variable: &VariableRecord| {
-            terms
-                .iter()
-                .any(|term| super::dags::matches_like(&variable.key.to_lowercase(), &term.to_lowercase()))
-        };
-        variables.retain(fits);
-    }
+    query.retain("variable_key", &mut variables, |variable| variable.key.as_str());
     if order[0].descending {
         variables.reverse();
     }
