@@ -378,8 +378,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "dag_processor",
         "min_file_process_interval",
-        "30",
-        "Seconds between looks at a file that cannot be watched.",
+        "",
+        "Seconds after which a file is parsed again although nothing changed. If it is not set: ten minutes or more, so that all of these take at most 5 % of a core.",
     ),
     option(
         "dag_processor",

@@ -184,7 +184,10 @@ impl Reader<'_> {
     pub(super) fn dag_processor(&self) -> Result<DagProcessor, ConfigError> {
         Ok(DagProcessor {
             refresh_interval: self.seconds("dag_processor", "refresh_interval")?,
-            min_file_process_interval: self.seconds("dag_processor", "min_file_process_interval")?,
+            min_file_process_interval: self
+                .optional("dag_processor", "min_file_process_interval")
+                .map(|_| self.seconds("dag_processor", "min_file_process_interval"))
+                .transpose()?,
             parsing_processes: self.positive("dag_processor", "parsing_processes")? as usize,
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
             file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),

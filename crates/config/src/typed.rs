@@ -193,7 +193,7 @@ pub struct KubernetesExecutor {
 )]
 pub struct DagProcessor {
     pub refresh_interval: Duration,
-    pub min_file_process_interval: Duration,
+    pub min_file_process_interval: Option<Duration>,
     pub parsing_processes: usize,
     pub file_timeout: Duration,
     pub file_memory_mb: u64,

@@ -357,6 +357,8 @@ impl ForkServer {
         )
         .map_err(|error| system(&error))?;
         setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
+        // The program is one packet, nearly as large as what a socket takes by default.
+        setsockopt(&control, sockopt::SndBuf, &(1 << 20)).map_err(|error| system(&error))?;
         let program = json!(PROGRAM).to_string();
         send(control.as_raw_fd(), program.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
         let mut command = self.command();
@@ -417,7 +419,8 @@ impl ForkServer {
             })
             .collect();
         let mut command = std::process::Command::new(&config.python);
-        command.args(["-u", "-c", LOADER]);
+        // Nothing is written beside sources; what Python itself is not told by a variable, programs of tasks do not inherit.
+        command.args(["-u", "-B", "-c", LOADER]);
         for name in &config.hidden_env {
             command.env_remove(name);
         }
@@ -434,8 +437,7 @@ impl ForkServer {
                 "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
                 Value::from(bundles).to_string(),
             )
-            .env("_AIRFLOW_PROCESS_CONTEXT", "client")
-            .env("PYTHONDONTWRITEBYTECODE", "1");
+            .env("_AIRFLOW_PROCESS_CONTEXT", "client");
         command
     }
 }

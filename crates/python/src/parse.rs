@@ -59,8 +59,15 @@ pub struct ParsedFile {
     pub dags: Vec<PythonDag>,
     /// Errors by file.
     pub import_errors: BTreeMap<String, String>,
-    /// Modules of the bundle that it imported, by path within the bundle.
-    pub imports: Vec<String>,
+    /// What it depended on, `kind:name` each; paths within the bundle are relative to it.
+    #[serde(default)]
+    pub dependencies: Vec<String>,
+    /// Whether it depended on more than is kept.
+    #[serde(default)]
+    pub too_many: bool,
+    /// Seconds that parsing took, without the start of Python.
+    #[serde(default)]
+    pub seconds: f64,
     /// The hooks that listeners of plugins have.
     #[serde(default)]
     pub listeners: Vec<String>,
@@ -72,7 +79,7 @@ pub struct ParsedFile {
 }
 
 /// One use of what Airflow 3 no longer has.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct OldForm {
     /// The file, in full.
     pub file: String,
@@ -104,6 +111,9 @@ pub struct PythonDag {
     pub serialized: String,
     pub canonical: String,
     pub native: String,
+    /// The file of the bundle that it was made in, if the parsed file only imported that one.
+    #[serde(default)]
+    pub other_file: Option<String>,
 }
 
 /// Why a file gave no result. The text is what users see as the file's import error.

@@ -28,7 +28,9 @@ CALLBACKS = (
 
 
 def runs_without_python(dag, task):
-    """Whether nothing of the user's own would run around the operator itself."""
+    """Whether nothing of the user's own would run around the operator itself, and no file is read for its template."""
+    if getattr(task, "_updraft_template_is_file", False):
+        return False
     if any(getattr(task, name, None) for name in CALLBACKS):
         return False
     if getattr(task, "_pre_execute_hook", None) or getattr(task, "_post_execute_hook", None):

@@ -432,3 +432,27 @@ pub(super) const INITIAL: &[Step] = &[
         columns: "name NAME NOT NULL PRIMARY KEY, value TEXT NOT NULL",
     },
 ];
+
+/// What a file's last parse depended on and how often it failed in a row; which setting of a variable or connection it is.
+pub(super) const DEPENDENCIES: &[Step] = &[
+    Step::Column {
+        table: "dag_file",
+        name: "dependencies",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "dag_file",
+        name: "failures",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "variable",
+        name: "version",
+        word: "WORD",
+    },
+    Step::Column {
+        table: "connection",
+        name: "version",
+        word: "WORD",
+    },
+];
