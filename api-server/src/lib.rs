@@ -10,7 +10,6 @@ mod foreign_timetable;
 mod logs;
 mod params;
 mod partitions;
-mod python_repr;
 mod rest;
 pub mod service;
 mod trigger;
