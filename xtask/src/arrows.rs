@@ -5,9 +5,10 @@ use serde_json::Value;
 use std::process::Command;
 
 /// Crates from the ground up: each may use only those before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "updraft-model",
     "updraft-scheduling",
+    "updraft-sensitive",
     "updraft-config",
     "updraft-proto",
     "updraft-broker",
