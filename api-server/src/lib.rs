@@ -10,7 +10,6 @@ mod foreign_timetable;
 mod logs;
 mod params;
 mod partitions;
-mod python_repr;
 mod rest;
 pub mod service;
 mod trigger;
@@ -62,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) passwords: Passwords,
     pub(crate) graphs: Graphs,
     pub(crate) logs: LogFiles,
+    pub(crate) names: sensitive::Names,
     pub(crate) watchers: Watchers,
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     pub(crate) health: Health,
@@ -88,6 +88,7 @@ impl ApiServer {
     ) -> Self {
         let inner = Inner {
             passwords: Passwords::new(&config.core.passwords_file),
+            names: sensitive::Names::new(config.core.hide_sensitive, &config.core.sensitive_names),
             logs: LogFiles::new(&config.logging.base_log_folder),
             config: config.clone(),
             store,

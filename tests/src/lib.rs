@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 pub mod conformance;
+pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;

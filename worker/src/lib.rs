@@ -9,12 +9,12 @@ mod containers;
 mod control;
 mod heartbeat;
 mod log;
-mod mask;
 mod name;
 mod native;
 mod python_task;
 mod run;
 pub mod service;
+pub mod trial;
 mod triggers;
 pub mod watchdog;
 
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     triggers: Notify,
     watchdog: Watchdog,
     engines: Engines,
+    /// What native tasks heed of the options.
+    native: native::Settings,
     /// Good while heartbeats are acknowledged.
     health: Health,
 }
@@ -99,6 +101,7 @@ impl Worker {
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {
             control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
+            native: native::Settings::of(config),
             config: config.clone(),
             name,
             hostname,
@@ -223,6 +226,14 @@ impl Shared {
             usual.min(LAST_MOMENTS)
         } else {
             usual
+        }
+    }
+
+    /// What a command of a native task needs of this worker.
+    fn surroundings(&self) -> native::Surroundings<'_> {
+        native::Surroundings {
+            marks: self.watchdog.environment(&self.name).to_vec(),
+            patience: Box::new(|| self.kill_patience()),
         }
     }
 

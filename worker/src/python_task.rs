@@ -27,7 +27,7 @@ const AWAY: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Bytes of a request that a task may send; XComs go through here.
-const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
+pub(crate) const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
 /// How long a child may go on after it said how it ended (`[core] task_success_overtime`), callbacks included.
 const OVERTIME: Duration = Duration::from_secs(20);
 /// Between SIGTERM and SIGKILL for a child that goes on for too long after its end.
@@ -448,9 +448,15 @@ async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
         for line in complete {
             match kind {
                 Stream::Output { level, logger } => {
-                    log.record(level, logger, line.trim_end()).await;
+                    let left_out = line.left_out;
+                    let mut text = line.into_text();
+                    text.truncate(text.trim_ascii_end().len());
+                    if left_out > 0 {
+                        text.push_str(&format!(" ... [{left_out} bytes more are left out]"));
+                    }
+                    log.record(level, logger, &text).await;
                 }
-                Stream::Records => log.sdk_record(&line).await,
+                Stream::Records => log.sdk_record(line).await,
             }
         }
         if ended {

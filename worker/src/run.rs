@@ -74,7 +74,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    fn new(start: StartTask) -> Self {
+    pub(crate) fn new(start: StartTask) -> Self {
         let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
         let native = serde_json::from_slice(&start.native)
             .ok()
@@ -141,6 +141,7 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
     let log = TryLog::new(
         shared.control.clone(),
         &start.token,
+        shared.native.masker(),
         start.log_limit,
         start.log_offset,
     );
@@ -203,7 +204,7 @@ async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationTo
         .as_ref()
         .filter(|_| shared.config.updraft.native_tasks)
     {
-        match native::prepare(facts, document) {
+        match native::prepare(&shared.native, facts, document) {
             Ok(task) => return (native::run(shared, facts, task, log, stop).await, "native"),
             // Rendering has no effects, so trying it here and then in Python is the same as only in Python.
             Err(why) => tracing::debug!(task = facts.ti("task_id"), "runs in Python: {why}"),

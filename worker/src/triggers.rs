@@ -5,7 +5,7 @@
 
 use crate::Shared;
 use crate::control::is_transient;
-use crate::log::{Lines, TryLog};
+use crate::log::{Line, Lines, TryLog};
 use lifecycle::Stop;
 use nix::sys::signal::Signal;
 use proto::v1::{RunTrigger, SyncTriggersRequest, TriggerFiredRequest};
@@ -144,7 +144,13 @@ impl Host {
         let ti: Value = serde_json::from_str(&order.task_instance).unwrap_or_default();
         let log = (!order.token.is_empty()).then(|| {
             let control = self.shared.control.clone();
-            let log = TryLog::new(control, &order.token, order.log_limit, order.log_offset);
+            let log = TryLog::new(
+                control,
+                &order.token,
+                self.shared.native.masker(),
+                order.log_limit,
+                order.log_offset,
+            );
             let sending = log.clone();
             // Those that have ended are not kept.
             while self.sending.try_join_next().is_some() {}
@@ -198,7 +204,7 @@ impl Host {
                     tracing::warn!(?exit, "the trigger runner has ended; starting another one");
                     return;
                 }
-                Some(line) = lines.recv() => self.note(&line).await,
+                Some(line) = lines.recv() => self.note(line).await,
                 frame = incoming.recv() => match frame {
                     Some(frame) => self.answer(frame, &replies, &mut asking).await,
                     None => break,
@@ -220,14 +226,14 @@ impl Host {
     }
 
     /// A record of the runner goes to the log of the task that waits, or to ours.
-    async fn note(&self, line: &str) {
-        let trigger = serde_json::from_str::<Value>(line)
+    async fn note(&self, line: Line) {
+        let trigger = serde_json::from_slice::<Value>(&line.bytes)
             .ok()
             .and_then(|record| record.get("trigger_id").and_then(Value::as_i64));
         let hosted = trigger.and_then(|id| self.hosted.get(&id));
         match hosted.and_then(|hosted| hosted.log.as_ref()) {
             Some((log, _)) => log.sdk_record(line).await,
-            None => tracing::debug!(target: "triggers", "{line}"),
+            None => tracing::debug!(target: "triggers", "{}", line.into_text()),
         }
     }
 
@@ -428,7 +434,7 @@ async fn write_replies(mut writer: OwnedWriteHalf, mut replies: Receiver<Reply>)
     }
 }
 
-async fn read_lines(mut stream: UnixStream, records: Sender<String>) {
+async fn read_lines(mut stream: UnixStream, records: Sender<Line>) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {

@@ -12,9 +12,10 @@ use axum::http::{HeaderMap, StatusCode};
 use broker::Hint;
 use chrono::Utc;
 use identity::Role;
+use model::serialized::decode;
 use model::time::rest_format;
 use model::{DagId, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::Graph;
@@ -169,36 +170,6 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(dag_id): P
     Ok(Json(response(&find(&app, &dag_id).await?)))
 }
 
-pub(super) fn plain(value: &Value) -> &Value {
-    value
-        .get("__var")
-        .filter(|_| value.get("__type").is_some())
-        .unwrap_or(value)
-}
-
-/// Params as the details of a DAG or a task show them.
-pub(super) fn params(value: Option<&Value>, source: Value) -> Value {
-    let Some(items) = value.map(plain).and_then(Value::as_array) else {
-        return json!({});
-    };
-    let mut out = Map::new();
-    for item in items.iter().filter_map(Value::as_array) {
-        let [Value::String(name), body] = item.as_slice() else {
-            continue;
-        };
-        let body = plain(body);
-        let schema = body
-            .get("schema")
-            .map(plain)
-            .cloned()
-            .unwrap_or_else(|| json!({}));
-        let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
-        let entry = json!({"value": field("default"), "schema": schema, "description": field("description"), "source": source});
-        out.insert(name.clone(), entry);
-    }
-    Value::Object(out)
-}
-
 pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let dag = find(&app, &dag_id).await?;
@@ -209,7 +180,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         .await?;
     let version = db.dag_version(dag.version_id).await?;
     let body = graph.document.get("dag").unwrap_or(&Value::Null);
-    let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
+    let field = |key: &str| body.get(key).map_or(Value::Null, decode);
     let mut out = response(&dag);
     let Some(fields) = out.as_object_mut() else {
         return Ok(Json(out));
@@ -218,11 +189,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         fields.shift_remove("is_backfillable"),
         fields.shift_remove("file_token"),
     );
-    let default_args = body
-        .get("default_args")
-        .map(plain)
-        .cloned()
-        .unwrap_or_else(|| json!({}));
+    let default_args = body.get("default_args").map_or_else(|| json!({}), decode);
     let more = json!({
         "catchup": graph.dag.catchup,
         "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
@@ -231,14 +198,14 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         "start_date": when(graph.dag.start_date),
         "end_date": when(graph.dag.end_date),
         "is_paused_upon_creation": graph.dag.paused_upon_creation,
-        "params": params(body.get("params"), Value::Null),
+        "params": crate::params::shown(body.get("params"), &Value::Null),
         "render_template_as_native_obj": field("render_template_as_native_obj") == json!(true),
         "template_search_path": null,
         "timezone": field("timezone"),
         "last_parsed": rest_format(dag.last_parsed_at),
         "default_args": default_args,
         "rerun_with_latest_version": field("rerun_with_latest_version"),
-        "owner_links": body.get("owner_links").map(plain).cloned().unwrap_or_else(|| json!({})),
+        "owner_links": body.get("owner_links").map_or_else(|| json!({}), decode),
         "is_favorite": false,
         "active_runs_count": running,
         "is_backfillable": backfillable,

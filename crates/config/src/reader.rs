@@ -174,6 +174,17 @@ impl Reader<'_> {
             killed_task_cleanup_time: self.seconds("core", "killed_task_cleanup_time")?,
             hide_sensitive: self.boolean("core", "hide_sensitive_var_conn_fields")?,
             sensitive_names: self.list("core", "sensitive_var_conn_names"),
+            max_templated_field_length: self.number(
+                "core",
+                "max_templated_field_length",
+                "a whole number",
+            )?,
+            dag_run_conf_overrides_params: self.boolean("core", "dag_run_conf_overrides_params")?,
+            default_impersonation: self.text("core", "default_impersonation"),
+            unit_test_mode: self.boolean("core", "unit_test_mode")?,
+            has_secrets_backend: [("secrets", "backend"), ("workers", "secrets_backend")]
+                .iter()
+                .any(|(section, key)| self.optional(section, key).is_some()),
             users: self.users()?,
             all_admins: self.boolean("core", "simple_auth_manager_all_admins")?,
             passwords_file,
