@@ -14,13 +14,14 @@ mod name;
 mod native;
 mod python_task;
 mod run;
+mod running;
 pub mod service;
 mod triggers;
 pub mod watchdog;
+mod wellness;
 
 use bootstrap::{Health, Stop};
 use broker::Broker;
-use claims::Running;
 use config::Config;
 use containers::Engines;
 use control::ControlPlane;
@@ -29,12 +30,14 @@ use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
 use proto::v1::Ending;
 use python::ForkServer;
+use running::Running;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
+use wellness::Wellness;
 
 /// What others know a worker's life by.
 pub struct Life {
@@ -68,6 +71,7 @@ pub(crate) struct Shared {
     python: Option<ForkServer>,
     slots: Arc<Semaphore>,
     running: Running,
+    wellness: Wellness,
     identity: Mutex<WorkerId>,
     /// Set when the worker must register anew.
     register: Notify,
@@ -106,6 +110,7 @@ impl Worker {
             python,
             slots: Arc::new(Semaphore::new(concurrency)),
             running: Running::default(),
+            wellness: Wellness::default(),
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             triggers: Notify::new(),
@@ -159,14 +164,8 @@ impl Worker {
             () = stop.draining().cancelled() => return Ok(()),
         };
         let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
-        if let Some(python) = shared.python.clone() {
-            // Warm before it is needed; a failure is told with the first task that needs it.
-            tokio::spawn(async move {
-                if let Err(error) = python.start().await {
-                    tracing::error!("tasks that need Python cannot run: {error}");
-                }
-            });
-        }
+        // Warm before it is needed; and a worker that cannot start tasks takes none.
+        let checking = tokio::spawn(wellness::watch(Arc::clone(&shared)));
         tracing::info!(name = shared.name.as_str(), queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
         for queue in &shared.config.updraft.queues {
             consumers.spawn(claims::consume(
@@ -189,6 +188,7 @@ impl Worker {
             hosting.await.ok();
         }
         shared.drain(&stop).await;
+        checking.abort();
         beating.abort();
         leave(&shared).await;
         Ok(())
@@ -197,7 +197,7 @@ impl Worker {
 
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
-    shared.control.leave(shared.id()).await;
+    shared.control.leave(shared.id(), &shared.running.heard()).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog

@@ -258,6 +258,8 @@ impl Farewell {
         let mut request = tonic::Request::new(proto::v1::LeaveRequest {
             worker_id: self.worker.clone(),
             died: true,
+            tells_held: false,
+            held: Vec::new(),
         });
         let token = format!("Bearer {}", self.token).parse();
         let token = token.map_err(|_| tonic::Status::unauthenticated("the token is not text"))?;

@@ -133,6 +133,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "limits over pools, and mutations",
         steps: MUTATIONS,
     },
+    Migration {
+        version: 19,
+        name: "claims beside heartbeats",
+        steps: BEATS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.
