@@ -17,6 +17,8 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
         .watchdog
         .sweep_earlier(&shared.name, &shared.engines.all())
         .await;
+    // By registering, the claims of earlier lives end; what these have in hand is told before.
+    shared.spool.deliver_earlier(&shared.control).await;
     let mut wait = Duration::from_millis(200);
     let mut told = false;
     loop {

@@ -16,6 +16,7 @@ mod python_task;
 mod run;
 mod running;
 pub mod service;
+mod spool;
 mod triggers;
 pub mod watchdog;
 mod wellness;
@@ -31,6 +32,7 @@ pub use name::WorkerName;
 use proto::v1::Ending;
 use python::ForkServer;
 use running::Running;
+use spool::Spool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     slots: Arc<Semaphore>,
     running: Running,
     wellness: Wellness,
+    spool: Spool,
     identity: Mutex<WorkerId>,
     /// Set when the worker must register anew.
     register: Notify,
@@ -100,7 +103,9 @@ impl Worker {
         } = life;
         let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
+        let spool = Spool::new(&config.home, name.mark(), tokens.clone(), watchdog.clone());
         let shared = Shared {
+            spool,
             control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
             config: config.clone(),
             name,

@@ -18,6 +18,9 @@ use tracing::Instrument;
 /// How long a report is tried before the worker gives up: by then the lease of a control plane that stays away is over.
 const REPORT_FOR: Duration = Duration::from_secs(600);
 
+/// How long a report waits for its answer before it is written down.
+const SPOOL_AFTER: Duration = Duration::from_millis(250);
+
 /// How long a task runs before its rendered fields are shown.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(500);
 
@@ -278,13 +281,12 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, task: &m
         outlet_events: end.outlet_events,
         trigger: end.trigger,
     };
-    let stop = task.stopped();
     let end_date = request.end_date;
-    let sent = match send(shared, facts, request, &stop).await {
+    let sent = match send(shared, facts, request, task).await {
         Sent::Refused(status) => {
             tracing::error!(task = facts.ti("task_id"), "the report was refused: {status}");
             let plain = refused(facts, end_date, &status);
-            match send(shared, facts, plain, &stop).await {
+            match send(shared, facts, plain, task).await {
                 // Told as lost below, with this as its cause.
                 Sent::Refused(again) => {
                     task.lose(format!("its report was refused: {}", again.message()));
@@ -321,8 +323,28 @@ fn refused(facts: &Facts, end_date: i64, status: &Status) -> ReportRequest {
     }
 }
 
-/// Sends a report until somebody has taken or refused it.
-async fn send(shared: &Shared, facts: &Facts, request: ReportRequest, stop: &CancellationToken) -> Sent {
+/// Sends a report until somebody has taken or refused it. One that is not taken at once is written down until then, for
+/// others to deliver if this worker dies.
+async fn send(shared: &Shared, facts: &Facts, request: ReportRequest, task: &RunningTask) -> Sent {
+    let sending = deliver(shared, facts, &request, task);
+    tokio::pin!(sending);
+    let sent = tokio::select! {
+        sent = &mut sending => return sent,
+        () = tokio::time::sleep(SPOOL_AFTER) => {
+            let token = &facts.start.token;
+            let (sent, _) = tokio::join!(sending, shared.spool.keep(task.claim(), token, &request));
+            sent
+        }
+    };
+    // One that was not delivered because the worker leaves may still be when it is back.
+    if !matches!(sent, Sent::Undelivered) || !shared.running.has_given_up() {
+        shared.spool.forget(task.claim());
+    }
+    sent
+}
+
+async fn deliver(shared: &Shared, facts: &Facts, request: &ReportRequest, task: &RunningTask) -> Sent {
+    let stop = task.stopped();
     let begin = Instant::now();
     let mut wait = Duration::from_millis(50);
     while begin.elapsed() < REPORT_FOR {

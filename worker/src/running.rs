@@ -225,6 +225,11 @@ pub(crate) struct RunningTask {
 }
 
 impl RunningTask {
+    /// The claim under which it runs.
+    pub(crate) const fn claim(&self) -> Held {
+        self.claim
+    }
+
     /// Cancelled when the task must stop.
     pub(crate) fn stopped(&self) -> CancellationToken {
         self.stop.clone()
