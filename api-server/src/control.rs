@@ -1,6 +1,8 @@
 //! The gRPC control plane: workers, and clients that follow runs.
 
 mod ask;
+mod beat;
+mod report;
 mod runs;
 mod start;
 mod triggers;

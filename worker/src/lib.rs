@@ -13,14 +13,16 @@ mod name;
 mod native;
 mod python_task;
 mod run;
+mod running;
 pub mod service;
+mod spool;
 pub mod trial;
 mod triggers;
 pub mod watchdog;
+mod wellness;
 
 use bootstrap::Health;
 use broker::Broker;
-use claims::Running;
 use config::Config;
 use containers::Engines;
 use control::ControlPlane;
@@ -30,12 +32,15 @@ use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
 use proto::v1::Ending;
 use python::ForkServer;
+use running::Running;
+use spool::Spool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
+use wellness::Wellness;
 
 /// What others know a worker's life by.
 pub struct Life {
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     python: Option<ForkServer>,
     slots: Arc<Semaphore>,
     running: Running,
+    wellness: Wellness,
+    spool: Spool,
     identity: Mutex<WorkerId>,
     /// Set when the worker must register anew.
     register: Notify,
@@ -99,7 +106,9 @@ impl Worker {
         } = life;
         let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
+        let spool = Spool::new(&config.home, name.mark(), tokens.clone(), watchdog.clone());
         let shared = Shared {
+            spool,
             control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
             native: native::Settings::of(config),
             config: config.clone(),
@@ -110,6 +119,7 @@ impl Worker {
             python,
             slots: Arc::new(Semaphore::new(concurrency)),
             running: Running::default(),
+            wellness: Wellness::default(),
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             triggers: Notify::new(),
@@ -169,14 +179,9 @@ impl Worker {
         };
         let beating = heartbeat::beat(Arc::clone(&shared), lease, stop.clone());
         let beating = lifecycle.spawn("worker heartbeat", Kind::Background, beating);
-        if let Some(python) = shared.python.clone() {
-            // Warm before it is needed; a failure is told with the first task that needs it.
-            lifecycle.spawn("start of Python", Kind::Work, async move {
-                if let Err(error) = python.start().await {
-                    tracing::error!("tasks that need Python cannot run: {error}");
-                }
-            });
-        }
+        // Warm before it is needed; and a worker that cannot start tasks takes none.
+        let checking = wellness::watch(Arc::clone(&shared));
+        let checking = lifecycle.spawn("start check", Kind::Background, checking);
         tracing::info!(name = shared.name.as_str(), queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
         let mut parts = lifecycle.parts();
         for queue in &shared.config.updraft.queues {
@@ -192,6 +197,7 @@ impl Worker {
         // Others take its triggers when it has left.
         parts.ended().await;
         shared.drain(&stop).await;
+        checking.abort();
         beating.abort();
         leave(&shared).await;
         Ok(())
@@ -200,7 +206,7 @@ impl Worker {
 
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
-    shared.control.leave(shared.id()).await;
+    shared.control.leave(shared.id(), &shared.running.heard()).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog

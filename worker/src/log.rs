@@ -9,13 +9,15 @@ pub(crate) use lines::{LINE, Line, Lines};
 use sensitive::Masker;
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long a record waits for others before it is sent.
 const LINGER: Duration = Duration::from_millis(200);
 /// How long a worker that must end waits for the end of a log to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the end of a try waits for what must be sent before its report.
+const LAST_CHUNKS: Duration = Duration::from_secs(60);
 /// Bytes sent at a time.
 const CHUNK: usize = 512 << 10;
 /// Bytes that wait to be sent at most; then whoever writes waits, too.
@@ -31,6 +33,28 @@ struct State {
     full: bool,
     /// Whether the server said that there is nobody to send to any more.
     void: bool,
+    /// Why the server cannot write logs at present.
+    unwritten: Option<String>,
+    /// Bytes of records that were left out because of that.
+    dropped: usize,
+}
+
+impl State {
+    /// Says in the log that records are missing here, if some are.
+    fn mark_gap(&mut self) {
+        if self.dropped == 0 {
+            return;
+        }
+        let cause = self.unwritten.as_deref().unwrap_or("it could not be written");
+        let mark = serde_json::json!({
+            "timestamp": model::time::rest_format(Utc::now()),
+            "event": format!("{} bytes of this log are left out here: {cause}", self.dropped),
+            "level": "warning",
+            "logger": "task",
+        });
+        self.waiting.extend_from_slice(format!("{mark}\n").as_bytes());
+        self.dropped = 0;
+    }
 }
 
 struct Shared {
@@ -127,7 +151,13 @@ impl TryLog {
                 if state.full || state.void {
                     return;
                 }
+                if state.waiting.len() >= WAITING && state.unwritten.is_some() {
+                    // No task waits for a disk on which its log has no place.
+                    state.dropped += line.len();
+                    return;
+                }
                 if state.waiting.len() < WAITING || self.shared.control.is_none() {
+                    state.mark_gap();
                     if state.sent + (state.waiting.len() + line.len()) as u64 > self.shared.limit {
                         state.full = true;
                         line = format!(
@@ -190,6 +220,11 @@ impl TryLog {
         };
         let length = chunk.len();
         match control.append_log(&self.shared.token, offset, chunk).await {
+            Ok(reply) if !reply.unwritten.is_empty() => {
+                self.lock().unwritten = Some(reply.unwritten);
+                self.shared.drained.notify_waiters();
+                return false;
+            }
             Ok(_) => self.acknowledge(length),
             Err(status) if is_transient(&status) => return false,
             Err(status) => {
@@ -209,21 +244,29 @@ impl TryLog {
         let length = length.min(state.waiting.len());
         state.waiting.drain(..length);
         state.sent += length as u64;
+        if state.dropped == 0 {
+            state.unwritten = None;
+        }
         drop(state);
         self.shared.drained.notify_waiters();
     }
 
-    /// Takes what is left to be sent with the report: where it begins, and the bytes. Sends more than that first.
+    /// Takes what is left to be sent with the report: where it begins, and the bytes. Sends more than that first, but no
+    /// longer than a moment when it cannot be written: the end of a try does not wait for its log.
     pub(crate) async fn tail(&self) -> (u64, Vec<u8>) {
-        let mut failures = 0;
-        while self.lock().waiting.len() > CHUNK && failures < 50 {
+        let (begin, mut failures) = (Instant::now(), 0);
+        while self.lock().waiting.len() > CHUNK && failures < 50 && begin.elapsed() < LAST_CHUNKS {
             if !self.send_chunk().await {
                 failures += 1;
+                if self.lock().unwritten.is_some() {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
         let _turn = self.shared.sending.lock().await;
-        let state = self.lock();
+        let mut state = self.lock();
+        state.mark_gap();
         (state.sent, state.waiting.clone())
     }
 }

@@ -239,12 +239,17 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
         });
         json!({"status": status, format!("latest_{name}_heartbeat"): latest.map(python_isoformat)})
     };
-    Json(json!({
+    let mut parts = json!({
         "metadatabase": {"status": "healthy"},
         "scheduler": part("scheduler", latest_job("scheduler"), json!("unhealthy")),
         "triggerer": part("triggerer", triggerers, Value::Null),
         "dag_processor": part("dag_processor", latest_job("dag_processor"), Value::Null),
-    }))
+    });
+    // Airflow has no such part, so there is one only when there is something to say.
+    if let Some(problem) = app.logs.problem() {
+        parts["task_logs"] = json!({"status": "unhealthy", "problem": problem});
+    }
+    Json(parts)
 }
 
 pub(crate) async fn old_health() -> Response {

@@ -6,8 +6,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Router, routing::get};
 use lifecycle::{Kind, Lifecycle};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     last: Arc<AtomicI64>,
+    problem: Arc<Mutex<Option<String>>>,
 }
 
 fn seconds_now() -> i64 {
@@ -27,6 +28,19 @@ impl Health {
     /// Notes that a piece of work was completed just now.
     pub fn completed(&self) {
         self.last.store(seconds_now(), Ordering::Relaxed);
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes why no work can be completed at present. Forgotten with the next piece of work.
+    pub fn unwell(&self, problem: String) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Seconds since the last one.
@@ -99,15 +113,19 @@ impl HealthPage {
 
 async fn show_health(State(page): State<Page>) -> impl IntoResponse {
     let age = page.health.age();
-    let healthy = age <= i64::try_from(page.limit.as_secs()).unwrap_or(i64::MAX);
+    let problem = page.health.problem();
+    let healthy = problem.is_none() && age <= i64::try_from(page.limit.as_secs()).unwrap_or(i64::MAX);
     let status = if healthy {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let word = if healthy { "healthy" } else { "degraded" };
-    let body = format!("{{\"status\":\"{word}\",\"last_work_seconds_ago\":{age}}}");
-    (status, [(header::CONTENT_TYPE, "application/json")], body)
+    let mut body = serde_json::json!({"status": word, "last_work_seconds_ago": age});
+    if let Some(problem) = problem {
+        body["problem"] = problem.into();
+    }
+    (status, axum::Json(body))
 }
 
 async fn show_metrics(State(page): State<Page>) -> impl IntoResponse {

@@ -522,6 +522,18 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "updraft",
+        "worker_losses",
+        "2",
+        "Workers in a row that meet their end while they run the same task instance before it is taken to be the reason and fails; 0 for never.",
+    ),
+    option(
+        "updraft",
+        "start_retries",
+        "20",
+        "How often a try that could not be started goes back to the queue, with pauses of up to a minute, before it fails.",
+    ),
+    option(
+        "updraft",
         "max_task_log_mb",
         "100",
         "Size (MiB) of one try's log above which lines are left out.",

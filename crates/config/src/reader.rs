@@ -294,6 +294,8 @@ impl Reader<'_> {
             drain_grace: self.seconds("updraft", "drain_grace")?,
             native_tasks: self.boolean("updraft", "native_tasks")?,
             infra_retries: self.number("updraft", "infra_retries", "a whole number from 0")?,
+            worker_losses: self.number("updraft", "worker_losses", "a whole number from 0")?,
+            start_retries: self.number("updraft", "start_retries", "a whole number from 0")?,
             max_task_log_bytes: u64::from(self.positive("updraft", "max_task_log_mb")?) << 20,
             otlp_endpoint: self.optional("updraft", "otlp_endpoint").or_else(|| {
                 std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -227,6 +227,8 @@ pub struct Updraft {
     pub drain_grace: Duration,
     pub native_tasks: bool,
     pub infra_retries: u32,
+    pub worker_losses: u32,
+    pub start_retries: u32,
     pub max_task_log_bytes: u64,
     pub otlp_endpoint: Option<String>,
 }

@@ -138,6 +138,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "dependencies of DAG files",
         steps: DEPENDENCIES,
     },
+    Migration {
+        version: 20,
+        name: "claims beside heartbeats",
+        steps: BEATS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -456,3 +456,37 @@ pub(super) const DEPENDENCIES: &[Step] = &[
         word: "WORD",
     },
 ];
+
+/// What heartbeats named, how often a try could not be started, and how many workers in a row a task instance lost.
+pub(super) const BEATS: &[Step] = &[
+    Step::Column {
+        table: "worker",
+        name: "beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "worker",
+        name: "unwell",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "claim_beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "unnamed_beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "unstarted",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "worker_losses",
+        word: "INT64",
+    },
+];
