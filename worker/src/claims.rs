@@ -5,6 +5,7 @@ use crate::{Shared, run};
 use bootstrap::Stop;
 use broker::{Deliveries, Delivery};
 use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
+use processes::lease::Permit;
 use proto::v1::claim_reply::Outcome;
 use proto::v1::{Claim, Ending, StartTask};
 use std::collections::HashMap;
@@ -122,6 +123,10 @@ impl Running {
 pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -> anyhow::Result<()> {
     let mut deliveries = shared.broker.consume(&queue, PREFETCH).await?;
     loop {
+        tokio::select! {
+            () = python_works(&shared, deliveries.as_mut()) => {}
+            () = stop.draining().cancelled() => break,
+        }
         let slot = tokio::select! {
             slot = free_slot(&shared, deliveries.as_mut()) => slot?,
             () = stop.draining().cancelled() => break,
@@ -134,6 +139,20 @@ pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -
     }
     deliveries.pause().await;
     Ok(())
+}
+
+/// Waits while Python is known not to start: tasks are not taken from workers that can run them.
+async fn python_works(shared: &Shared, deliveries: &mut dyn Deliveries) {
+    let Some(python) = shared.python.as_ref() else {
+        return;
+    };
+    let Some(problem) = python.problem() else { return };
+    tracing::error!("this worker takes no tasks until Python can be started: {problem}");
+    shared.health.troubled(Some(problem.to_string()));
+    deliveries.pause().await;
+    python.works().await;
+    shared.health.troubled(None);
+    tracing::info!("Python can be started again; this worker takes tasks");
 }
 
 /// Waits for a free slot. While there is none, messages fetched ahead are not kept from other workers for long.
@@ -160,14 +179,14 @@ pub(crate) async fn run_one(
         try_number,
         any_of: None,
     };
-    let start = loop {
+    let (start, permit) = loop {
         let answer = tokio::select! {
             answer = claim(shared, &wish) => answer,
             // A claim that was granted meanwhile is given back when the worker leaves.
             () = stop.draining().cancelled() => return None,
         };
         match answer {
-            Some(Some(start)) => break start,
+            Some(Some(granted)) => break granted,
             Some(None) => {
                 tracing::info!(task_instance = %id, "there is nothing to run: the task is not waiting for this try any more");
                 return None;
@@ -177,7 +196,7 @@ pub(crate) async fn run_one(
     };
     let epoch = ClaimEpoch(start.epoch);
     let stop = shared.running.begin(id, epoch);
-    let ending = run::run_task(Arc::clone(shared), start, stop.clone()).await;
+    let ending = run::run_task(Arc::clone(shared), (start, permit), stop.clone()).await;
     shared.running.end(id, epoch);
     Some(ending).filter(|_| !stop.is_cancelled())
 }
@@ -200,7 +219,7 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
         delivery.requeue().await;
         return;
     };
-    let Some(start) = start else {
+    let Some((start, permit)) = start else {
         delivery.ack().await;
         return;
     };
@@ -209,20 +228,25 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
     let epoch = ClaimEpoch(start.epoch);
     let stop = shared.running.begin(id, epoch);
     let acknowledging = tokio::spawn(delivery.ack());
-    run::run_task(Arc::clone(&shared), start, stop).await;
+    run::run_task(Arc::clone(&shared), (start, permit), stop).await;
     shared.running.end(id, epoch);
     drop(slot);
     acknowledging.await.ok();
 }
 
-/// Claims a task instance: `None` to try again later, `Some(None)` to forget it.
-async fn claim(shared: &Shared, wish: &Wish) -> Option<Option<StartTask>> {
+/// Claims a task instance: `None` to try again later, `Some(None)` to forget it. The permit is of the life that claimed,
+/// however late the answer comes.
+async fn claim(shared: &Shared, wish: &Wish) -> Option<Option<(StartTask, Permit)>> {
     let claim_id = uuid::Uuid::new_v4().to_string();
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
+        let permit = shared.lease.permit();
         match shared.control.claim(shared, wish, &claim_id).await {
             Ok(reply) => match reply.outcome {
-                Some(Outcome::Start(start)) => return Some(Some(start)),
+                Some(Outcome::Start(start)) => {
+                    processes::pause::point("claimed");
+                    return Some(Some((start, permit)));
+                }
                 Some(Outcome::Refused(why)) => {
                     tracing::debug!(task_instance = %wish.id, "nothing to run: {why}");
                     return Some(None);

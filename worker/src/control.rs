@@ -48,10 +48,12 @@ pub(crate) fn is_away(status: &Status) -> bool {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str) -> Self {
+    /// `limit` is the size in bytes of the largest message of a task.
+    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str, limit: usize) -> Self {
+        let limit = proto::message_limit(limit);
         let client = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(proto::MESSAGE_LIMIT)
-            .max_encoding_message_size(proto::MESSAGE_LIMIT);
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
         Self {
             client,
             tokens,

@@ -12,6 +12,7 @@ mod log;
 mod mask;
 mod name;
 mod native;
+mod permission;
 mod python_task;
 mod run;
 pub mod service;
@@ -27,12 +28,13 @@ use control::ControlPlane;
 use identity::Tokens;
 use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
+use processes::lease::{BootInstant, Lease};
 use proto::v1::Ending;
 use python::ForkServer;
+use python::frames::{FrameReader, Room};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
 
@@ -74,7 +76,11 @@ pub(crate) struct Shared {
     /// Set when there may be a trigger to run.
     triggers: Notify,
     watchdog: Watchdog,
+    /// What may be started now.
+    lease: Lease,
     engines: Engines,
+    /// Memory for large messages of tasks, all together.
+    large_frames: Room,
     /// Good while heartbeats are acknowledged.
     health: Health,
 }
@@ -97,7 +103,13 @@ impl Worker {
         let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
         let shared = Shared {
-            control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
+            control: ControlPlane::new(
+                channel,
+                tokens,
+                &config.updraft.control_plane,
+                config.updraft.max_message_bytes,
+            ),
+            large_frames: FrameReader::room_for(4 * config.updraft.max_message_bytes),
             config: config.clone(),
             name,
             hostname,
@@ -109,6 +121,7 @@ impl Worker {
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             triggers: Notify::new(),
+            lease: watchdog.lease().clone(),
             watchdog,
             engines: Engines::default(),
             health,
@@ -197,11 +210,12 @@ impl Worker {
 
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
+    shared.lease.end();
     shared.control.leave(shared.id()).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog
-        .renew(Instant::now() + AFTERWARDS, None, shared.engines.all());
+        .renew(BootInstant::now().after(AFTERWARDS), None, shared.engines.all());
     if let Some(python) = &shared.python {
         python.stop().await;
     }

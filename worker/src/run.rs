@@ -5,6 +5,7 @@ use crate::log::TryLog;
 use crate::{Shared, native, python_task};
 use chrono::Utc;
 use model::Timestamp;
+use processes::lease::Permit;
 use proto::v1::{Ending, NewTrigger, ReportRequest, StartTask, XCom};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
@@ -46,6 +47,11 @@ impl End {
         }
     }
 
+    /// The try ended before user code began. Until the control plane knows such an end, it is a failure like others.
+    pub(crate) fn never_started(facts: &Facts, NeverStarted { cause }: NeverStarted) -> Self {
+        Self::failure(facts, cause)
+    }
+
     /// A failure, followed by another try if the task has one left.
     pub(crate) fn failure(facts: &Facts, cause: impl Into<String>) -> Self {
         let ending = if facts.should_retry {
@@ -61,9 +67,18 @@ impl End {
     }
 }
 
+/// A try that ended before user code began, which is nobody's fault but ours.
+#[derive(Debug)]
+pub(crate) struct NeverStarted {
+    /// Why.
+    pub(crate) cause: String,
+}
+
 /// What a claim tells about its try.
 pub(crate) struct Facts {
     pub(crate) start: StartTask,
+    /// What starts the task must have it; it ends with the claim.
+    pub(crate) permit: Permit,
     /// `StartupDetails`.
     pub(crate) startup: Value,
     /// The side document of a native task.
@@ -74,7 +89,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    fn new(start: StartTask) -> Self {
+    fn new(start: StartTask, permit: Permit) -> Self {
         let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
         let native = serde_json::from_slice(&start.native)
             .ok()
@@ -85,6 +100,7 @@ impl Facts {
             .unwrap_or(false);
         Self {
             start,
+            permit,
             startup,
             native,
             should_retry,
@@ -123,8 +139,12 @@ impl Facts {
 }
 
 /// Runs a claimed task to its end and reports it. Returns how it ended.
-pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, stop: CancellationToken) -> Ending {
-    let facts = Facts::new(start);
+pub(crate) async fn run_task(
+    shared: Arc<Shared>,
+    (start, permit): (StartTask, Permit),
+    stop: CancellationToken,
+) -> Ending {
+    let facts = Facts::new(start, permit);
     let span = tracing::info_span!(
         "task.run",
         dag.id = facts.ti("dag_id"),

@@ -7,12 +7,13 @@
 
 use crate::WorkerName;
 use crate::containers::{self, Engine};
+use processes::lease::{BootInstant, Lease};
+use processes::orphans::Kept;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Names the worker's life in the environment of everything that it starts.
 pub const LIFE: &str = "UPDRAFT_WORKER_LIFE";
@@ -33,12 +34,16 @@ pub(crate) struct Farewell {
 /// What a worker tells its watchdog again and again, a line of JSON each time.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Renewal {
-    /// Milliseconds until the lease ends; absent when only the engines are told.
-    left: Option<u64>,
+    /// When the lease ends, in nanoseconds of CLOCK_BOOTTIME; absent when only the engines are told. An instant, not a
+    /// span: however late it is read, the lease ends when it does.
+    until: Option<u64>,
     farewell: Option<Farewell>,
     /// Where containers may be left.
     engines: Vec<Engine>,
 }
+
+/// The longest wait of a watchdog before it looks at the clock again: waits do not count the time that the machine sleeps.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the control plane is told of the death, if it does not answer.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -48,7 +53,8 @@ const FAREWELL: Duration = Duration::from_secs(30);
 pub struct Watchdog {
     life: String,
     arguments: Vec<String>,
-    process: Arc<Mutex<Child>>,
+    lease: Lease,
+    process: Arc<Mutex<(Child, Kept)>>,
 }
 
 impl Watchdog {
@@ -60,11 +66,18 @@ impl Watchdog {
         let life = uuid::Uuid::new_v4().simple().to_string();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = Arc::new(Mutex::new(spawn(&arguments, &life)?));
+        processes::orphans::adopt();
         Ok(Self {
             life,
             arguments,
+            lease: Lease::new()?,
             process,
         })
+    }
+
+    /// The worker's lease, for whoever starts something.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     /// The worker's life.
@@ -81,10 +94,9 @@ impl Watchdog {
     }
 
     /// Tells that the lease is good until `deadline`. A watchdog that was killed gets a successor.
-    pub(crate) fn renew(&self, deadline: Instant, farewell: Option<Farewell>, engines: Vec<Engine>) {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    pub(crate) fn renew(&self, deadline: BootInstant, farewell: Option<Farewell>, engines: Vec<Engine>) {
         let renewal = Renewal {
-            left: u64::try_from(left).ok(),
+            until: Some(deadline.nanos()),
             farewell,
             engines,
         };
@@ -104,16 +116,16 @@ impl Watchdog {
             return;
         };
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        if tell(&mut process, &line) {
+        if tell(&mut process.0, &line) {
             return;
         }
         // It is dead or deaf; one that still lived would kill at the end of the lease it knows.
-        process.kill().ok();
-        process.wait().ok();
+        process.0.kill().ok();
+        process.0.wait().ok();
         match spawn(&self.arguments, &self.life) {
             Ok(successor) => {
                 *process = successor;
-                tell(&mut process, &line);
+                tell(&mut process.0, &line);
                 tracing::warn!("the watchdog was gone; there is another one");
             }
             Err(error) => tracing::error!(
@@ -140,8 +152,8 @@ impl Watchdog {
     }
 }
 
-fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
-    Command::new(std::env::current_exe()?)
+fn spawn(arguments: &[String], life: &str) -> std::io::Result<(Child, Kept)> {
+    let child = Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg(life)
         // It needs none of the worker's secrets, and its environment can be read by whoever may read ours.
@@ -150,7 +162,9 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
         .stdout(Stdio::null())
         // Signals meant for the worker's process group must not reach it.
         .process_group_zero()
-        .spawn()
+        .spawn()?;
+    let kept = Kept::new(i32::try_from(child.id()).map_err(std::io::Error::other)?);
+    Ok((child, kept))
 }
 
 fn tell(process: &mut Child, line: &str) -> bool {
@@ -180,24 +194,24 @@ pub fn main(life: &str) -> std::process::ExitCode {
             }
         }
     });
-    // A month stands for "no lease": longer waits overflow.
-    let no_lease = || std::time::Instant::now() + Duration::from_secs(30 * 86_400);
-    let mut deadline = no_lease();
+    let no_lease = BootInstant::from_nanos(u64::MAX);
+    let mut deadline = no_lease;
     let mut last = Renewal::default();
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        match renewals.recv_timeout(left) {
+        match renewals.recv_timeout(deadline.left().min(LOOK)) {
             Ok(line) => {
                 let renewal: Renewal = serde_json::from_str(&line).unwrap_or_default();
-                if let Some(left) = renewal.left {
-                    deadline = std::time::Instant::now() + Duration::from_millis(left);
+                if let Some(until) = renewal.until {
+                    deadline = BootInstant::from_nanos(until);
                     last.farewell = renewal.farewell;
                 }
                 last.engines = renewal.engines;
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                kill_wards(life, &last.engines);
-                deadline = no_lease();
+                if deadline.left().is_zero() {
+                    kill_wards(life, &last.engines);
+                    deadline = no_lease;
+                }
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 kill_wards(life, &last.engines);

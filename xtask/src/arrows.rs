@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::process::Command;
 
 /// Crates from the ground up: each may use only those before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "updraft-model",
     "updraft-scheduling",
     "updraft-config",
@@ -14,6 +14,7 @@ const LAYERS: [&str; 16] = [
     "updraft-store",
     "updraft-identity",
     "updraft-telemetry",
+    "updraft-processes",
     "updraft-python",
     "updraft-kubernetes",
     "updraft-bootstrap",

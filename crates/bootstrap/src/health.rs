@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Router, routing::get};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     last: Arc<AtomicI64>,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 fn seconds_now() -> i64 {
@@ -25,6 +26,19 @@ impl Health {
     /// Notes that a piece of work was completed just now.
     pub fn completed(&self) {
         self.last.store(seconds_now(), Ordering::Relaxed);
+    }
+
+    /// Notes what the process cannot do now, for people to see; `None` when it can do everything again.
+    pub fn troubled(&self, problem: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// What the process cannot do now.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Seconds since the last one.
@@ -80,8 +94,18 @@ async fn show_health(State(page): State<Page>) -> impl IntoResponse {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let word = if healthy { "healthy" } else { "degraded" };
-    let body = format!("{{\"status\":\"{word}\",\"last_work_seconds_ago\":{age}}}");
+    let trouble = page.health.trouble();
+    // Trouble alone is no reason to restart the process: it goes on trying.
+    let word = if healthy && trouble.is_none() {
+        "healthy"
+    } else {
+        "degraded"
+    };
+    let mut body = serde_json::json!({"status": word, "last_work_seconds_ago": age});
+    if let Some(trouble) = trouble {
+        body["problem"] = trouble.into();
+    }
+    let body = body.to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], body)
 }
 

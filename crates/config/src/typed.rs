@@ -217,6 +217,7 @@ pub struct Updraft {
     pub native_tasks: bool,
     pub infra_retries: u32,
     pub max_task_log_bytes: u64,
+    pub max_message_bytes: usize,
     pub otlp_endpoint: Option<String>,
 }
 

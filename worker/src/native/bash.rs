@@ -6,10 +6,12 @@ use super::scratch::Scratch;
 use super::template::Renderer;
 use crate::Shared;
 use crate::log::{Lines, TryLog};
-use crate::run::{End, Facts};
+use crate::permission;
+use crate::run::{End, Facts, NeverStarted};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
+use processes::orphans::Kept;
 use serde_json::{Map, Value, json};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -101,6 +103,7 @@ enum Ended {
     Exit(ExitStatus),
     TimedOut,
     Stopped,
+    NeverStarted(NeverStarted),
 }
 
 /// Runs a BashOperator.
@@ -116,6 +119,7 @@ pub(super) async fn run(
         Ok((Ended::Exit(status), last)) => judge(facts, &task, status, last, log).await,
         Ok((Ended::TimedOut, _)) => narrate::timed_out(facts, log).await,
         Ok((Ended::Stopped, _)) => narrate::stopped(facts),
+        Ok((Ended::NeverStarted(why), _)) => End::never_started(facts, why),
         Err(problem) => narrate::failed(facts, log, "AirflowException", &problem, "").await,
     };
     narrate::ended(log).await;
@@ -200,9 +204,24 @@ async fn execute(
         .stdout(Stdio::from(writer))
         .stderr(Stdio::from(copy));
     command.process_group(0).kill_on_drop(true);
+    processes::pause::point("bash");
+    if let Err(why) = permission::granted(facts, stop).await {
+        return Ok((Ended::NeverStarted(why), String::new()));
+    }
+    // No await from the look at the claim to here.
     let mut child = command
         .spawn()
         .map_err(|error| format!("cannot start {}: {error}", bash()))?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let _kept = pid.map(Kept::new);
+    if !facts.permit.holds()
+        && let Some(pid) = pid
+    {
+        // We were stopped in between. It is gone before bash has read its first command.
+        killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        child.wait().await.ok();
+        return Ok((Ended::Stopped, String::new()));
+    }
     // The parent's ends of the pipe are in `command`; the reader sees the end only when they are closed.
     drop(command);
     log.record("info", HOOK, "Output:").await;

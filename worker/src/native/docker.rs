@@ -184,6 +184,7 @@ pub(super) async fn run(
         facts,
         task: &task,
         log,
+        stop,
         container: Mutex::new(None),
     };
     let work = run.to_the_end();

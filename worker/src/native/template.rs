@@ -249,6 +249,7 @@ mod tests {
             }},
         });
         Facts {
+            permit: processes::lease::Lease::new().unwrap().permit(),
             start: StartTask::default(),
             startup,
             native: None,
