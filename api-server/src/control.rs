@@ -47,9 +47,10 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1alpha()?;
+    let limit = proto::message_limit(app.config.updraft.max_message_bytes);
     let workers = WorkerServiceServer::new(worker::Workers { app: app.clone() })
-        .max_decoding_message_size(proto::MESSAGE_LIMIT)
-        .max_encoding_message_size(proto::MESSAGE_LIMIT);
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
     let known = move |app: App| move |request: Request<()>| known_caller(&app, request);
     let reflection = InterceptedService::new(reflection, known(app.clone()));
     let old_reflection = InterceptedService::new(old_reflection, known(app.clone()));

@@ -134,7 +134,7 @@ impl Parts {
     async fn start_python(&self) -> anyhow::Result<()> {
         let interpreter = self.interpreter().await?;
         let env = self.watchdog.environment(&self.name);
-        let python = fork_server(&self.config, interpreter, &env)?;
+        let python = fork_server(&self.config, interpreter, &env, &self.lifecycle)?;
         let channel = self.channel()?;
         let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
         let life = Life {

@@ -52,7 +52,12 @@ async fn check(
     let folder = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     let mut config = config.clone();
     config.core.dags_folder.clone_from(&folder);
-    let server: ForkServer = bootstrap::fork_server(&config, interpreter.to_owned(), &[])?;
+    let server: ForkServer = bootstrap::fork_server(
+        &config,
+        interpreter.to_owned(),
+        &[],
+        &lifecycle::Lifecycle::default(),
+    )?;
     let request = ParseRequest {
         file: file.to_owned(),
         bundle: Bundle {

@@ -21,7 +21,7 @@ pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) ->
         .await
         .context("the metadata store cannot be used")?;
     let broker = open_broker(&config, "dag-processor", &lifecycle)?;
-    let python = fork_server(&config, interpreter, &[])?;
+    let python = fork_server(&config, interpreter, &[], &lifecycle)?;
     let health = Health::default();
     health.completed();
     let metrics = telemetry.metrics();

@@ -25,5 +25,8 @@ pub use convert::{InvalidMessage, outcome_of};
 /// The compiled protocol files, for reflection.
 pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptor");
 
-/// Size of a control message that either side accepts, in bytes: an XCom or a result of a parse may be large.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
+/// Size of a control message that either side accepts, in bytes, where a task's own may have `max_message_bytes`: what is
+/// compact in a task's message may take twice as much as JSON.
+pub const fn message_limit(max_message_bytes: usize) -> usize {
+    2 * max_message_bytes + (1 << 20)
+}

@@ -247,6 +247,19 @@ impl Process {
             .collect()
     }
 
+    /// Its children that have ended and were not reaped.
+    pub fn zombies(&self) -> Vec<String> {
+        let own = self.child.id().to_string();
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+            .filter(|stat| {
+                let facts = stat.rsplit_once(") ").map_or("", |(_, facts)| facts);
+                facts.starts_with(&format!("Z {own} "))
+            })
+            .collect()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -6,6 +6,7 @@ use crate::{Shared, run};
 use broker::{Deliveries, Delivery};
 use lifecycle::{Kind, Lifecycle, Stop};
 use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
+use processes::lease::Permit;
 use proto::v1::claim_reply::Outcome;
 use proto::v1::{Ending, StartTask};
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub(crate) struct Wish {
 
 /// Answer to a claim.
 enum Claimed {
-    /// The task is ours, and runs from now on.
-    Granted(RunningTask, Box<StartTask>),
+    /// The task is ours, and runs from now on. The permit is of the life that claimed, however late the answer came.
+    Granted(RunningTask, Box<StartTask>, Permit),
     /// There is nothing to run: the message is to be forgotten.
     Nothing,
     /// To be tried again later.
@@ -97,14 +98,14 @@ pub(crate) async fn run_one(
         try_number,
         any_of: None,
     };
-    let (task, start) = loop {
+    let (task, start, permit) = loop {
         let answer = tokio::select! {
             answer = claim(shared, &wish) => answer,
             // A claim that was granted meanwhile is given back when the worker leaves.
             () = stop.draining().cancelled() => return None,
         };
         match answer {
-            Claimed::Granted(task, start) => break (task, start),
+            Claimed::Granted(task, start, permit) => break (task, start, permit),
             Claimed::Nothing => {
                 tracing::info!(task_instance = %id, "there is nothing to run: the task is not waiting for this try any more");
                 return None;
@@ -113,7 +114,7 @@ pub(crate) async fn run_one(
         }
     };
     let stopped = task.stopped();
-    let ending = run::run_task(Arc::clone(shared), *start, task).await;
+    let ending = run::run_task(Arc::clone(shared), *start, permit, task).await;
     Some(ending).filter(|_| !stopped.is_cancelled())
 }
 
@@ -135,8 +136,8 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
         try_number: message.try_number,
         any_of: Some(message.queue.clone()),
     };
-    let (task, start) = match claim(&shared, &wish).await {
-        Claimed::Granted(task, start) => (task, start),
+    let (task, start, permit) = match claim(&shared, &wish).await {
+        Claimed::Granted(task, start, permit) => (task, start, permit),
         Claimed::Nothing => {
             delivery.ack().await;
             return;
@@ -148,19 +149,24 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
     };
     // The claim is committed, so the message has done its duty: nothing is acknowledged at the end of a long task.
     let acknowledging = lifecycle.spawn("acknowledgement", Kind::Request, delivery.ack());
-    run::run_task(Arc::clone(&shared), *start, task).await;
+    run::run_task(Arc::clone(&shared), *start, permit, task).await;
     drop(slot);
     acknowledging.ended().await;
 }
 
 /// Claims a task instance. It is named in heartbeats from here on, so that an answer on its way is not taken for lost.
 async fn claim(shared: &Shared, wish: &Wish) -> Claimed {
+    // Taken first: should the worker begin another life in between, it permits nothing.
+    let permit = shared.lease.permit();
     let asked = shared.running.ask(shared.id());
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
         match shared.control.claim(shared, wish, &asked).await {
             Ok(reply) => match reply.outcome {
-                Some(Outcome::Start(start)) => return granted(asked, start).await,
+                Some(Outcome::Start(start)) => {
+                    processes::pause::point("claimed");
+                    return granted(asked, start, permit).await;
+                }
                 Some(Outcome::Refused(why)) => {
                     tracing::debug!(task_instance = %wish.id, "nothing to run: {why}");
                     return Claimed::Nothing;
@@ -187,7 +193,7 @@ async fn claim(shared: &Shared, wish: &Wish) -> Claimed {
 }
 
 /// Takes what was granted. What cannot be read or comes too late is left: heartbeats do not name it, so it goes back.
-async fn granted(asked: Asked, start: StartTask) -> Claimed {
+async fn granted(asked: Asked, start: StartTask, permit: Permit) -> Claimed {
     let Ok(id) = start.task_instance_id.parse() else {
         tracing::error!(
             "a claim was granted for {:?}, which is no task instance; leaving it",
@@ -197,7 +203,7 @@ async fn granted(asked: Asked, start: StartTask) -> Claimed {
         return Claimed::Later;
     };
     match asked.granted(id, ClaimEpoch(start.epoch)) {
-        Some(task) => Claimed::Granted(task, Box::new(start)),
+        Some(task) => Claimed::Granted(task, Box::new(start), permit),
         None => Claimed::Later,
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct ControlPlane {
     client: WorkerServiceClient<Channel>,
     tokens: Tokens,
     address: String,
+    /// Bytes of a message that the control plane accepts.
+    message_limit: usize,
 }
 
 /// Whether trying the same call again may help.
@@ -73,14 +75,17 @@ fn server_error(reply: &AskReply) -> Option<u64> {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str) -> Self {
+    /// `limit` is the size in bytes of the largest message of a task.
+    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str, limit: usize) -> Self {
+        let limit = proto::message_limit(limit);
         let client = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(proto::MESSAGE_LIMIT)
-            .max_encoding_message_size(proto::MESSAGE_LIMIT);
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
         Self {
             client,
             tokens,
             address: address.to_owned(),
+            message_limit: limit,
         }
     }
 
@@ -156,6 +161,7 @@ impl ControlPlane {
             control_plane: self.address.clone(),
             worker: id.to_string(),
             token: self.tokens.for_worker(id).ok()?,
+            message_limit: self.message_limit,
         })
     }
 

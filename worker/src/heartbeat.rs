@@ -3,9 +3,9 @@
 use crate::Shared;
 use lifecycle::Stop;
 use model::{ClaimEpoch, WorkerId};
+use processes::lease::BootInstant;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Part of a lease after which the worker fences itself if nobody acknowledged a heartbeat.
 const FENCE: f64 = 0.75;
@@ -23,12 +23,14 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
     let mut told = false;
     loop {
         let id = WorkerId::new(uuid::Uuid::now_v7());
-        let sent = Instant::now();
+        let sent = BootInstant::now();
         match shared.control.register(shared, id).await {
             Ok(reply) => {
                 let lease = Duration::from_secs(u64::from(reply.lease_seconds.max(1)));
                 shared.set_id(id);
-                shared.keep_lease(id, sent + lease.mul_f64(FENCE));
+                let until = sent.after(lease.mul_f64(FENCE));
+                shared.lease.begin(until);
+                shared.keep_lease(id, until);
                 return lease;
             }
             Err(status) => {
@@ -48,12 +50,13 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
 
 impl Shared {
     /// The control plane said that this worker lives: passes it on to all who ask.
-    fn keep_lease(&self, id: WorkerId, deadline: Instant) {
+    fn keep_lease(&self, id: WorkerId, deadline: BootInstant) {
         // One that takes no tasks is not healthy, however well it is heard.
         match self.wellness.problem() {
             Some(problem) => self.health.unwell(problem),
             None => self.health.completed(),
         }
+        self.lease.keep(deadline);
         self.watchdog
             .renew(deadline, self.control.farewell(id), self.engines.all());
     }
@@ -71,7 +74,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
             lease = start_over(&shared).await;
             continue;
         }
-        let sent = Instant::now();
+        let sent = BootInstant::now();
         let draining = stop.draining().is_cancelled();
         let named = shared.running.begin_beat();
         let unwell = shared.wellness.problem();
@@ -82,7 +85,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
         {
             Ok(reply) if reply.alive => {
                 shared.running.forget_lost(&named.lost);
-                shared.keep_lease(shared.id(), sent + lease.mul_f64(FENCE));
+                shared.keep_lease(shared.id(), sent.after(lease.mul_f64(FENCE)));
                 for claim in reply.stop {
                     // One that ended while the heartbeat was under way is no longer there.
                     if let Ok(id) = claim.task_instance_id.parse()
@@ -110,6 +113,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
 
 /// The claims of the present life are void: stops what runs, then begins a new life.
 async fn start_over(shared: &Shared) -> Duration {
+    shared.lease.end();
     shared.running.give_up();
     tokio::time::timeout(Duration::from_secs(10), shared.running.empty())
         .await

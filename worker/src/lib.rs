@@ -11,6 +11,7 @@ mod heartbeat;
 mod log;
 mod name;
 mod native;
+mod permission;
 mod python_task;
 mod run;
 mod running;
@@ -30,14 +31,15 @@ use identity::Tokens;
 use lifecycle::{Kind, Lifecycle, Stop};
 use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
+use processes::lease::{BootInstant, Lease};
 use proto::v1::Ending;
 use python::ForkServer;
+use python::frames::{FrameReader, Room};
 use running::Running;
 use spool::Spool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
 use tonic::transport::Channel;
 use watchdog::Watchdog;
 use wellness::Wellness;
@@ -82,9 +84,13 @@ pub(crate) struct Shared {
     /// Set when there may be a trigger to run.
     triggers: Notify,
     watchdog: Watchdog,
+    /// What may be started now.
+    lease: Lease,
     engines: Engines,
     /// What native tasks heed of the options.
     native: native::Settings,
+    /// Memory for large messages of tasks, all together.
+    large_frames: Room,
     /// Good while heartbeats are acknowledged.
     health: Health,
 }
@@ -109,8 +115,14 @@ impl Worker {
         let spool = Spool::new(&config.home, name.mark(), tokens.clone(), watchdog.clone());
         let shared = Shared {
             spool,
-            control: ControlPlane::new(channel, tokens, &config.updraft.control_plane),
             native: native::Settings::of(config),
+            control: ControlPlane::new(
+                channel,
+                tokens,
+                &config.updraft.control_plane,
+                config.updraft.max_message_bytes,
+            ),
+            large_frames: FrameReader::room_for(4 * config.updraft.max_message_bytes),
             config: config.clone(),
             name,
             hostname,
@@ -123,6 +135,7 @@ impl Worker {
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             triggers: Notify::new(),
+            lease: watchdog.lease().clone(),
             watchdog,
             engines: Engines::default(),
             health,
@@ -206,11 +219,12 @@ impl Worker {
 
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
+    shared.lease.end();
     shared.control.leave(shared.id(), &shared.running.heard()).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog
-        .renew(Instant::now() + AFTERWARDS, None, shared.engines.all());
+        .renew(BootInstant::now().after(AFTERWARDS), None, shared.engines.all());
     if let Some(python) = &shared.python {
         python.stop().await;
     }

@@ -4,17 +4,19 @@ use crate::Shared;
 use crate::containers;
 use crate::control::is_away;
 use crate::log::{Lines, TryLog};
-use crate::run::{End, Facts};
+use crate::run::{End, Facts, NeverStarted};
 use chrono::{DateTime, Utc};
 use model::Timestamp;
 use model::trigger::{Deferral, timed_out};
 use nix::sys::signal::Signal;
 use proto::v1::{Ending, NewTrigger};
-use python::frames::{FrameError, RequestFrame, read_request, write_reply, write_reply_with};
+use python::frames::{FrameError, FrameReader, Incoming, RequestFrame, write_reply, write_reply_with};
 use python::messages::{Answer, FromTask, timedelta};
-use python::{Child, ChildExit, Work};
+use python::{Child, ChildExit, ForkServer, Work};
+use serde::Deserialize;
 use serde_json::Value;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -26,19 +28,39 @@ use tokio_util::sync::CancellationToken;
 const AWAY: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
-/// Bytes of a request that a task may send; XComs go through here.
-pub(crate) const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
 /// How long a child may go on after it said how it ended (`[core] task_success_overtime`), callbacks included.
 const OVERTIME: Duration = Duration::from_secs(20);
 /// Between SIGTERM and SIGKILL for a child that goes on for too long after its end.
 const ESCALATION: Duration = Duration::from_secs(5);
+/// How long the socket of a child that has ended is read: what it said is there already.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long output is still read after the child ended: a grandchild may hold it open.
 const LEFTOVERS: Duration = Duration::from_secs(2);
 
+/// How long a task is tried to be started: Python may be starting, or not be startable; a lease may be late.
+const START_FOR: Duration = Duration::from_secs(60);
+/// How many children may end before user code begins, for another reason than the lease.
+const START_TRIES: u32 = 6;
+
 /// Names the try in the environment of everything that it starts.
 const TRY: &str = "UPDRAFT_TRY";
+/// The number of the claim, which grows with every claim of the same task instance: a fencing token for systems of the
+/// user's own.
+const EPOCH: &str = "UPDRAFT_CLAIM_EPOCH";
 
-/// Runs a task in Python.
+/// What became of a child.
+enum Attempt {
+    /// User code ran, and ended like this.
+    Ended(Box<End>),
+    /// User code did not begin.
+    NeverStarted(NeverStarted),
+    /// User code did not begin, for the worker did not hold its lease at that moment.
+    Void,
+    /// There was no child to be had.
+    NoPython(String),
+}
+
+/// Runs a task in Python. A child that is lost before user code began is replaced: that costs the user nothing.
 pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> End {
     let Some(python) = &shared.python else {
         return End::failure(
@@ -46,11 +68,73 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
             "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment",
         );
     };
+    let (begin, mut pause, mut tries) = (Instant::now(), FIRST_PAUSE, 0);
+    loop {
+        let lost = match attempt(shared, python, facts, log, stop).await {
+            Attempt::Ended(end) => return *end,
+            Attempt::NeverStarted(lost) => {
+                tries += 1;
+                lost
+            }
+            Attempt::Void => NeverStarted {
+                cause: "this worker does not hold its lease; the task was not started".to_owned(),
+            },
+            Attempt::NoPython(cause) => {
+                // There is another attempt to start it before long.
+                tokio::select! {
+                    () = python.works() => {}
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(START_FOR) => {}
+                }
+                NeverStarted { cause }
+            }
+        };
+        let is_hopeless = stop.is_cancelled() || facts.permit.is_over();
+        if is_hopeless || tries >= START_TRIES || begin.elapsed() > START_FOR {
+            return End::never_started(lost.cause);
+        }
+        tracing::warn!(
+            task = facts.ti("task_id"),
+            "a task could not be started, trying again: {}",
+            lost.cause
+        );
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Runs a task in one child.
+async fn attempt(
+    shared: &Shared,
+    python: &ForkServer,
+    facts: &Facts,
+    log: &TryLog,
+    stop: &CancellationToken,
+) -> Attempt {
+    let never = |cause: String| Attempt::NeverStarted(NeverStarted { cause });
     let mark = format!("{}:{}", facts.ti("id"), facts.start.epoch);
-    let child = match python.fork(&Work::Task, &[(TRY.to_owned(), mark.clone())]).await {
-        Ok(child) => child,
-        Err(error) => return End::failure(facts, error.to_string()),
+    let env = [
+        (TRY.to_owned(), mark.clone()),
+        (EPOCH.to_owned(), facts.start.epoch.to_string()),
+    ];
+    let work = Work::Task(facts.permit.clone());
+    processes::pause::point("python-fork");
+    let child = tokio::select! {
+        biased;
+        () = stop.cancelled() => return never("stopped before it began".to_owned()),
+        child = python.fork(&work, &env) => child,
     };
+    let child = match child {
+        Ok(child) => child,
+        Err(error) => return Attempt::NoPython(error.to_string()),
+    };
+    processes::pause::point("python-forked");
+    if stop.is_cancelled() {
+        return never("stopped before it began".to_owned());
+    }
     let mut supervision = Supervision {
         shared,
         facts,
@@ -58,9 +142,24 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
         end: None,
         rendered: None,
         label: None,
+        begun: Begun::No,
+        frames: FrameReader::within(
+            shared.config.updraft.max_message_bytes,
+            Arc::clone(&shared.large_frames),
+        ),
         readers: JoinSet::new(),
     };
     let (end, was_killed) = supervision.supervise(child, stop).await;
+    match supervision.begun {
+        Begun::Yes => {}
+        Begun::No => {
+            return never(
+                end.exit_cause
+                    .unwrap_or_else(|| "its process ended before it began".to_owned()),
+            );
+        }
+        Begun::Refused => return Attempt::Void,
+    }
     if was_killed {
         // What the task started in sessions of its own does not hear of its death.
         let mark = format!("{TRY}={mark}");
@@ -69,11 +168,20 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
             .ok();
         containers::kill_try(&shared.engines, facts).await;
     }
-    End {
+    Attempt::Ended(Box::new(End {
         rendered_fields: supervision.rendered.map(|fields| fields.to_string()),
         map_label: supervision.label,
         ..end
-    }
+    }))
+}
+
+/// Whether user code has begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    No,
+    Yes,
+    /// The child was about to begin, and found that it must not.
+    Refused,
 }
 
 /// Arguments as JSON; none is an empty object.
@@ -98,6 +206,8 @@ struct Supervision<'a> {
     end: Option<End>,
     rendered: Option<Value>,
     label: Option<String>,
+    begun: Begun,
+    frames: FrameReader,
     /// Who read what the task and its own children write.
     readers: JoinSet<()>,
 }
@@ -135,7 +245,8 @@ impl Supervision<'_> {
         .await
         .ok();
         let was_killed = cause.is_some() || !matches!(exit, ChildExit::Code(_));
-        if self.end.is_none() && cause.is_none() && exit == ChildExit::Code(0) {
+        let is_silent = self.end.is_none() && cause.is_none() && self.begun == Begun::Yes;
+        if is_silent && exit == ChildExit::Code(0) {
             let text =
                 "Process exited with exit code 0 before the task said how it ended; that counts as success";
             self.log.record("warning", "task", text).await;
@@ -159,7 +270,10 @@ impl Supervision<'_> {
                 .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 biased;
-                exit = &mut child.exit => return (cause, exit.unwrap_or(ChildExit::Lost)),
+                exit = &mut child.exit => {
+                    self.hear_last_words(child).await;
+                    return (cause, exit.unwrap_or(ChildExit::Lost));
+                }
                 () = stop.cancelled(), if cause.is_none() => {
                     cause = Some("stopped: the task instance is not to run any more".to_owned());
                     child.signal(Signal::SIGTERM);
@@ -176,9 +290,9 @@ impl Supervision<'_> {
                         kill_at = Some(Instant::now() + ESCALATION);
                     }
                 }
-                request = read_request(&mut child.requests, REQUEST_LIMIT), if open => match request {
-                    Ok(Some(frame)) => {
-                        if let Err(error) = self.answer(child, frame).await {
+                request = self.frames.next(&mut child.requests), if open => match request {
+                    Ok(Some(incoming)) => {
+                        if let Err(error) = self.answer(child, incoming).await {
                             cause.get_or_insert(error);
                             open = false;
                             child.signal(Signal::SIGKILL);
@@ -209,13 +323,44 @@ impl Supervision<'_> {
         Ok(())
     }
 
-    async fn answer(&mut self, child: &mut Child, frame: RequestFrame) -> Result<(), String> {
+    /// Whether user code began may stand unread in the socket of a child that has ended.
+    async fn hear_last_words(&mut self, child: &mut Child) {
+        while self.begun != Begun::Refused {
+            let next = self.frames.next(&mut child.requests);
+            match tokio::time::timeout(LAST_WORDS, next).await {
+                Ok(Ok(Some(Incoming::Request(frame)))) => {
+                    self.note_begin(&frame);
+                }
+                Ok(Ok(Some(Incoming::TooLarge { .. }) | None) | Err(_)) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes what the shim says about the begin of user code. Returns `true` if it was that.
+    fn note_begin(&mut self, frame: &RequestFrame) -> bool {
+        self.begun = match frame.body.get("type").and_then(Value::as_str) {
+            Some("UpdraftBegins") => Begun::Yes,
+            Some("UpdraftVoid") => Begun::Refused,
+            Some(_) | None => return false,
+        };
+        true
+    }
+
+    async fn answer(&mut self, child: &mut Child, incoming: Incoming) -> Result<(), String> {
+        let frame = match incoming {
+            Incoming::Request(frame) => frame,
+            Incoming::TooLarge { id: None, error } => return Err(format!("the task sent {error}")),
+            Incoming::TooLarge { id: Some(id), error } => return self.refuse(child, id, &error).await,
+        };
         let id = frame.id;
+        if self.note_begin(&frame) {
+            return Ok(());
+        }
         if frame.body.get("type").and_then(Value::as_str) == Some("ResendLoggingFD") {
             let sent = self.hand_over_log(child, id).await;
             return sent.map_err(|error| format!("the task could not be given another log: {error}"));
         }
-        let answer = match serde_json::from_value::<FromTask>(frame.body.clone()) {
+        let answer = match FromTask::deserialize(&frame.body) {
             Ok(message) => self.take_message(message),
             Err(_) => self.ask(&frame.body).await,
         };
@@ -226,6 +371,14 @@ impl Supervision<'_> {
             answer.error.as_ref(),
         )
         .await;
+        sent.map_err(|error| format!("the task could not be answered: {error}"))
+    }
+
+    /// A message that is too large is an error of the task's, which it may handle.
+    async fn refuse(&self, child: &mut Child, id: u64, error: &FrameError) -> Result<(), String> {
+        let text = format!("the message is too large: {error}; [updraft] max_message_mb sets the limit");
+        let answer = Answer::failure(413, text);
+        let sent = write_reply(&mut child.requests, id, None, answer.error.as_ref()).await;
         sent.map_err(|error| format!("the task could not be answered: {error}"))
     }
 
@@ -414,7 +567,9 @@ impl Supervision<'_> {
                 };
                 End::failure(self.facts, format!("Process terminated by signal {name}.{hint}"))
             }
-            (None, ChildExit::Lost) => End::failure(self.facts, "Process lost with the Python fork server"),
+            (None, ChildExit::Lost) => {
+                End::failure(self.facts, "The process was lost; nobody knows how it ended")
+            }
         }
     }
 }

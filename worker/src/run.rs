@@ -6,6 +6,7 @@ use crate::running::RunningTask;
 use crate::{Shared, native, python_task};
 use chrono::Utc;
 use model::Timestamp;
+use processes::lease::Permit;
 use proto::v1::{Ending, NewTrigger, ReportRequest, StartTask, XCom};
 use serde_json::{Map, Value};
 use std::sync::{Arc, OnceLock};
@@ -74,9 +75,18 @@ impl End {
     }
 }
 
+/// A try that ended before user code began, which is nobody's fault but ours.
+#[derive(Debug)]
+pub(crate) struct NeverStarted {
+    /// Why.
+    pub(crate) cause: String,
+}
+
 /// What a claim tells about its try.
 pub(crate) struct Facts {
     pub(crate) start: StartTask,
+    /// What starts the task must have it; it ends with the claim.
+    pub(crate) permit: Permit,
     /// `StartupDetails`.
     pub(crate) startup: Value,
     /// The side document of a native task.
@@ -87,7 +97,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn new(start: StartTask) -> Self {
+    pub(crate) fn new(start: StartTask, permit: Permit) -> Self {
         // Nothing that can be run is without it; see `problem`.
         let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
         let native = serde_json::from_slice(&start.native)
@@ -99,6 +109,7 @@ impl Facts {
             .unwrap_or(false);
         Self {
             start,
+            permit,
             startup,
             native,
             should_retry,
@@ -148,8 +159,13 @@ impl Facts {
 }
 
 /// Runs a claimed task to its end and reports it. Returns how it ended.
-pub(crate) async fn run_task(shared: Arc<Shared>, start: StartTask, mut task: RunningTask) -> Ending {
-    let facts = Facts::new(start);
+pub(crate) async fn run_task(
+    shared: Arc<Shared>,
+    start: StartTask,
+    permit: Permit,
+    mut task: RunningTask,
+) -> Ending {
+    let facts = Facts::new(start, permit);
     let span = tracing::info_span!(
         "task.run",
         dag.id = facts.ti("dag_id"),

@@ -304,6 +304,7 @@ mod tests {
         let running = Running::default();
         let (id, epoch) = claim(2);
         let task = running.ask(life()).granted(id, epoch).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the test itself notices its end")]
         let panicked = tokio::spawn(async move {
             let _task = task;
             panic!("on purpose");

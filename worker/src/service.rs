@@ -22,7 +22,7 @@ pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) ->
     let broker = open_broker(&config, "worker", &lifecycle)?;
     let health = Health::default();
     let name = WorkerName::take(&config)?;
-    let worker = worker(&config, name, broker.clone(), health.clone())?;
+    let worker = worker(&config, name, broker.clone(), health.clone(), &lifecycle)?;
     let metrics = telemetry.metrics();
     page.serve(&lifecycle, health, config.scheduler.worker_lease, move || {
         metrics.render()
@@ -64,7 +64,13 @@ pub async fn run_one(
     config.celery.worker_concurrency = 1;
     config.updraft.queues.clear();
     let name = WorkerName::for_one_task(&config);
-    let worker = worker(&config, name, Arc::new(LocalBroker::default()), Health::default())?;
+    let worker = worker(
+        &config,
+        name,
+        Arc::new(LocalBroker::default()),
+        Health::default(),
+        &lifecycle,
+    )?;
     let (tell, outcome) = tokio::sync::oneshot::channel();
     let own = lifecycle.clone();
     lifecycle.spawn("worker", Kind::Work, async move {
@@ -84,6 +90,7 @@ fn worker(
     name: WorkerName,
     broker: Arc<dyn Broker>,
     health: Health,
+    lifecycle: &Lifecycle,
 ) -> anyhow::Result<Worker> {
     let tokens = tokens(config)?;
     let watchdog = Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?;
@@ -95,7 +102,7 @@ fn worker(
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .connect_lazy();
-    let python = python_of(config, &watchdog, &name)?;
+    let python = python_of(config, &watchdog, &name, lifecycle)?;
     if python.is_none() {
         tracing::warn!("[updraft] python is not set: only tasks that need no Python can run on this worker");
     }
@@ -111,9 +118,13 @@ fn python_of(
     config: &Config,
     watchdog: &Watchdog,
     name: &WorkerName,
+    lifecycle: &Lifecycle,
 ) -> anyhow::Result<Option<python::ForkServer>> {
     let interpreter = config.updraft.python.clone();
     interpreter
-        .map(|interpreter| bootstrap::fork_server(config, interpreter, &watchdog.environment(name)))
+        .map(|interpreter| {
+            let env = watchdog.environment(name);
+            bootstrap::fork_server(config, interpreter, &env, lifecycle)
+        })
         .transpose()
 }

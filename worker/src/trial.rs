@@ -4,6 +4,7 @@ use crate::log::TryLog;
 use crate::native::{self, Surroundings};
 use crate::run::Facts;
 use config::{Config, RawConfig};
+use processes::lease::{BootInstant, Lease};
 use proto::v1::StartTask;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time between SIGTERM and SIGKILL for commands of trials.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The lease of each trial.
+const LEASE: Duration = Duration::from_secs(3600);
 
 /// Runs tasks as a worker with certain options would.
 pub struct Trials {
@@ -40,7 +43,11 @@ impl Trials {
             execution_timeout: time_limit,
             ..StartTask::default()
         };
-        let facts = Facts::new(start);
+        let Ok(lease) = Lease::new() else {
+            return json!({"declined": "there is no memory for a lease"});
+        };
+        lease.begin(BootInstant::now().after(LEASE));
+        let facts = Facts::new(start, lease.permit());
         let task = match native::prepare(&self.settings, &facts, document) {
             Ok(task) => task,
             Err(why) => return json!({"declined": why}),

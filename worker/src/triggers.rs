@@ -8,6 +8,7 @@ use crate::control::is_transient;
 use crate::log::{Line, Lines, TryLog};
 use lifecycle::Stop;
 use nix::sys::signal::Signal;
+use processes::lease::Permit;
 use proto::v1::{RunTrigger, SyncTriggersRequest, TriggerFiredRequest};
 use python::frames::{RequestFrame, read_request, write_reply};
 use python::messages::Answer;
@@ -34,8 +35,6 @@ const RECOVERY: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(30);
 /// Lines, requests and replies under way.
 const UNDER_WAY: usize = 256;
-/// Bytes of a request that the child may send.
-const REQUEST_LIMIT: usize = proto::MESSAGE_LIMIT - (64 << 10);
 /// The reply that wakes the runner (`NUDGE` of the shim).
 const NUDGE: u64 = 1 << 31;
 
@@ -89,16 +88,18 @@ pub(crate) async fn host(shared: Arc<Shared>, stop: Stop) {
             () = host.shared.triggers.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
+        let permit = host.shared.lease.permit();
         host.look().await;
         if host.to_start.is_empty() {
             continue;
         }
+        processes::pause::point("triggers-fork");
         let child = match &host.shared.python {
-            Some(python) => python.fork(&Work::Triggers, &[]).await,
+            Some(python) => python.fork(&Work::Triggers(permit.clone()), &[]).await,
             None => return,
         };
         match child {
-            Ok(child) => host.serve(child, &stop).await,
+            Ok(child) => host.serve(child, &permit, &stop).await,
             Err(error) => tracing::error!("triggers cannot run: {error}"),
         }
         // What ran in it is given out again.
@@ -168,7 +169,7 @@ impl Host {
     }
 
     /// Looks after the runner until it ends, or the worker does.
-    async fn serve(&mut self, mut child: Child, stop: &Stop) {
+    async fn serve(&mut self, mut child: Child, permit: &Permit, stop: &Stop) {
         let (Some(requests), Some(logs), Some(stdout), Some(stderr)) = (
             take_stream(&mut child.requests),
             take_stream(&mut child.logs),
@@ -182,7 +183,11 @@ impl Host {
         let (replies, outgoing) = mpsc::channel(UNDER_WAY);
         let (records, mut lines) = mpsc::channel(UNDER_WAY);
         let mut pumps = JoinSet::new();
-        pumps.spawn(read_frames(reader, frames));
+        pumps.spawn(read_frames(
+            reader,
+            self.shared.config.updraft.max_message_bytes,
+            frames,
+        ));
         pumps.spawn(write_replies(writer, outgoing));
         pumps.spawn(read_lines(logs, records.clone()));
         pumps.spawn(read_lines(stdout, records.clone()));
@@ -206,6 +211,8 @@ impl Host {
                 }
                 Some(line) = lines.recv() => self.note(line).await,
                 frame = incoming.recv() => match frame {
+                    // What runs in it may run elsewhere by now; dropping it kills it.
+                    Some(_) if !permit.holds() => return,
                     Some(frame) => self.answer(frame, &replies, &mut asking).await,
                     None => break,
                 },
@@ -408,9 +415,9 @@ fn take_stream(stream: &mut UnixStream) -> Option<UnixStream> {
     Some(std::mem::replace(stream, closed))
 }
 
-async fn read_frames(mut reader: OwnedReadHalf, frames: Sender<RequestFrame>) {
+async fn read_frames(mut reader: OwnedReadHalf, limit: usize, frames: Sender<RequestFrame>) {
     loop {
-        match read_request(&mut reader, REQUEST_LIMIT).await {
+        match read_request(&mut reader, limit).await {
             Ok(Some(frame)) => {
                 if frames.send(frame).await.is_err() {
                     return;

@@ -8,6 +8,8 @@
 use crate::WorkerName;
 use crate::containers::{self, Engine};
 use crate::spool;
+use processes::lease::{BootInstant, Lease};
+use processes::orphans::Kept;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Names the worker's life in the environment of everything that it starts.
 pub const LIFE: &str = "UPDRAFT_WORKER_LIFE";
@@ -32,13 +33,16 @@ pub(crate) struct Farewell {
     pub(crate) control_plane: String,
     pub(crate) worker: String,
     pub(crate) token: String,
+    /// Bytes of a message that the control plane accepts.
+    pub(crate) message_limit: usize,
 }
 
 /// What a worker tells its watchdog again and again, a line of JSON each time.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Renewal {
-    /// Milliseconds until the lease ends; absent when only the engines are told.
-    left: Option<u64>,
+    /// When the lease ends, in nanoseconds of CLOCK_BOOTTIME; absent when only the engines are told. An instant, not a
+    /// span: however late it is read, the lease ends when it does.
+    until: Option<u64>,
     farewell: Option<Farewell>,
     /// Where containers may be left.
     engines: Vec<Engine>,
@@ -48,6 +52,9 @@ struct Renewal {
     spooled: BTreeMap<PathBuf, String>,
 }
 
+/// The longest wait of a watchdog before it looks at the clock again: waits do not count the time that the machine sleeps.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long the control plane is told of the death, if it does not answer.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -56,8 +63,9 @@ const FAREWELL: Duration = Duration::from_secs(30);
 pub struct Watchdog {
     life: String,
     arguments: Vec<String>,
+    lease: Lease,
     /// `None` where there is none to tell anything.
-    process: Option<Arc<Mutex<Child>>>,
+    process: Option<Arc<Mutex<(Child, Kept)>>>,
     spooled: Arc<Mutex<BTreeMap<PathBuf, String>>>,
 }
 
@@ -70,9 +78,11 @@ impl Watchdog {
         let life = uuid::Uuid::new_v4().simple().to_string();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = Arc::new(Mutex::new(spawn(&arguments, &life)?));
+        processes::orphans::adopt();
         Ok(Self {
             life,
             arguments,
+            lease: Lease::new()?,
             process: Some(process),
             spooled: Arc::default(),
         })
@@ -84,9 +94,15 @@ impl Watchdog {
         Self {
             life: String::new(),
             arguments: Vec::new(),
+            lease: Lease::new().expect("memory for a lease"),
             process: None,
             spooled: Arc::default(),
         }
+    }
+
+    /// The worker's lease, for whoever starts something.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     /// Tells of a report in a file, which is to be delivered if the worker dies.
@@ -130,10 +146,9 @@ impl Watchdog {
     }
 
     /// Tells that the lease is good until `deadline`. A watchdog that was killed gets a successor.
-    pub(crate) fn renew(&self, deadline: Instant, farewell: Option<Farewell>, engines: Vec<Engine>) {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    pub(crate) fn renew(&self, deadline: BootInstant, farewell: Option<Farewell>, engines: Vec<Engine>) {
         let renewal = Renewal {
-            left: u64::try_from(left).ok(),
+            until: Some(deadline.nanos()),
             farewell,
             engines,
             ..Renewal::default()
@@ -160,16 +175,16 @@ impl Watchdog {
         let Ok(line) = serde_json::to_string(&renewal) else {
             return;
         };
-        if tell(&mut process, &line) {
+        if tell(&mut process.0, &line) {
             return;
         }
         // It is dead or deaf; one that still lived would kill at the end of the lease it knows.
-        process.kill().ok();
-        process.wait().ok();
+        process.0.kill().ok();
+        process.0.wait().ok();
         match spawn(&self.arguments, &self.life) {
             Ok(successor) => {
                 *process = successor;
-                tell(&mut process, &line);
+                tell(&mut process.0, &line);
                 tracing::warn!("the watchdog was gone; there is another one");
             }
             Err(error) => tracing::error!(
@@ -196,8 +211,8 @@ impl Watchdog {
     }
 }
 
-fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
-    Command::new(std::env::current_exe()?)
+fn spawn(arguments: &[String], life: &str) -> std::io::Result<(Child, Kept)> {
+    let child = Command::new(std::env::current_exe()?)
         .args(arguments)
         .arg(life)
         // It needs none of the worker's secrets, and its environment can be read by whoever may read ours.
@@ -206,7 +221,9 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<Child> {
         .stdout(Stdio::null())
         // Signals meant for the worker's process group must not reach it.
         .process_group_zero()
-        .spawn()
+        .spawn()?;
+    let kept = Kept::new(i32::try_from(child.id()).map_err(std::io::Error::other)?);
+    Ok((child, kept))
 }
 
 fn tell(process: &mut Child, line: &str) -> bool {
@@ -236,17 +253,15 @@ pub fn main(life: &str) -> std::process::ExitCode {
             }
         }
     });
-    // A month stands for "no lease": longer waits overflow.
-    let no_lease = || std::time::Instant::now() + Duration::from_secs(30 * 86_400);
-    let mut deadline = no_lease();
+    let no_lease = BootInstant::from_nanos(u64::MAX);
+    let mut deadline = no_lease;
     let mut last = Renewal::default();
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        match renewals.recv_timeout(left) {
+        match renewals.recv_timeout(deadline.left().min(LOOK)) {
             Ok(line) => {
                 let renewal: Renewal = serde_json::from_str(&line).unwrap_or_default();
-                if let Some(left) = renewal.left {
-                    deadline = std::time::Instant::now() + Duration::from_millis(left);
+                if let Some(until) = renewal.until {
+                    deadline = BootInstant::from_nanos(until);
                     last.farewell = renewal.farewell;
                 }
                 if !renewal.keeps_engines {
@@ -255,8 +270,10 @@ pub fn main(life: &str) -> std::process::ExitCode {
                 last.spooled = renewal.spooled;
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                kill_wards(life, &last.engines);
-                deadline = no_lease();
+                if deadline.left().is_zero() {
+                    kill_wards(life, &last.engines);
+                    deadline = no_lease;
+                }
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 kill_wards(life, &last.engines);
@@ -354,8 +371,8 @@ impl Farewell {
             .await
             .map_err(|error| away(&error))?;
         Ok(WorkerServiceClient::new(channel)
-            .max_decoding_message_size(proto::MESSAGE_LIMIT)
-            .max_encoding_message_size(proto::MESSAGE_LIMIT))
+            .max_decoding_message_size(self.message_limit)
+            .max_encoding_message_size(self.message_limit))
     }
 
     async fn leave(&self) -> Result<(), tonic::Status> {

@@ -138,6 +138,7 @@ mod tests {
         wellness.set(Some("no interpreter".to_owned()));
         assert_eq!(wellness.problem().as_deref(), Some("no interpreter"));
         let waits = wellness.clone();
+        #[expect(clippy::disallowed_methods, reason = "the test itself notices its end")]
         let waiting = tokio::spawn(async move { waits.well().await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

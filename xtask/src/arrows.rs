@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::process::Command;
 
 /// Crates from the ground up: each may use only those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "updraft-model",
     "updraft-scheduling",
     "updraft-lifecycle",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 18] = [
     "updraft-store",
     "updraft-identity",
     "updraft-telemetry",
+    "updraft-processes",
     "updraft-python",
     "updraft-kubernetes",
     "updraft-bootstrap",

@@ -18,7 +18,7 @@ use telemetry::metric;
 use tonic::Status;
 
 /// Bytes after which an answer is full. One order more is far below what a message may have.
-const REPLY: usize = proto::MESSAGE_LIMIT / 4;
+const REPLY: usize = 4 << 20;
 
 /// Tells a worker which triggers to run, and which not any more.
 pub(super) async fn sync(

@@ -160,7 +160,12 @@ fn kept_secret(home: &Path, name: &str, make: impl Fn() -> String) -> anyhow::Re
 ///
 /// # Errors
 /// When the examples cannot be written.
-pub fn fork_server(config: &Config, python: PathBuf, env: &[(String, String)]) -> anyhow::Result<ForkServer> {
+pub fn fork_server(
+    config: &Config,
+    python: PathBuf,
+    env: &[(String, String)],
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<ForkServer> {
     let mut bundles = vec![Bundle {
         name: "dags-folder".to_owned(),
         path: config.core.dags_folder.clone(),
@@ -187,13 +192,14 @@ pub fn fork_server(config: &Config, python: PathBuf, env: &[(String, String)]) -
             config.logging.level.clone(),
         ),
     ];
-    Ok(ForkServer::new(ForkServerConfig {
+    let config = ForkServerConfig {
         python,
         home: config.home.clone(),
         bundles,
         env: own.into_iter().chain(env.iter().cloned()).collect(),
         hidden_env: hidden,
-    }))
+    };
+    Ok(ForkServer::new(config, lifecycle.clone()))
 }
 
 /// Environment variables that tasks and parsers must not see.

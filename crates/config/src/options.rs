@@ -540,6 +540,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "updraft",
+        "max_message_mb",
+        "64",
+        "Size (MiB) of the largest message of a task, such as an XCom, that workers and API servers take; MariaDB's max_allowed_packet must be larger.",
+    ),
+    option(
+        "updraft",
         "otlp_endpoint",
         "",
         "OTLP (gRPC) endpoint for traces, such as http://localhost:4317; OTEL_EXPORTER_OTLP_ENDPOINT does as well.",

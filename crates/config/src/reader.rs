@@ -297,6 +297,7 @@ impl Reader<'_> {
             worker_losses: self.number("updraft", "worker_losses", "a whole number from 0")?,
             start_retries: self.number("updraft", "start_retries", "a whole number from 0")?,
             max_task_log_bytes: u64::from(self.positive("updraft", "max_task_log_mb")?) << 20,
+            max_message_bytes: (self.positive("updraft", "max_message_mb")?.min(1024) as usize) << 20,
             otlp_endpoint: self.optional("updraft", "otlp_endpoint").or_else(|| {
                 std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
                     .ok()

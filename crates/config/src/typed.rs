@@ -230,6 +230,7 @@ pub struct Updraft {
     pub worker_losses: u32,
     pub start_retries: u32,
     pub max_task_log_bytes: u64,
+    pub max_message_bytes: usize,
     pub otlp_endpoint: Option<String>,
 }
 

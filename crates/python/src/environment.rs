@@ -88,7 +88,7 @@ async fn find_python() -> Option<PathBuf> {
         let check =
             "import sys; print(sys.executable) if (3, 10) <= sys.version_info < (3, 14) else sys.exit(1)";
         let output = Command::new(name)
-            .args(["-c", check])
+            .args(["-I", "-c", check])
             .stdin(Stdio::null())
             .output()
             .await;
@@ -103,7 +103,7 @@ async fn find_python() -> Option<PathBuf> {
 
 async fn make_venv(base: &Path, folder: &Path) -> Result<(), EnvironmentError> {
     let output = Command::new(base)
-        .args(["-m", "venv", "--clear"])
+        .args(["-I", "-m", "venv", "--clear"])
         .arg(folder)
         .stdin(Stdio::null())
         .output()
@@ -139,7 +139,9 @@ async fn install(
         problem,
     };
     let mut child = Command::new(python)
+        // Isolated, so that no file of the working directory stands for a module.
         .args([
+            "-I",
             "-m",
             "pip",
             "install",

@@ -1,32 +1,34 @@
 //! The fork server: one Python process that has imported the SDK, and its children.
+//!
+//! Its death costs nothing: its children live on as ours, a copy of it that was made when it had warmed up takes its
+//! place, and that copy is copied again.
+
+mod command;
+mod process;
 
 use crate::parse::Instead;
-use crate::shim::{LOADER, PROGRAM};
+use lifecycle::{Kind, Lifecycle, Part};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair,
-    sockopt,
-};
-use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
-use serde::Deserialize;
+use process::{Process, Sockets};
+use processes::lease::Permit;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot, watch};
 
-/// How long the fork server may take to import the SDK.
-const WARM_UP: Duration = Duration::from_secs(120);
-/// How long forking a child may take.
-const FORK: Duration = Duration::from_secs(30);
+/// How long forking a child may take. A fork server that takes longer is sick: it is replaced.
+const FORK: Duration = Duration::from_secs(10);
+/// How many fork servers are asked for one child.
+const FORK_TRIES: u32 = 3;
+/// Pauses between attempts to start Python where it cannot be started.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A folder of DAG files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub struct ForkServerConfig {
 }
 
 /// Why Python cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum PythonError {
     /// The interpreter cannot be started.
     #[error(
@@ -63,7 +65,7 @@ pub enum PythonError {
         /// The interpreter.
         python: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// The interpreter lacks the SDK, or has one that cannot be used.
     #[error(
@@ -86,10 +88,10 @@ pub enum PythonError {
 /// What a child is to do.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// Run the task that is sent as `StartupDetails` on the requests socket.
-    Task,
-    /// Run the triggers that are asked for on the requests socket.
-    Triggers,
+    /// Run the task that is sent as `StartupDetails` on the requests socket, if its permit still holds then.
+    Task(Permit),
+    /// Run the triggers that are asked for on the requests socket, if the permit still holds then.
+    Triggers(Permit),
     /// Parse a DAG file.
     Parse {
         /// The file.
@@ -110,7 +112,7 @@ pub enum ChildExit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// With the fork server.
+    /// Nobody knows.
     Lost,
 }
 
@@ -129,6 +131,8 @@ pub struct Child {
     pub logs: UnixStream,
     /// How it ended.
     pub exit: oneshot::Receiver<ChildExit>,
+    /// The child is killed when this is closed: it ends with us, not with the fork server.
+    _lifeline: OwnedFd,
 }
 
 impl Child {
@@ -151,359 +155,279 @@ impl Drop for Child {
     }
 }
 
-#[derive(Deserialize)]
-struct Told {
-    #[serde(default)]
-    ready: Option<Value>,
-    #[serde(default)]
-    broken: Option<String>,
-    #[serde(default)]
-    tag: Option<u64>,
-    #[serde(default)]
-    pid: Option<i32>,
-    #[serde(default)]
-    exit: Option<i32>,
-    #[serde(default)]
-    status: Option<i32>,
+/// Whether Python can be used now.
+#[derive(Debug, Clone)]
+enum State {
+    /// Not known yet.
+    Starting,
+    /// This fork server takes requests, unless it has died since.
+    Ready(Arc<Process>),
+    /// It cannot; another attempt follows.
+    Broken(PythonError),
+    /// Nobody wants it any more.
+    Stopped,
 }
 
-#[derive(Default)]
-struct Waiting {
-    forks: HashMap<u64, oneshot::Sender<(i32, oneshot::Receiver<ChildExit>)>>,
-    exits: HashMap<i32, oneshot::Sender<ChildExit>>,
-    dead: bool,
+#[derive(Debug)]
+struct Inner {
+    config: ForkServerConfig,
+    state: watch::Sender<State>,
+    standby: Mutex<Option<Arc<Process>>>,
+    /// Notified when a fork server has died.
+    died: Arc<Notify>,
+    keeper: Mutex<Option<Part>>,
+    lifecycle: Lifecycle,
 }
 
-fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Process {
-    control: OwnedFd,
-    waiting: Arc<Mutex<Waiting>>,
-    child: Mutex<std::process::Child>,
-}
-
-impl Process {
-    fn is_dead(&self) -> bool {
-        lock(&self.waiting).dead
-    }
-}
-
-impl Drop for Process {
+impl Drop for Inner {
     fn drop(&mut self) {
-        // Shutting the socket down wakes our reader; its end of file makes the fork server kill its children and go.
-        nix::sys::socket::shutdown(self.control.as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..200 {
-            if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        if let Some(keeper) = lock(&self.keeper).take() {
+            keeper.abort();
         }
-        child.kill().ok();
-        child.wait().ok();
     }
 }
 
-/// A fork server, started when it is first needed and again when it died. Clones share it.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A fork server, started when it is first needed and replaced when it died. Clones share it.
 #[derive(Clone)]
 pub struct ForkServer {
-    config: Arc<ForkServerConfig>,
-    process: Arc<tokio::sync::Mutex<Option<Arc<Process>>>>,
-    tags: Arc<AtomicU64>,
+    inner: Arc<Inner>,
 }
 
 impl ForkServer {
-    /// A fork server that is not started yet.
-    pub fn new(config: ForkServerConfig) -> Self {
+    /// A fork server that is not started yet. Who keeps one ready is a part of this program.
+    pub fn new(config: ForkServerConfig, lifecycle: Lifecycle) -> Self {
         Self {
-            config: Arc::new(config),
-            process: Arc::default(),
-            tags: Arc::default(),
+            inner: Arc::new(Inner {
+                config,
+                state: watch::Sender::new(State::Starting),
+                standby: Mutex::default(),
+                died: Arc::default(),
+                keeper: Mutex::default(),
+                lifecycle,
+            }),
         }
     }
 
     /// What it was made with.
     pub fn config(&self) -> &ForkServerConfig {
-        &self.config
+        &self.inner.config
     }
 
     /// Starts it if it is not running.
     ///
     /// # Errors
-    /// When the interpreter cannot be started or lacks the SDK.
+    /// When the interpreter cannot be started or lacks the SDK. Further attempts are made in the background.
     pub async fn start(&self) -> Result<(), PythonError> {
         self.process().await.map(|_| ())
     }
 
-    /// Stops it, and with it every child.
-    pub async fn stop(&self) {
-        let process = self.process.lock().await.take();
-        if let Some(process) = process {
-            tokio::task::spawn_blocking(move || drop(process)).await.ok();
+    /// Why Python cannot be used now; `None` while it can, or while that is not known yet.
+    pub fn problem(&self) -> Option<PythonError> {
+        match &*self.inner.state.borrow() {
+            State::Broken(problem) => Some(problem.clone()),
+            State::Starting | State::Ready(_) | State::Stopped => None,
         }
     }
 
-    /// Forks a child.
+    /// Waits until Python can be used, as far as is known.
+    pub async fn works(&self) {
+        let mut states = self.inner.state.subscribe();
+        // The sender lives as long as we do.
+        states
+            .wait_for(|state| !matches!(state, State::Broken(_)))
+            .await
+            .ok();
+    }
+
+    /// Stops it for good, and with it every child.
+    pub async fn stop(&self) {
+        if let Some(keeper) = lock(&self.inner.keeper).take() {
+            keeper.abort();
+        }
+        let standby = lock(&self.inner.standby).take();
+        let state = self.inner.state.send_replace(State::Stopped);
+        tokio::task::spawn_blocking(move || drop((standby, state)))
+            .await
+            .ok();
+    }
+
+    /// Forks a child. A fork server that dies or hangs meanwhile is replaced, and the next one asked.
     ///
     /// # Errors
-    /// When there is no fork server to be had, or it does not answer.
+    /// When there is no fork server to be had, or none answers.
     pub async fn fork(&self, work: &Work, env: &[(String, String)]) -> Result<Child, PythonError> {
-        let process = self.process().await?;
-        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
-        let env: HashMap<&str, &str> = env
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect();
-        let op = match work {
-            Work::Task => "task",
-            Work::Triggers => "triggers",
-            Work::Parse { .. } => "parse",
-        };
-        let mut request = json!({"tag": tag, "op": op, "env": env});
-        if let (
-            Work::Parse {
-                file,
-                bundle,
-                memory_mb,
-                instead,
-            },
-            Some(fields),
-        ) = (work, request.as_object_mut())
-        {
-            fields.insert("file".to_owned(), file.to_string_lossy().into());
-            fields.insert("bundle_path".to_owned(), bundle.path.to_string_lossy().into());
-            fields.insert("bundle_name".to_owned(), bundle.name.as_str().into());
-            fields.insert("memory_mb".to_owned(), (*memory_mb).into());
-            match instead {
-                Some(Instead::Callback(callback)) => fields.insert("callback".to_owned(), callback.clone()),
-                Some(Instead::Question(question)) => fields.insert("question".to_owned(), question.clone()),
-                None => None,
-            };
-        }
-        let system = |error: &dyn std::fmt::Display| PythonError::System(error.to_string());
-        let mut ours = Vec::new();
-        let mut theirs = Vec::new();
-        for _ in 0..4 {
-            let (mine, its) = socketpair(
-                AddressFamily::Unix,
-                SockType::Stream,
-                None,
-                SockFlag::SOCK_CLOEXEC,
-            )
-            .map_err(|error| system(&error))?;
-            let mine = std::os::unix::net::UnixStream::from(mine);
-            mine.set_nonblocking(true).map_err(|error| system(&error))?;
-            ours.push(UnixStream::from_std(mine).map_err(|error| system(&error))?);
-            theirs.push(its);
-        }
-        let (sender, receiver) = oneshot::channel();
-        lock(&process.waiting).forks.insert(tag, sender);
-        let numbers: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
-        let text = request.to_string();
-        let sent = sendmsg::<()>(
-            process.control.as_raw_fd(),
-            &[IoSlice::new(text.as_bytes())],
-            &[ControlMessage::ScmRights(&numbers)],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
-        drop(theirs);
-        sent.map_err(|error| PythonError::Gone(format!("does not take requests: {error}")))?;
-        let (pid, exit) = match tokio::time::timeout(FORK, receiver).await {
-            Ok(Ok(forked)) => forked,
-            Ok(Err(_)) => return Err(PythonError::Gone("died".to_owned())),
-            Err(_) => {
-                self.stop().await;
-                return Err(PythonError::Gone(format!(
-                    "did not fork within {} s",
-                    FORK.as_secs()
-                )));
+        let mut tries = 1;
+        loop {
+            let process = self.process().await?;
+            match fork_in(&process, work, env).await {
+                Err(PythonError::Gone(problem)) if tries < FORK_TRIES => {
+                    tracing::warn!("the Python fork server {problem}; asking another one");
+                    process.kill();
+                    tries += 1;
+                }
+                Err(error @ PythonError::Gone(_)) => {
+                    process.kill();
+                    return Err(error);
+                }
+                forked => return forked,
             }
-        };
-        let [requests, stdout, stderr, logs] = <[UnixStream; 4]>::try_from(ours)
-            .map_err(|_| PythonError::System("sockets are missing".to_owned()))?;
-        Ok(Child {
-            pid,
-            requests,
-            stdout,
-            stderr,
-            logs,
-            exit,
-        })
+        }
     }
 
     async fn process(&self) -> Result<Arc<Process>, PythonError> {
-        let mut slot = self.process.lock().await;
-        if let Some(process) = slot.as_ref().filter(|process| !process.is_dead()) {
-            return Ok(Arc::clone(process));
-        }
-        if slot.take().is_some() {
-            tracing::warn!("the Python fork server died; starting another one");
-        }
-        let process = Arc::new(self.launch().await?);
-        *slot = Some(Arc::clone(&process));
-        Ok(process)
-    }
-
-    async fn launch(&self) -> Result<Process, PythonError> {
-        let system = |error: &dyn std::fmt::Display| PythonError::System(error.to_string());
-        let (control, its) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|error| system(&error))?;
-        setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
-        // The program is one packet, nearly as large as what a socket takes by default.
-        setsockopt(&control, sockopt::SndBuf, &(1 << 20)).map_err(|error| system(&error))?;
-        let program = json!(PROGRAM).to_string();
-        send(control.as_raw_fd(), program.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
-        let mut command = self.command();
-        command
-            .stdin(Stdio::from(its))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let python = self.config.python.clone();
-        let mut child = command
-            .spawn()
-            .map_err(|source| PythonError::Interpreter { python, source })?;
-        drop(command);
-        forward_output(child.stdout.take(), child.stderr.take());
-        let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let (ready, readiness) = oneshot::channel();
-        let reader = control.try_clone().map_err(|error| system(&error))?;
-        let shared = Arc::clone(&waiting);
-        std::thread::Builder::new()
-            .name("fork-server".to_owned())
-            .spawn(move || listen(&reader, &shared, ready))
-            .map_err(|error| system(&error))?;
-        let process = Process {
-            control,
-            waiting,
-            child: Mutex::new(child),
-        };
-        match tokio::time::timeout(WARM_UP, readiness).await {
-            Ok(Ok(Ok(facts))) => {
-                tracing::info!(sdk = %facts["sdk"], python = %facts["python"], seconds = %facts["seconds"], "Python is ready");
-                Ok(process)
+        self.keep();
+        let mut states = self.inner.state.subscribe();
+        loop {
+            match &*states.borrow_and_update() {
+                State::Ready(process) if !process.is_dead() => return Ok(Arc::clone(process)),
+                State::Ready(_) | State::Starting => {}
+                State::Broken(problem) => return Err(problem.clone()),
+                State::Stopped => return Err(PythonError::Gone("was stopped".to_owned())),
             }
-            Ok(Ok(Err(problem))) => Err(PythonError::Environment {
-                python: self.config.python.clone(),
-                problem,
-            }),
-            Ok(Err(_)) => {
-                let problem = "it ended before it was ready; its output is in the log".to_owned();
-                Err(PythonError::Environment {
-                    python: self.config.python.clone(),
-                    problem,
-                })
-            }
-            Err(_) => Err(PythonError::Gone(format!(
-                "was not ready within {} s",
-                WARM_UP.as_secs()
-            ))),
+            // The sender lives as long as we do.
+            states.changed().await.ok();
         }
     }
 
-    fn command(&self) -> std::process::Command {
-        let config = &*self.config;
-        let bundles: Vec<Value> = config
-            .bundles
-            .iter()
-            .map(|bundle| {
-                json!({"name": bundle.name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
-                       "kwargs": {"path": bundle.path}})
-            })
-            .collect();
-        let mut command = std::process::Command::new(&config.python);
-        // Nothing is written beside sources; what Python itself is not told by a variable, programs of tasks do not inherit.
-        command.args(["-u", "-B", "-c", LOADER]);
-        for name in &config.hidden_env {
-            command.env_remove(name);
+    /// Has somebody see to it that there is a fork server, from the first call on.
+    fn keep(&self) {
+        let mut keeper = lock(&self.inner.keeper);
+        if keeper.is_none() && !matches!(*self.inner.state.borrow(), State::Stopped) {
+            processes::orphans::adopt();
+            let work = keep(Arc::downgrade(&self.inner), Arc::clone(&self.inner.died));
+            *keeper = Some(self.inner.lifecycle.spawn("fork server keeper", Kind::Work, work));
         }
-        command
-            .envs(config.env.iter().map(|(key, value)| (key, value)))
-            .env("AIRFLOW_HOME", &config.home)
-            .env("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-            // Parseable, and impossible to open: tasks and parsers have no way to a database.
-            .env(
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
-                "sqlite:////nonexistent/none.db",
-            )
-            .env(
-                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
-                Value::from(bundles).to_string(),
-            )
-            .env("_AIRFLOW_PROCESS_CONTEXT", "client");
-        command
     }
 }
 
-/// Hands what the fork server itself prints (warnings of the environment) to our log.
-fn forward_output(stdout: Option<std::process::ChildStdout>, stderr: Option<std::process::ChildStderr>) {
-    fn forward(stream: impl std::io::Read + Send + 'static) {
-        let work = move || {
-            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
-            while let Some(Ok(line)) = lines.next() {
-                tracing::debug!(target: "python", "{line}");
-            }
-        };
-        // Without the thread the output is lost, nothing else.
-        std::thread::Builder::new()
-            .name("fork-server-output".to_owned())
-            .spawn(work)
-            .ok();
-    }
-    if let Some(stream) = stdout {
-        forward(stream);
-    }
-    if let Some(stream) = stderr {
-        forward(stream);
-    }
-}
-
-/// Reads what the fork server tells, until it ends.
-fn listen(control: &OwnedFd, waiting: &Mutex<Waiting>, ready: oneshot::Sender<Result<Value, String>>) {
-    let mut ready = Some(ready);
-    let mut buffer = vec![0; 1 << 16];
+/// Starts fork servers, one after the other died, and keeps a copy at hand.
+async fn keep(inner: Weak<Inner>, died: Arc<Notify>) {
+    let mut pause = FIRST_PAUSE;
     loop {
-        let length = match recv(control.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(_) => break,
-        };
-        let Ok(told) = serde_json::from_slice::<Told>(&buffer[..length]) else {
-            continue;
-        };
-        if let Some(facts) = told.ready {
-            ready.take().map(|ready| ready.send(Ok(facts)));
-        } else if let Some(problem) = told.broken {
-            ready.take().map(|ready| ready.send(Err(problem)));
-        } else if let (Some(tag), Some(pid)) = (told.tag, told.pid) {
-            let mut waiting = lock(waiting);
-            let (sender, receiver) = oneshot::channel();
-            waiting.exits.insert(pid, sender);
-            if let Some(fork) = waiting.forks.remove(&tag) {
-                // Whoever asked may have given up; then the child sees its sockets closed.
-                fork.send((pid, receiver)).ok();
+        let Some(inner) = inner.upgrade() else { return };
+        match renew(&inner).await {
+            Ok(()) => {
+                pause = FIRST_PAUSE;
+                drop(inner);
+                died.notified().await;
             }
-        } else if let (Some(pid), Some(status)) = (told.exit, told.status) {
-            let exit = if status < 0 {
-                ChildExit::Signal(-status)
-            } else {
-                ChildExit::Code(status)
-            };
-            lock(waiting).exits.remove(&pid).map(|sender| sender.send(exit));
+            Err(problem) => {
+                tracing::error!(
+                    "Python cannot be used: {problem}; trying again in {} s",
+                    pause.as_secs()
+                );
+                inner.state.send_replace(State::Broken(problem));
+                drop(inner);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
         }
     }
-    let mut waiting = lock(waiting);
-    waiting.dead = true;
-    waiting.forks.clear();
-    for (_, sender) in waiting.exits.drain() {
-        sender.send(ChildExit::Lost).ok();
+}
+
+/// Makes sure that there is a fork server that lives, and a copy of it.
+async fn renew(inner: &Inner) -> Result<(), PythonError> {
+    let present = match &*inner.state.borrow() {
+        State::Ready(process) if !process.is_dead() => Some(Arc::clone(process)),
+        State::Ready(_) | State::Starting | State::Broken(_) | State::Stopped => None,
+    };
+    let present = match present {
+        Some(present) => present,
+        None => {
+            let standby = lock(&inner.standby).take();
+            let next = match standby.filter(|standby| !standby.is_dead()) {
+                Some(standby) => {
+                    tracing::warn!("the Python fork server died; its copy takes over");
+                    standby
+                }
+                None => Arc::new(process::launch(&inner.config, &inner.died).await?),
+            };
+            let before = inner.state.send_replace(State::Ready(Arc::clone(&next)));
+            // The last of it is waited for.
+            tokio::task::spawn_blocking(move || drop(before)).await.ok();
+            next
+        }
+    };
+    let has_standby = lock(&inner.standby).as_ref().is_some_and(|copy| !copy.is_dead());
+    if !has_standby {
+        // Without one the next fork server takes longer to start, that is all.
+        match process::copy(&present, &inner.died).await {
+            Ok(copy) => *lock(&inner.standby) = Some(Arc::new(copy)),
+            Err(PythonError::Gone(problem)) => {
+                tracing::warn!("the Python fork server {problem}; replacing it");
+                present.kill();
+            }
+            Err(error) => tracing::warn!("there is no copy of the Python fork server: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// What the fork server is asked for.
+fn request(work: &Work, env: &[(String, String)]) -> Value {
+    let env: HashMap<&str, &str> = env
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    match work {
+        Work::Task(permit) => json!({"op": "task", "env": env, "life": permit.life()}),
+        Work::Triggers(permit) => json!({"op": "triggers", "env": env, "life": permit.life()}),
+        Work::Parse {
+            file,
+            bundle,
+            memory_mb,
+            instead,
+        } => {
+            let mut request = json!({
+                "op": "parse", "env": env, "file": file.to_string_lossy(), "bundle_path": bundle.path.to_string_lossy(),
+                "bundle_name": bundle.name, "memory_mb": memory_mb,
+            });
+            match instead {
+                Some(Instead::Callback(callback)) => request["callback"] = callback.clone(),
+                Some(Instead::Question(question)) => request["question"] = question.clone(),
+                None => {}
+            }
+            request
+        }
+    }
+}
+
+async fn fork_in(process: &Process, work: &Work, env: &[(String, String)]) -> Result<Child, PythonError> {
+    let (ours, theirs) = Sockets::pair()?;
+    let permit = match work {
+        Work::Task(permit) | Work::Triggers(permit) => Some(permit),
+        Work::Parse { .. } => None,
+    };
+    let page = permit.map(Permit::page);
+    let receiver = process.ask(request(work, env), &theirs, page)?;
+    drop(theirs);
+    let (pid, exit) = answer(receiver).await?;
+    let Sockets {
+        streams: [requests, stdout, stderr, logs],
+        lifeline,
+    } = ours;
+    Ok(Child {
+        pid,
+        requests,
+        stdout,
+        stderr,
+        logs,
+        exit,
+        _lifeline: lifeline,
+    })
+}
+
+async fn answer<T>(receiver: oneshot::Receiver<T>) -> Result<T, PythonError> {
+    match tokio::time::timeout(FORK, receiver).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(PythonError::Gone("died".to_owned())),
+        Err(_) => Err(PythonError::Gone(format!(
+            "did not fork within {} s",
+            FORK.as_secs()
+        ))),
     }
 }

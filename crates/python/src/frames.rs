@@ -7,9 +7,11 @@ use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value};
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What can be wrong with a child's frames. The child is then to be killed.
 #[derive(Debug, Error)]
@@ -39,7 +41,157 @@ pub struct RequestFrame {
     pub body: Value,
 }
 
-/// Reads the next request; `None` when the child closed its end.
+/// Memory for large frames that several readers share, in KiB.
+pub type Room = Arc<Semaphore>;
+
+/// Bytes up to which a frame needs no room of the shared memory.
+const SMALL: usize = 1 << 20;
+/// Bytes that are read at once.
+const PIECE: usize = 64 << 10;
+/// Bytes of a frame that is too large in which its number is found.
+const BEGINNING: usize = 16;
+
+/// What a child sent.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A request.
+    Request(RequestFrame),
+    /// A request that is too large; it was passed over.
+    TooLarge {
+        /// Its number, to be repeated in the reply; absent where it is no frame.
+        id: Option<u64>,
+        /// Why.
+        error: FrameError,
+    },
+}
+
+/// Reads frames. What was read of a frame is kept when a call is cancelled, so that the next call goes on with it.
+#[derive(Debug)]
+pub struct FrameReader {
+    limit: usize,
+    room: Option<Room>,
+    taken: Option<OwnedSemaphorePermit>,
+    head: Vec<u8>,
+    body: Vec<u8>,
+    /// Bytes of a frame that is too large that were passed over.
+    passed: usize,
+}
+
+impl FrameReader {
+    /// A reader of frames of up to `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            room: None,
+            taken: None,
+            head: Vec::new(),
+            body: Vec::new(),
+            passed: 0,
+        }
+    }
+
+    /// A reader that waits for room in shared memory before it reads a large frame. The room is given back when the next
+    /// frame begins.
+    pub fn within(limit: usize, room: Room) -> Self {
+        Self {
+            room: Some(room),
+            ..Self::new(limit)
+        }
+    }
+
+    /// Shared memory of so many bytes.
+    pub fn room_for(bytes: usize) -> Room {
+        Arc::new(Semaphore::new(bytes >> 10))
+    }
+
+    /// Reads the next request; `None` when the child closed its end. May be cancelled at any time.
+    ///
+    /// # Errors
+    /// When the bytes are no frame.
+    pub async fn next<R>(&mut self, reader: &mut R) -> Result<Option<Incoming>, FrameError>
+    where
+        R: AsyncRead + Unpin,
+    {
+        if self.head.is_empty() {
+            self.taken = None;
+        }
+        while self.head.len() < 4 {
+            let mut part = [0; 4];
+            let wanted = 4 - self.head.len();
+            match reader.read(&mut part[..wanted]).await {
+                Ok(0) if self.head.is_empty() => return Ok(None),
+                Ok(0) => return Err(FrameError::Broken(format!("{} of 4 bytes", self.head.len()))),
+                Ok(got) => self.head.extend_from_slice(&part[..got]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let found = self
+            .head
+            .iter()
+            .fold(0, |length, byte| length << 8 | usize::from(*byte));
+        if found > self.limit {
+            return self.pass_over(reader, found).await.map(Some);
+        }
+        if found > SMALL
+            && self.taken.is_none()
+            && let Some(room) = &self.room
+        {
+            let wanted = u32::try_from(found >> 10).unwrap_or(u32::MAX);
+            // The semaphore is never closed.
+            self.taken = Arc::clone(room).acquire_many_owned(wanted).await.ok();
+        }
+        // Read piece by piece: a length alone must not make us allocate.
+        while self.body.len() < found {
+            let left = found - self.body.len();
+            self.piece(reader, left, found).await?;
+        }
+        self.head.clear();
+        let frame = decode_request(&std::mem::take(&mut self.body))?;
+        Ok(Some(Incoming::Request(frame)))
+    }
+
+    /// Reads a piece of at most `left` bytes of a frame.
+    async fn piece<R>(&mut self, reader: &mut R, left: usize, found: usize) -> Result<(), FrameError>
+    where
+        R: AsyncRead + Unpin,
+    {
+        self.body.reserve(left.min(PIECE));
+        let got = reader.take(left as u64).read_buf(&mut self.body).await?;
+        if got == 0 {
+            return Err(FrameError::Broken(format!("{} of {found} bytes", found - left)));
+        }
+        Ok(())
+    }
+
+    /// Reads a frame that is too large to its end, keeping its beginning only.
+    async fn pass_over<R>(&mut self, reader: &mut R, found: usize) -> Result<Incoming, FrameError>
+    where
+        R: AsyncRead + Unpin,
+    {
+        while self.passed < found {
+            let kept = self.body.len();
+            self.piece(reader, found - self.passed, found).await?;
+            self.passed += self.body.len() - kept;
+            self.body.truncate(BEGINNING);
+        }
+        let id = self.body.split_first().and_then(|(_, mut rest)| {
+            rmpv::decode::read_value(&mut rest)
+                .ok()
+                .and_then(|id| id.as_u64())
+        });
+        self.head.clear();
+        self.body.clear();
+        self.passed = 0;
+        let limit = self.limit;
+        Ok(Incoming::TooLarge {
+            id,
+            error: FrameError::TooLarge { found, limit },
+        })
+    }
+}
+
+/// Reads the next request; `None` when the child closed its end. Must not be cancelled in the middle of a frame.
 ///
 /// # Errors
 /// When the bytes are no frame, or too many.
@@ -47,30 +199,11 @@ pub async fn read_request<R>(reader: &mut R, limit: usize) -> Result<Option<Requ
 where
     R: AsyncRead + Unpin,
 {
-    let mut head = [0; 4];
-    match reader.read_exact(&mut head).await {
-        Ok(_) => {}
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
+    match FrameReader::new(limit).next(reader).await? {
+        Some(Incoming::Request(frame)) => Ok(Some(frame)),
+        Some(Incoming::TooLarge { error, .. }) => Err(error),
+        None => Ok(None),
     }
-    let found = u32::from_be_bytes(head) as usize;
-    if found > limit {
-        return Err(FrameError::TooLarge { found, limit });
-    }
-    // Read piece by piece: a length alone must not make us allocate.
-    let mut bytes = Vec::with_capacity(found.min(64 << 10));
-    let got = reader.take(found as u64).read_to_end(&mut bytes).await?;
-    if got < found {
-        return Err(FrameError::Broken(format!("{got} of {found} bytes")));
-    }
-    decode_request(&bytes).map(Some)
 }
 
 fn decode_request(bytes: &[u8]) -> Result<RequestFrame, FrameError> {
@@ -260,7 +393,7 @@ mod tests {
         let huge = [0xff, 0xff, 0xff, 0xff, 1, 2, 3];
         assert!(matches!(
             read_request(&mut &huge[..], 1 << 20).await,
-            Err(FrameError::TooLarge { .. })
+            Err(FrameError::Broken(_))
         ));
         let short = [0, 0, 0, 9, 1];
         assert!(matches!(
@@ -277,6 +410,49 @@ mod tests {
                 Err(FrameError::Broken(_))
             ));
         }
+    }
+
+    fn said(id: u64, text: &str) -> Vec<u8> {
+        let body = Packed::Map(vec![
+            (Packed::from("type"), Packed::from("SetXCom")),
+            (Packed::from("value"), Packed::from(text)),
+        ]);
+        framed(&Packed::Array(vec![Packed::from(id), body]))
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_is_passed_over_and_the_next_one_read() {
+        let bytes = [said(300, &"x".repeat(100_000)), said(301, "y")].concat();
+        let (mut reader, mut socket) = (FrameReader::new(50_000), &bytes[..]);
+        let first = reader.next(&mut socket).await.unwrap().unwrap();
+        assert!(
+            matches!(first, Incoming::TooLarge { id: Some(300), error: FrameError::TooLarge { found, limit: 50_000 } } if found > 100_000)
+        );
+        let second = reader.next(&mut socket).await.unwrap().unwrap();
+        assert!(matches!(second, Incoming::Request(frame) if frame.id == 301 && frame.body["value"] == "y"));
+        assert!(reader.next(&mut socket).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_read_that_is_cancelled_loses_nothing() {
+        let bytes = said(7, &"z".repeat(2_000));
+        let (mut writer, mut socket) = tokio::io::duplex(1);
+        #[expect(clippy::disallowed_methods, reason = "the test itself notices its end")]
+        let sending = tokio::spawn(async move { writer.write_all(&bytes).await });
+        let mut reader = FrameReader::within(1 << 20, FrameReader::room_for(1 << 20));
+        let mut cancelled = 0;
+        let frame = loop {
+            tokio::select! {
+                biased;
+                frame = reader.next(&mut socket) => break frame.unwrap().unwrap(),
+                () = tokio::task::yield_now() => cancelled += 1,
+            }
+        };
+        sending.await.unwrap().unwrap();
+        assert!(cancelled > 100, "cancelled {cancelled} times");
+        assert!(
+            matches!(frame, Incoming::Request(frame) if frame.body["value"].as_str().unwrap().len() == 2_000)
+        );
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 16] = [
+pub(crate) const PROGRAM: [(&str, &str); 17] = [
     // Before anything is imported, so that the SDK itself profits.
     ("updraft_bytecode", include_str!("shim/bytecode.py")),
     (
@@ -20,12 +20,16 @@ pub(crate) const PROGRAM: [(&str, &str); 16] = [
     ("updraft_deadlines", include_str!("shim/deadlines.py")),
     ("updraft_partitions", include_str!("shim/partitions.py")),
     ("updraft_triggers", include_str!("shim/triggers.py")),
+    ("updraft_children", include_str!("shim/children.py")),
     ("updraft_native", include_str!("shim/native.py")),
     ("updraft_fork_server", include_str!("shim/fork_server.py")),
 ];
 /// What stands on the command line: it runs the modules of the first packet it is sent, so that a list of processes stays
-/// readable.
-pub(crate) const LOADER: &str = "import json, os, sys, types
+/// readable. The working directory, which `-c` puts first on the path, is taken off before anything is imported: a file
+/// there could stand for any module.
+pub(crate) const LOADER: &str = "import sys
+if sys.path[:1] == ['']: del sys.path[0]
+import json, os, types
 for name, source in json.loads(os.read(0, 1 << 20)):
     sys.modules[name] = module = types.ModuleType(name)
     exec(compile(source, name, 'exec'), module.__dict__)";

@@ -1,11 +1,9 @@
 //! Bytes put together to lines.
 
-use crate::python_task::REQUEST_LIMIT;
-
 /// Bytes of the end of an overlong line that are kept beside its beginning.
 const TAIL: usize = 16 << 10;
-/// Bytes of one line that are kept: as much as a task may send as an XCom.
-pub(crate) const LINE: usize = REQUEST_LIMIT;
+/// Bytes of one line that are kept: as much as a task may send as an XCom where `[updraft] max_message_mb` is not set.
+pub(crate) const LINE: usize = 64 << 20;
 
 /// One line of output, without its line end.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -6,11 +6,13 @@ use super::scratch::Scratch;
 use super::template::Renderer;
 use super::{Settings, Surroundings, session};
 use crate::log::{LINE, Lines, TryLog};
-use crate::run::{End, Facts};
+use crate::permission;
+use crate::run::{End, Facts, NeverStarted};
 use model::python_text::{decode_with_backslashes, repr_text, rstrip};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
+use processes::orphans::Kept;
 use serde_json::{Map, Value, json};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -132,6 +134,7 @@ enum Ended {
     Exit(ExitStatus),
     TimedOut,
     Stopped,
+    NeverStarted(NeverStarted),
 }
 
 /// Runs a BashOperator.
@@ -147,6 +150,7 @@ pub(super) async fn run(
         Ok((Ended::Exit(status), last)) => judge(facts, &task, status, last, log).await,
         Ok((Ended::TimedOut, _)) => narrate::timed_out(facts, log).await,
         Ok((Ended::Stopped, _)) => narrate::stopped(facts),
+        Ok((Ended::NeverStarted(why), _)) => End::never_started(why.cause),
         Err(problem) => narrate::failed(facts, log, "AirflowException", &problem, "").await,
     };
     narrate::ended(log).await;
@@ -236,11 +240,23 @@ async fn execute(
         .stdin(Stdio::null())
         .stdout(Stdio::from(writer))
         .stderr(Stdio::from(copy));
-    session::own(&mut command);
+    session::own(&mut command, &facts.permit);
     command.kill_on_drop(true);
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("cannot start {}: {error}", bash()))?;
+    processes::pause::point("bash");
+    if let Err(why) = permission::granted(facts, stop).await {
+        return Ok((Ended::NeverStarted(why), Last::default()));
+    }
+    // No await from the look at the claim to here; the child looks again.
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.raw_os_error() == Some(session::WITHOUT_CLAIM) => {
+            let cause = "the claim was void when the command was to start".to_owned();
+            return Ok((Ended::NeverStarted(NeverStarted { cause }), Last::default()));
+        }
+        Err(error) => return Err(format!("cannot start {}: {error}", bash())),
+    };
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let _kept = pid.map(Kept::new);
     // The parent's ends of the pipe are in `command`; the reader sees the end only when they are closed.
     drop(command);
     log.record("info", HOOK, "Output:").await;

@@ -185,6 +185,7 @@ pub(super) async fn run(
         facts,
         task: &task,
         log,
+        stop,
         container: Mutex::new(None),
     };
     let work = run.to_the_end();

@@ -253,6 +253,7 @@ pub(super) async fn run(
         facts,
         task: &task,
         log,
+        stop,
         pod: OnceLock::new(),
     };
     let limit = match facts.start.execution_timeout {

@@ -95,6 +95,7 @@ mod tests {
             }},
         });
         Facts {
+            permit: processes::lease::Lease::new().unwrap().permit(),
             start: StartTask::default(),
             startup,
             native: None,

@@ -1,13 +1,14 @@
 """The fork server: imports the Task SDK once and forks a child for every task and every DAG file.
 
-Started by Updraft with a SOCK_SEQPACKET socket as standard input. A request is a JSON object and four sockets
-(requests, stdout, stderr, logs); the answers are JSON objects, too: {"ready": ...}, {"tag": n, "pid": p},
-{"exit": p, "status": s}. No user code ever runs in this process, only in its children.
+Started by Updraft with a SOCK_SEQPACKET socket as standard input. A request is a JSON object and five sockets
+(requests, stdout, stderr, logs, and the one with which the child ends), for tasks and triggers also the page of the
+worker's lease; the answers are JSON objects, too: {"ready": ...}, {"tag": n, "pid": p}, {"exit": p, "status": s}. The
+request "copy" comes with one socket, on which a copy of this process then serves. No user code ever runs in this
+process, only in its children.
 
 All private names of the SDK that Updraft depends on are used in this file and nowhere else.
 """
 
-import ctypes
 import functools
 import gc
 import importlib
@@ -24,7 +25,6 @@ import traceback
 from pathlib import Path
 
 STARTED = time.monotonic()
-PR_SET_PDEATHSIG = 1
 
 control = socket.socket(fileno=os.dup(0))
 null = os.open(os.devnull, os.O_RDONLY)
@@ -48,6 +48,7 @@ try:
     from airflow.serialization.serialized_objects import DagSerialization
     from pydantic import TypeAdapter as _TypeAdapter
 
+    import updraft_children
     import updraft_compat
     import updraft_containers
     import updraft_deadlines
@@ -307,31 +308,87 @@ def call_back(bag, request):
     return log.errors
 
 
+def say(kind):
+    """A message to the supervisor that is not answered."""
+    task_runner.SUPERVISOR_COMMS.socket.sendall(comms._RequestFrame(id=0, body={"type": kind}).as_bytes())
+
+
+def run_task(request, page):
+    """Runs a task, if its claim is not void when user code is about to begin."""
+    receive = task_runner.get_startup_details
+
+    def get_startup_details():
+        details = receive()
+        updraft_children.keep_handlers_from_forks(task_runner.__name__)
+        say("UpdraftBegins")
+        # The last step before the DAG file is loaded.
+        if not updraft_children.may_begin(page, request["life"]):
+            say("UpdraftVoid")
+            os._exit(updraft_children.VOID)
+        return details
+
+    task_runner.get_startup_details = get_startup_details
+    task_runner.main()
+
+
+def run_triggers(request, page):
+    if not updraft_children.may_begin(page, request["life"]):
+        os._exit(updraft_children.VOID)
+    updraft_triggers.run()
+
+
 def child(request, fds):
     """Runs in the forked child; never returns."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
     control.close()
     os.environ.update(request.get("env", {}))
-    requests, out, err, logs = (socket.socket(fileno=fd) for fd in fds)
-    work = {"task": task_runner.main, "triggers": updraft_triggers.run, "parse": lambda: parse(request)}
-    target = work[request["op"]]
+    updraft_children.end_with(fds[4])
+    requests, out, err, logs = (socket.socket(fileno=fd) for fd in fds[:4])
+    work = {
+        "task": lambda: run_task(request, fds[5]),
+        "triggers": lambda: run_triggers(request, fds[5]),
+        "parse": lambda: parse(request),
+    }
+
+    def target():
+        updraft_children.tell_of_crashes()
+        work[request["op"]]()
+
     supervisor._fork_main(requests, out, err, logs.detach(), target)
 
 
 def reap(children):
-    while children:
+    while True:
         try:
-            pid, status, _ = os.wait4(-1, os.WNOHANG)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if ended is None:
             return
-        children.discard(pid)
-        tell({"exit": pid, "status": os.waitstatus_to_exitcode(status)})
+        if ended.si_pid in children:
+            children.discard(ended.si_pid)
+            status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            # Told before it is reaped: should we die in between, it can still be learnt.
+            tell({"exit": ended.si_pid, "status": status})
+        os.waitpid(ended.si_pid, 0)
+
+
+def kill_all(children):
+    for pid in children:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def serve_on(socket_of_the_copy):
+    """Goes on as a copy of this process: one that takes requests when this one has died."""
+    global control
+    control.close()
+    control = socket.socket(fileno=socket_of_the_copy)
+    serve()
 
 
 def serve():
@@ -354,38 +411,57 @@ def serve():
         if control not in readable:
             continue
         try:
-            message, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+            message, fds, _, _ = socket.recv_fds(control, 1 << 20, 6, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             message, fds = b"", []
         if not message:
             # The one who asked for the children is gone, and nobody else looks after them.
-            for pid in children:
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            kill_all(children)
             os._exit(0)
         request = json.loads(message)
         pid = os.fork()
         if pid == 0:
             try:
+                signal.set_wakeup_fd(-1)
                 os.close(wake)
                 os.close(notify)
-                child(request, fds)
+                serve_on(fds[0]) if request["op"] == "copy" else child(request, fds)
             finally:
                 os._exit(124)
         for fd in fds:
             os.close(fd)
-        try:
-            os.setpgid(pid, pid)
-        except OSError:
-            pass
-        children.add(pid)
+        if request["op"] != "copy":
+            try:
+                os.setpgid(pid, pid)
+            except OSError:
+                pass
+            children.add(pid)
         tell({"tag": request["tag"], "pid": pid})
 
 
+def leave_crashes_alone():
+    """Keeps the SDK from handling SIGSEGV in Python."""
+    for name in ("airflow.dag_processing.importers.python_importer", "airflow.dag_processing.dagbag"):
+        module = sys.modules.get(name)
+        if getattr(module, "signal", None) is signal:
+            module.signal = updraft_children.SignalsWithoutCrashes()
+
+
+def keep_the_environment():
+    """A process that is given a title keeps its environment, by which the watchdog knows it."""
+    try:
+        import setproctitle
+    except ImportError:
+        return
+    os.environ["SPT_NOENV"] = "1"
+    setproctitle.getproctitle()
+    del os.environ["SPT_NOENV"]
+
+
 try:
+    keep_the_environment()
     warm()
+    leave_crashes_alone()
 except BaseException as error:  # noqa: B036
     tell({"broken": "warming up failed: " + "".join(traceback.format_exception(error))[-4000:]})
     sys.exit(1)

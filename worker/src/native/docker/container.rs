@@ -7,6 +7,7 @@ use crate::containers;
 use crate::log::{Lines, TryLog};
 use crate::native::registry;
 use crate::native::scratch::Scratch;
+use crate::permission;
 use crate::run::Facts;
 use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 const OPERATOR: &str = "airflow.task.operators.airflow.providers.docker.operators.docker.DockerOperator";
 const HOOK: &str = "airflow.task.hooks.airflow.providers.docker.hooks.docker.DockerHook";
@@ -41,6 +43,7 @@ pub(super) struct Run<'a> {
     pub(super) facts: &'a Facts,
     pub(super) task: &'a DockerTask,
     pub(super) log: &'a TryLog,
+    pub(super) stop: &'a CancellationToken,
     /// The container and its engine, once there is one.
     pub(super) container: Mutex<Option<(Docker, String)>>,
 }
@@ -48,6 +51,13 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     async fn say(&self, level: &str, text: &str) {
         self.log.record(level, OPERATOR, text).await;
+    }
+
+    /// The last look at the claim before the engine is asked.
+    async fn permitted(&self) -> Result<(), Problem> {
+        processes::pause::point("docker");
+        let granted = permission::granted(self.facts, self.stop).await;
+        granted.map_err(|why| Problem::airflow(why.cause))
     }
 
     /// Everything that the operator does in `execute`.
@@ -91,6 +101,7 @@ impl Run<'_> {
 
     /// Creates a container and follows it; without the scratch folder where the engine does not see it.
     async fn attempt(&self, docker: &Docker, scratch: Option<&str>) -> Result<Exit, Problem> {
+        self.permitted().await?;
         let id = self.create(docker, scratch).await?;
         *self.container.lock().unwrap_or_else(PoisonError::into_inner) = Some((docker.clone(), id.clone()));
         let exit = self.follow(docker, &id).await;
@@ -239,7 +250,12 @@ impl Run<'_> {
             .stream(true)
             .build();
         let attached = docker.attach_container(id, Some(options)).await?;
+        self.permitted().await?;
         docker.start_container(id, None::<StartContainerOptions>).await?;
+        if !self.facts.permit.holds() {
+            // We were stopped while the engine was asked.
+            containers::kill_try(&self.shared.engines, self.facts).await;
+        }
         let kept = self.read(attached).await;
         let code = self.exit_code(docker, id).await?;
         let lines = kept.finish()?;

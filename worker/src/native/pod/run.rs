@@ -4,6 +4,7 @@ use super::startup::{self, Patience};
 use super::watch::Watched;
 use super::{Containers, MANAGER, OPERATOR, OnFinish, OnKill, PodTask, Problem, logs, manifest, xcom};
 use crate::log::TryLog;
+use crate::permission;
 use crate::run::Facts;
 use k8s_openapi::api::core::v1::Pod;
 use kubernetes::cluster::{Pods, Way};
@@ -11,6 +12,7 @@ use kubernetes::{names, state};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The namespace of the pod that we run in, if we do.
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -34,6 +36,7 @@ pub(super) struct Run<'a> {
     pub(super) facts: &'a Facts,
     pub(super) task: &'a PodTask,
     pub(super) log: &'a TryLog,
+    pub(super) stop: &'a CancellationToken,
     /// The pod's name and its namespace's pods, once there is one.
     pub(super) pod: OnceLock<(Pods, String)>,
 }
@@ -56,7 +59,7 @@ impl Run<'_> {
         let labels = python_dict(manifest::labels(self.facts, true));
         let text = format!("Building pod {name} with labels: {labels}");
         self.say("info", &text).await;
-        let pod = self.find_or_create(&pods, wanted).await?;
+        let pod = Box::pin(self.find_or_create(&pods, wanted)).await?;
         let name = pod.metadata.name.clone().unwrap_or_default();
         // Only this function sets it, and it runs once.
         self.pod.set((pods.clone(), name.clone())).ok();
@@ -141,7 +144,16 @@ impl Run<'_> {
                     .await;
             }
         }
+        processes::pause::point("pod");
+        let granted = permission::granted(self.facts, self.stop).await;
+        granted.map_err(|why| Problem::airflow(why.cause))?;
         let pod = pods.create(&wanted).await?;
+        if !self.facts.permit.holds() {
+            // We were stopped while the cluster was asked; the next try makes a pod of its own.
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            pods.delete_exactly(name, pod.metadata.uid.clone()).await.ok();
+            return Err(Problem::airflow("the claim became void while its pod was made"));
+        }
         self.tell_match(&pod).await;
         Ok(pod)
     }

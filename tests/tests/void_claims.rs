@@ -1,0 +1,125 @@
+//! A worker that is stopped between its claim and the start of the task, for longer than its lease: others have the task by
+//! then, so it must not start it when it goes on.
+
+use harness::{Cluster, Process, eventually, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Tasks without retries of their own that write down who started them.
+fn dags(witness: &Path) -> String {
+    format!(
+        "from airflow.sdk import DAG, task\nfrom airflow.providers.standard.operators.bash import BashOperator\n\
+         with DAG('void_bash', schedule=None):\n\
+         \x20   BashOperator(task_id='t', bash_command='echo {{{{ run_id }}}} {{{{ ti.try_number }}}} >> {w}')\n\
+         with DAG('void_python', schedule=None):\n\
+         \x20   @task\n    def t(run_id=None, ti=None):\n\
+         \x20       with open('{w}', 'a') as out: print(run_id, ti.try_number, file=out)\n    t()\n",
+        w = witness.display()
+    )
+}
+
+struct Scene {
+    cluster: Cluster,
+    witness: PathBuf,
+}
+
+impl Scene {
+    fn set() -> Option<Self> {
+        let mut cluster = Cluster::start()?;
+        let witness = cluster.installation.path().join("starts");
+        cluster.installation.dag("void.py", &dags(&witness));
+        cluster.api.wait_for_dag("void_bash");
+        cluster.api.wait_for_dag("void_python");
+        cluster.kill("worker-1");
+        cluster.kill("worker-2");
+        Some(Self { cluster, witness })
+    }
+
+    fn starts(&self, run_id: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.witness).unwrap_or_default();
+        let mine = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("{run_id} ")));
+        mine.map(str::to_owned).collect()
+    }
+
+    fn worker(&self, name: &str, more: &[(&str, &str)]) -> Process {
+        let named = [("AIRFLOW__UPDRAFT__WORKER_NAME", name)];
+        let environment = [named.as_slice(), more].concat();
+        self.cluster
+            .installation
+            .start("updraft-worker", &[], &environment)
+    }
+
+    fn trigger(&self, dag_id: &str, name: &str) -> String {
+        let body = json!({"logical_date": null, "dag_run_id": format!("{dag_id}-{name}")});
+        self.cluster.api.trigger(dag_id, &body)
+    }
+
+    /// The first worker is stopped already, with a claim in its hands: another takes the task over, then the first goes on.
+    fn take_over_and_go_on(&self, first: &Process, dag_id: &str, run_id: &str) {
+        let second = self.worker("two", &[]);
+        eventually("the task is started by the other worker", PATIENCE, || match self
+            .starts(run_id)
+            .as_slice()
+        {
+            [only] if only == "2" => Ok(()),
+            others => Err(format!("{others:?}")),
+        });
+        assert_eq!(self.cluster.api.wait_for_end(dag_id, run_id), "success");
+        first.signal(Signal::SIGCONT);
+        wait_until("the first worker begins a new life", PATIENCE, || {
+            first.output().contains("registering anew")
+        });
+        // It works again, which it does only after it has dealt with what it held.
+        drop(second);
+        let after = self.trigger(dag_id, &format!("after-{run_id}"));
+        assert_eq!(self.cluster.api.wait_for_end(dag_id, &after), "success");
+        assert_eq!(self.starts(run_id), ["2"], "{}", first.output());
+    }
+}
+
+#[test]
+fn a_worker_that_was_stopped_before_it_started_a_task_never_starts_it() {
+    let Some(scene) = Scene::set() else { return };
+    for (dag_id, point) in [
+        ("void_bash", "claimed"),
+        ("void_bash", "bash"),
+        ("void_python", "claimed"),
+        ("void_python", "python-fork"),
+        ("void_python", "python-forked"),
+    ] {
+        let stopped = scene
+            .cluster
+            .installation
+            .path()
+            .join(format!("{dag_id}-{point}"));
+        let at = format!("{point}:{}", stopped.display());
+        let first = scene.worker("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
+        let run_id = scene.trigger(dag_id, point);
+        wait_until("the worker is stopped", PATIENCE, || stopped.exists());
+        scene.take_over_and_go_on(&first, dag_id, &run_id);
+    }
+}
+
+#[test]
+fn a_worker_that_was_stopped_while_its_python_started_never_starts_the_task() {
+    let Some(scene) = Scene::set() else { return };
+    // An interpreter that takes its time.
+    let folder = scene.cluster.installation.path().join("slow");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("sitecustomize.py"), "import time; time.sleep(4)").expect("a file");
+    let path = folder.to_string_lossy().into_owned();
+    let first = scene.worker("one", &[("PYTHONPATH", &path)]);
+    let run_id = scene.trigger("void_python", "slow");
+    wait_until("the task is claimed", PATIENCE, || {
+        scene.cluster.api.tasks("void_python", &run_id)[0]["state"] == json!("running")
+    });
+    first.signal(Signal::SIGSTOP);
+    assert!(!first.output().contains("Python is ready"), "{}", first.output());
+    scene.take_over_and_go_on(&first, "void_python", &run_id);
+}
