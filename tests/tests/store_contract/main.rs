@@ -5,6 +5,7 @@
     reason = "a contract that cannot be set up is a failed contract"
 )]
 
+mod limits;
 mod lists;
 mod outside;
 mod slots;
