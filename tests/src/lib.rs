@@ -18,7 +18,8 @@ pub use engine::Engine;
 pub use installation::{Installation, Process};
 pub use kubernetes::Kubernetes;
 pub use parts::{
-    IMAGE, docker, mariadb_database, mariadb_url, python, rabbitmq_url, recordings, required, seeds,
+    IMAGE, docker, mariadb_database, mariadb_query, mariadb_url, python, rabbitmq_url, recordings, required,
+    seeds,
 };
 pub use services::{KilledService, Service};
 pub use wait::{eventually, wait_until};

@@ -39,6 +39,29 @@ pub fn docker() -> Option<String> {
 /// The image of busybox that the test engine has.
 pub const IMAGE: &str = "updraft-test/busybox:1";
 
+/// Runs the client of MariaDB; `url` may name a database.
+fn mariadb(url: &str, sql: &str) -> std::process::Output {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let (address, database) = address.split_once('/').unwrap_or((address, ""));
+    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
+    let mut command = std::process::Command::new("mariadb");
+    command
+        .args([
+            "--no-defaults",
+            "--protocol=tcp",
+            "--batch",
+            "--skip-column-names",
+        ])
+        .args(["-h", host, "-P", port, "-u", user, &format!("-p{password}")])
+        .args(["-e", sql]);
+    if !database.is_empty() {
+        command.arg(database);
+    }
+    command.output().expect("the client of MariaDB")
+}
+
 /// A fresh database, by URL.
 ///
 /// # Panics
@@ -46,29 +69,22 @@ pub const IMAGE: &str = "updraft-test/busybox:1";
 pub fn mariadb_database() -> Option<String> {
     let url = mariadb_url()?;
     let name = format!("t_{}", uuid::Uuid::new_v4().simple());
-    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
-    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
-    let made = std::process::Command::new("mariadb")
-        .args([
-            "--no-defaults",
-            "--protocol=tcp",
-            "-h",
-            host,
-            "-P",
-            port,
-            "-u",
-            user,
-            &format!("-p{password}"),
-        ])
-        .args(["-e", &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")])
-        .status();
+    let made = mariadb(&url, &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
     assert!(
-        made.is_ok_and(|status| status.success()),
-        "a test database could not be made"
+        made.status.success(),
+        "a test database could not be made: {made:?}"
     );
     Some(format!("{url}/{name}"))
+}
+
+/// What a database answers: a line for each row, its fields divided by tabs.
+///
+/// # Panics
+/// When it refuses.
+pub fn mariadb_query(url: &str, sql: &str) -> String {
+    let answer = mariadb(url, sql);
+    assert!(answer.status.success(), "{sql}: {answer:?}");
+    String::from_utf8_lossy(&answer.stdout).into_owned()
 }
 
 /// A folder that may lie beside the project; says so where it does not.

@@ -83,7 +83,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         _ => None,
     };
     let order = query.order(&known, "created_at", "id")?;
-    let mut db = app.store.reader().await?;
+    let mut db = app.store.lister().await?;
     let (events, total) = db.asset_events(&listing(conditions, order, page)).await?;
     let out = responses(&app, &mut db, &events).await?;
     Ok(Json(json!({"asset_events": out, "total_entries": total})))
@@ -114,7 +114,7 @@ pub(crate) async fn create(
     let mut body = Body::read(&headers, &bytes)?;
     let id = body.integer("asset_id", None, true);
     let said = body.object("extra");
-    let partition_key = body.text("partition_key", 250);
+    let partition_key = body.text("partition_key", store::limits::PARTITION_KEY.most);
     body.object("access_control");
     if partition_key.as_ref().is_some_and(|key| key.trim().is_empty()) {
         body.refuse_value(

@@ -121,7 +121,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         _ => None,
     };
     let order = query.order(&known, "id", "id")?;
-    let mut db = app.store.reader().await?;
+    let mut db = app.store.lister().await?;
     let (assets, total) = db.assets(&listing(conditions, order, page)).await?;
     let mut out = Vec::with_capacity(assets.len());
     for asset in &assets {
@@ -149,7 +149,7 @@ pub(crate) async fn aliases(State(app): State<App>, caller: Caller, mut query: Q
         _ => None,
     };
     let order = query.order(&known, "id", "id")?;
-    let mut db = app.store.reader().await?;
+    let mut db = app.store.lister().await?;
     let (aliases, total) = db.asset_aliases(&listing(conditions, order, page)).await?;
     let out: Vec<Value> = aliases.iter().map(alias_response).collect();
     Ok(Json(json!({"asset_aliases": out, "total_entries": total})))
@@ -159,7 +159,7 @@ pub(crate) async fn alias(State(app): State<App>, caller: Caller, Path(id): Path
     caller.must_be(Role::Viewer)?;
     let id = path_number("asset_alias_id", &id, i64::MIN)?;
     let wanted = listing(vec![Condition::Is("id", id.into())], Vec::new(), (1, 0));
-    let found = app.store.reader().await?.asset_aliases(&wanted).await?.0.pop();
+    let found = app.store.lister().await?.asset_aliases(&wanted).await?.0.pop();
     found
         .map(|alias| Json(alias_response(&alias)))
         .ok_or_else(|| ApiError::not_found(format!("The Asset Alias with ID: `{id}` was not found")))

@@ -53,7 +53,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     let known = |name: &str| (name == "id").then_some("id");
     let order = query.order(&known, "id", "id")?;
     let conditions = vec![Condition::Is("dag_id", (&dag_id).into())];
-    let mut db = app.store.reader().await?;
+    let mut db = app.store.lister().await?;
     let (backfills, total) = db.backfills(&listing(conditions, order, page)).await?;
     drop(db);
     let mut out = Vec::with_capacity(backfills.len());

@@ -104,22 +104,35 @@ impl Body {
         }
     }
 
+    /// A text of at most so many characters that must be there.
+    pub(crate) fn required_text_within(&mut self, key: &str, most: usize) -> String {
+        let text = self.required_text(key);
+        self.check_length(key, &text, most);
+        text
+    }
+
+    /// Returns `true` if a text has at most so many characters; tells if it has not.
+    fn check_length(&mut self, key: &str, text: &str, most: usize) -> bool {
+        if text.chars().count() <= most {
+            return true;
+        }
+        let message = format!("String should have at most {most} characters");
+        let location = self.at(key);
+        self.problems.push(problem_with(
+            "string_too_long",
+            &location,
+            &message,
+            json!(text),
+            json!({"max_length": most}),
+        ));
+        false
+    }
+
     /// A text of at most so many characters that may be absent or null.
     pub(crate) fn text(&mut self, key: &str, most: usize) -> Option<String> {
         match self.fields.shift_remove(key) {
             None | Some(Value::Null) => None,
-            Some(Value::String(text)) if text.chars().count() > most => {
-                let message = format!("String should have at most {most} characters");
-                let location = self.at(key);
-                self.problems.push(problem_with(
-                    "string_too_long",
-                    &location,
-                    &message,
-                    json!(text),
-                    json!({"max_length": most}),
-                ));
-                None
-            }
+            Some(Value::String(text)) if !self.check_length(key, &text, most) => None,
             Some(Value::String(text)) => Some(text),
             Some(other) => {
                 self.wrong(key, "string_type", "Input should be a valid string", other);

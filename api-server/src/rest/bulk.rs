@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use model::python_text::repr as python_repr;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashSet};
+use store::StoreError;
 
 /// What to do about entities that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +166,8 @@ pub(crate) trait Collection {
     fn key(entity: &Self::Entity) -> &str;
     /// Names of all that there are.
     async fn existing(app: &App) -> ApiResult<HashSet<String>>;
+    /// Creates it, unless there is one of that name.
+    async fn create(app: &App, entity: &Self::Entity) -> Result<(), StoreError>;
     /// Creates it, overwrites it, or changes the fields that the mask names.
     async fn put(app: &App, entity: Self::Entity, mask: &[&str]) -> ApiResult<()>;
     /// Deletes the one of that name.
@@ -200,6 +203,10 @@ pub(crate) async fn run<C: Collection>(app: &App, headers: &HeaderMap, bytes: &[
     Ok(outcome.into_answer())
 }
 
+fn there_already<C: Collection>(keys: &BTreeSet<&str>) -> ApiError {
+    ApiError::conflict(format!("The {}: {} already exist.", C::NAMES, python_set(keys)))
+}
+
 /// An entity, or its name alone.
 enum Named<E> {
     Key(String),
@@ -231,9 +238,7 @@ async fn carry_out<C: Collection>(
     if fails {
         let names = C::NAMES;
         return Err(match verb {
-            Verb::Create(_) => {
-                ApiError::conflict(format!("The {names}: {} already exist.", python_set(&there)))
-            }
+            Verb::Create(_) => there_already::<C>(&there),
             Verb::Update { .. } | Verb::Delete { .. } => {
                 ApiError::not_found(format!("The {names}: {} were not found.", python_set(&absent)))
             }
@@ -244,7 +249,16 @@ async fn carry_out<C: Collection>(
         match (verb, entity) {
             (Verb::Create(OnExistence::Skip), _) if is_there => continue,
             (Verb::Update { .. } | Verb::Delete { .. }, _) if !is_there => continue,
-            (Verb::Create(_), Named::Whole(entity)) => C::put(app, entity, &[]).await?,
+            (Verb::Create(OnExistence::Overwrite), Named::Whole(entity)) => C::put(app, entity, &[]).await?,
+            (Verb::Create(on), Named::Whole(entity)) => match C::create(app, &entity).await {
+                Ok(()) => {}
+                // Somebody else was faster.
+                Err(StoreError::Duplicate { .. }) if *on == OnExistence::Skip => continue,
+                Err(StoreError::Duplicate { .. }) => {
+                    return Err(there_already::<C>(&BTreeSet::from([key.as_str()])));
+                }
+                Err(error) => return Err(error.into()),
+            },
             (Verb::Update { mask, .. }, Named::Whole(entity)) => {
                 let mask: Vec<&str> = mask.iter().map(String::as_str).collect();
                 C::put(app, entity, &mask).await?;

@@ -153,7 +153,9 @@ impl TaskEntity {
         let task_id = TaskId::new(body.required_text("task_id"));
         let map_index = body.integer("map_index", None, false).map(tasks::map_index);
         let named_dag = body.text("dag_id", 250).map(DagId::new);
-        let named_run = body.text("dag_run_id", 250).map(RunId::new);
+        let named_run = body
+            .text("dag_run_id", store::limits::RUN_ID.most)
+            .map(RunId::new);
         body.finish()?;
         let path = (
             named_dag.unwrap_or_else(|| dag_id.clone()),

@@ -87,13 +87,15 @@ impl TasksToClear {
                 .then(|| body.any("task_ids"))
                 .filter(|ids| !ids.is_null())
                 .map(|ids| ids.as_array().into_iter().flatten().filter_map(named).collect()),
-            run_id: body.text("dag_run_id", 250).map(RunId::new),
+            run_id: body
+                .text("dag_run_id", store::limits::RUN_ID.most)
+                .map(RunId::new),
             upstream: body.boolean("include_upstream", Some(false)),
             downstream: body.boolean("include_downstream", Some(false)),
             future: body.boolean("include_future", Some(false)),
             past: body.boolean("include_past", Some(false)),
             prevent_running: body.boolean("prevent_running_task", Some(false)),
-            note: body.text("note", 1000),
+            note: body.text("note", store::limits::NOTE),
         };
         let dated = wish.from.is_some() || wish.to.is_some();
         for (wrong, text) in [

@@ -37,7 +37,7 @@ impl RunClearing {
         let wish = Self {
             only_failed: body.boolean("only_failed", Some(false)),
             only_new: body.boolean("only_new", Some(false)),
-            note: body.text("note", 1000),
+            note: body.text("note", store::limits::NOTE),
         };
         if wish.only_failed && wish.only_new {
             body.refuse("only_new and only_failed are mutually exclusive");
@@ -114,7 +114,7 @@ struct PartitionWish {
 impl PartitionWish {
     fn read(body: &mut Body) -> Self {
         let wish = Self {
-            key: body.text("partition_key", 250),
+            key: body.text("partition_key", store::limits::PARTITION_KEY.most),
             from: body.instant("partition_date_start", false),
             to: body.instant("partition_date_end", false),
         };
@@ -147,7 +147,7 @@ fn named_runs(dag_id: &DagId, entries: Vec<Value>) -> ApiResult<Vec<(DagId, RunI
         let own = body.text("dag_id", 250).map(DagId::new);
         // Also in the shape of the request, and without a meaning there.
         body.text("state", 50);
-        body.text("note", 1000);
+        body.text("note", store::limits::NOTE);
         body.finish()?;
         let of = match own.filter(|own| own.as_str() != "~") {
             None if dag_id.as_str() == "~" => {

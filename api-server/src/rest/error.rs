@@ -107,6 +107,15 @@ impl From<StoreError> for ApiError {
                     "Others changed the same thing at the same time, again and again; try again.",
                 )
             }
+            StoreError::TooLong { .. } => Self::invalid_text(error.to_string()),
+            StoreError::TooLarge { .. } => Self::detail(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+            StoreError::TooSlow { .. } => {
+                tracing::warn!("{error}");
+                let text = format!(
+                    "{error}; narrow it down with filters, order it by start_date or run_after, or read on by cursor."
+                );
+                Self::detail(StatusCode::SERVICE_UNAVAILABLE, text)
+            }
             error if error.is_transient() => {
                 tracing::warn!("{error}");
                 Self::detail(

@@ -249,7 +249,7 @@ pub(crate) async fn list(
         _ => None,
     };
     let order = query.order(&known, "ti_id", "try_number")?;
-    let mut db = app.store.reader().await?;
+    let mut db = app.store.lister().await?;
     let (details, total) = db.hitls(&listing(conditions, order, page)).await?;
     let mut out = Vec::with_capacity(details.len());
     for detail in &details {

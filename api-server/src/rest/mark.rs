@@ -42,7 +42,7 @@ impl TaskChange {
     /// Takes `new_state`, `note` and what else is to change out of a body.
     pub(crate) fn read(body: &mut Body) -> Self {
         let word = body.text("new_state", 50);
-        let note = body.text("note", 1000);
+        let note = body.text("note", store::limits::NOTE);
         let mut flag = |key: &str| body.boolean(key, Some(false));
         let (upstream, downstream) = (flag("include_upstream"), flag("include_downstream"));
         let (future, past) = (flag("include_future"), flag("include_past"));

@@ -31,7 +31,9 @@ impl RunChange {
     pub(crate) fn read(body: &mut Body) -> Self {
         let has_note = body.has("note");
         let word = body.text("state", 50);
-        let note = body.text("note", 1000).filter(|note| !note.is_empty());
+        let note = body
+            .text("note", store::limits::NOTE)
+            .filter(|note| !note.is_empty());
         let state = match word.as_deref() {
             None => None,
             Some("queued") => Some(DagRunState::Queued),

@@ -15,6 +15,7 @@ use model::PoolName;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::{PoolRecord, PoolSlots};
+use store::{StoreError, limits};
 
 const DEFAULT: &str = "default_pool";
 
@@ -80,13 +81,10 @@ pub(crate) struct PoolEntity {
 
 impl PoolEntity {
     fn read(mut body: Body) -> ApiResult<Self> {
-        let name = if body.has("pool") {
-            body.required_text("pool")
-        } else {
-            body.required_text("name")
-        };
+        let key = if body.has("pool") { "pool" } else { "name" };
+        let name = body.required_text_within(key, limits::POOL.most);
         let slots = body.integer("slots", Some(-1), true).unwrap_or_default();
-        let description = body.text("description", 5000);
+        let description = body.text("description", limits::PROSE);
         let include_deferred = body.boolean("include_deferred", Some(false));
         body.text("team_name", 50);
         body.finish()?;
@@ -98,17 +96,15 @@ impl PoolEntity {
         })
     }
 
-    async fn create(&self, app: &App) -> ApiResult<()> {
-        store::transact!(app.store, "create pool", |tx| {
-            tx.create_pool(
+    async fn create(&self, app: &App) -> Result<(), StoreError> {
+        store::transact!(app.store, "create pool", |tx| tx
+            .create_pool(
                 &self.name,
                 self.slots,
                 self.description.as_deref(),
                 self.include_deferred,
             )
-            .await
-        })?;
-        Ok(())
+            .await)
     }
 }
 
@@ -144,28 +140,35 @@ impl Collection for Pools {
         Ok(pools.into_iter().map(|pool| pool.name.to_string()).collect())
     }
 
+    async fn create(app: &App, entity: &PoolEntity) -> Result<(), StoreError> {
+        entity.create(app).await
+    }
+
     async fn put(app: &App, entity: PoolEntity, mask: &[&str]) -> ApiResult<()> {
-        let Ok((old, _)) = find(app, &entity.name).await else {
-            return entity.create(app).await;
-        };
         let masked = |key: &str| mask.is_empty() || mask.contains(&key);
-        let new = PoolRecord {
-            slots: if masked("slots") { entity.slots } else { old.slots },
-            description: if masked("description") {
-                entity.description
-            } else {
-                old.description.clone()
-            },
-            include_deferred: if masked("include_deferred") {
-                entity.include_deferred
-            } else {
-                old.include_deferred
-            },
-            ..old
-        };
-        store::transact!(app.store, "update pool", |tx| tx
-            .update_pool(&entity.name, &new)
-            .await)?;
+        store::transact!(app.store, "put pool", |tx| {
+            let Some(old) = tx.lock_pool(&entity.name).await? else {
+                let description = entity.description.as_deref();
+                return tx
+                    .create_pool(&entity.name, entity.slots, description, entity.include_deferred)
+                    .await;
+            };
+            let new = PoolRecord {
+                slots: if masked("slots") { entity.slots } else { old.slots },
+                description: if masked("description") {
+                    entity.description.clone()
+                } else {
+                    old.description.clone()
+                },
+                include_deferred: if masked("include_deferred") {
+                    entity.include_deferred
+                } else {
+                    old.include_deferred
+                },
+                ..old
+            };
+            tx.update_pool(&entity.name, &new).await.map(|_| ())
+        })?;
         Ok(())
     }
 
@@ -201,9 +204,11 @@ pub(crate) async fn patch(
     let mut body = Body::read(&headers, &bytes)?;
     let present = ["pool", "slots", "include_deferred"]
         .map(|key| (key, body.has(key) || (key == "pool" && body.has("name"))));
-    let named = body.text("pool", 256).or_else(|| body.text("name", 256));
+    let named = body
+        .text("pool", limits::POOL.most)
+        .or_else(|| body.text("name", limits::POOL.most));
     let slots = body.integer("slots", Some(-1), false);
-    let (has_description, description) = (body.has("description"), body.text("description", 5000));
+    let (has_description, description) = (body.has("description"), body.text("description", limits::PROSE));
     let has_deferred = body.has("include_deferred");
     let include_deferred = body.boolean("include_deferred", Some(false));
     body.text("team_name", 50);
@@ -213,7 +218,7 @@ pub(crate) async fn patch(
             "Invalid body, pool name from request body doesn't match uri parameter",
         ));
     }
-    let (old, _) = find(&app, &name).await?;
+    find(&app, &name).await?;
     let mask = query.all("update_mask");
     let is_default = name.as_str() == DEFAULT;
     if is_default
@@ -239,21 +244,29 @@ pub(crate) async fn patch(
         return Err(ApiError::invalid(absent));
     }
     let masked = |key: &str| mask.is_empty() || mask.contains(&key);
-    let new = PoolRecord {
-        slots: slots.filter(|_| masked("slots")).unwrap_or(old.slots),
-        description: if has_description && masked("description") {
-            description
-        } else {
-            old.description
-        },
-        include_deferred: if has_deferred && masked("include_deferred") {
-            include_deferred
-        } else {
-            old.include_deferred
-        },
-        ..old
-    };
-    store::transact!(app.store, "patch pool", |tx| tx.update_pool(&name, &new).await)?;
+    let found = store::transact!(app.store, "patch pool", |tx| {
+        let Some(old) = tx.lock_pool(&name).await? else {
+            return Ok(false);
+        };
+        let new = PoolRecord {
+            slots: slots.filter(|_| masked("slots")).unwrap_or(old.slots),
+            description: if has_description && masked("description") {
+                description.clone()
+            } else {
+                old.description
+            },
+            include_deferred: if has_deferred && masked("include_deferred") {
+                include_deferred
+            } else {
+                old.include_deferred
+            },
+            ..old
+        };
+        tx.update_pool(&name, &new).await
+    })?;
+    if !found {
+        return Err(missing(&name));
+    }
     find(&app, &name).await.map(|(_, shown)| Json(shown))
 }
 

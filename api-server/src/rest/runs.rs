@@ -256,7 +256,7 @@ pub(crate) async fn collection(
     paging: &Paging,
 ) -> ApiResult {
     let listing = paging.listing(conditions, order);
-    let (mut runs, total) = app.store.reader().await?.runs(&listing).await?;
+    let (mut runs, total) = app.store.lister().await?.runs(&listing).await?;
     let table = (Paged::DagRuns, order);
     let mut page = paging
         .finish(app, table, (&mut runs, total), |run| run.key.into())
@@ -294,14 +294,16 @@ pub(crate) struct TriggerBody {
 
 impl TriggerBody {
     pub(crate) fn read(body: &mut Body, needs_date: bool) -> Self {
-        let run_id = body.text("dag_run_id", 250);
+        let run_id = body.text("dag_run_id", store::limits::RUN_ID.most);
         let start = body.instant("data_interval_start", false);
         let end = body.instant("data_interval_end", false);
         let logical_date = body.instant("logical_date", needs_date);
         let run_after = body.instant("run_after", false);
         let conf = body.object("conf");
-        let note = body.text("note", 1000).filter(|note| !note.is_empty());
-        let partition_key = body.text("partition_key", 250);
+        let note = body
+            .text("note", store::limits::NOTE)
+            .filter(|note| !note.is_empty());
+        let partition_key = body.text("partition_key", store::limits::PARTITION_KEY.most);
         if start.is_some() != end.is_some() {
             body.refuse(
                 "Either both data_interval_start and data_interval_end must be provided or both must be None",

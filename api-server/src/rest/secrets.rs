@@ -15,8 +15,11 @@ use identity::Role;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::ConnectionRecord;
+use store::{StoreError, limits};
 
 const HIDDEN: &str = "***";
+/// Characters of a connection's id.
+const CONNECTION_ID: usize = 200;
 
 fn response(app: &App, connection: &ConnectionRecord) -> Value {
     let extra = connection
@@ -78,23 +81,37 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<
     Ok(Json(response(&app, &find(&app, &id).await?)))
 }
 
+/// Why a text is no JSON object.
+fn wrong_extra(extra: &str) -> Option<String> {
+    let text = "The `extra` field must be a valid JSON object (e.g., {'key': 'value'})";
+    match serde_json::from_str::<Value>(extra) {
+        Ok(Value::Object(_)) => None,
+        Ok(_) => Some(text.to_owned()),
+        Err(_) => Some(format!("{text}, but encountered non-JSON in `extra` field")),
+    }
+}
+
 fn read(mut body: Body) -> ApiResult<ConnectionRecord> {
-    let record = ConnectionRecord {
-        conn_id: body.required_text("connection_id"),
-        conn_type: body.required_text("conn_type"),
-        description: body.text("description", 5000),
+    let mut record = ConnectionRecord {
+        conn_id: body.required_text_within("connection_id", CONNECTION_ID),
+        conn_type: body.required_text_within("conn_type", limits::CONNECTION_TYPE.most),
+        description: body.text("description", limits::PROSE),
         host: body.text("host", 500),
-        login: body.text("login", 5000),
+        login: body.text("login", limits::PROSE),
         schema: body.text("schema", 500),
         port: body.integer("port", None, false),
-        password: body.text("password", 5000),
+        password: body.text("password", limits::PROSE),
         extra: body.text("extra", 1 << 20),
     };
     body.text("team_name", 50);
-    if let Some(extra) = record.extra.as_deref().filter(|extra| !extra.is_empty())
-        && !serde_json::from_str::<Value>(extra).is_ok_and(|value| value.is_object())
-    {
-        body.refuse("The `extra` field must be a valid JSON object (e.g., {'key': 'value'})");
+    match record.extra.as_deref() {
+        None => {}
+        Some("") => record.extra = Some("{}".to_owned()),
+        Some(extra) => {
+            if let Some(why) = wrong_extra(extra) {
+                body.refuse_value("extra", &why, extra);
+            }
+        }
     }
     body.finish()?;
     let valid = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -120,19 +137,7 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
     let record = read(Body::read(&headers, &bytes)?)?;
-    if app
-        .store
-        .reader()
-        .await?
-        .connection(&record.conn_id, &app.cipher)
-        .await?
-        .is_some()
-    {
-        return Err(ApiError::duplicate());
-    }
-    store::transact!(app.store, "create connection", |tx| tx
-        .set_connection(&record, &app.cipher)
-        .await)?;
+    create_one(&app, &record).await?;
     Ok((
         StatusCode::CREATED,
         Json(response(&app, &find(&app, &record.conn_id).await?)),
@@ -154,14 +159,9 @@ pub(crate) async fn patch(
             "The connection_id in the request body does not match the URL parameter",
         ));
     }
-    let old = find(&app, &id).await?;
-    let mask = query.all("update_mask");
-    let record = if mask.is_empty() {
-        record
-    } else {
-        masked(record, &old, &mask)
-    };
-    keep(&app, record, Some(old)).await?;
+    if !keep(&app, &record, &query.all("update_mask"), true).await? {
+        return Err(missing(&id));
+    }
     Ok(Json(response(&app, &find(&app, &id).await?)))
 }
 
@@ -181,15 +181,29 @@ pub(crate) async fn delete(
     }
 }
 
-/// Stores it; what was shown hidden and sent back stays what it is.
-async fn keep(app: &App, mut record: ConnectionRecord, old: Option<ConnectionRecord>) -> ApiResult<()> {
-    if let Some(old) = old.filter(|_| record.password.as_deref() == Some(HIDDEN)) {
-        record.password = old.password;
-    }
-    store::transact!(app.store, "set connection", |tx| tx
-        .set_connection(&record, &app.cipher)
-        .await)?;
-    Ok(())
+async fn create_one(app: &App, record: &ConnectionRecord) -> Result<(), StoreError> {
+    store::transact!(app.store, "create connection", |tx| tx
+        .create_connection(record, &app.cipher)
+        .await)
+}
+
+/// Stores the fields that the mask names, all of them without a mask; what was shown hidden and sent back stays what it is.
+/// Returns `false` if there is no old one and there must be.
+async fn keep(app: &App, record: &ConnectionRecord, mask: &[&str], must_exist: bool) -> ApiResult<bool> {
+    let found = store::transact!(app.store, "set connection", |tx| {
+        let old = tx.lock_connection(&record.conn_id, &app.cipher).await?;
+        let mut new = match &old {
+            None if must_exist => return Ok(false),
+            Some(old) if !mask.is_empty() => masked(record.clone(), old, mask),
+            None | Some(_) => record.clone(),
+        };
+        if let Some(old) = old.filter(|_| new.password.as_deref() == Some(HIDDEN)) {
+            new.password = old.password;
+        }
+        tx.set_connection(&new, &app.cipher).await?;
+        Ok(true)
+    })?;
+    Ok(found)
 }
 
 /// Connections in bulk.
@@ -215,18 +229,12 @@ impl Collection for Connections {
             .collect())
     }
 
+    async fn create(app: &App, entity: &ConnectionRecord) -> Result<(), StoreError> {
+        create_one(app, entity).await
+    }
+
     async fn put(app: &App, entity: ConnectionRecord, mask: &[&str]) -> ApiResult<()> {
-        let old = app
-            .store
-            .reader()
-            .await?
-            .connection(&entity.conn_id, &app.cipher)
-            .await?;
-        let entity = match &old {
-            Some(old) if !mask.is_empty() => masked(entity, old, mask),
-            _ => entity,
-        };
-        keep(app, entity, old).await
+        keep(app, &entity, mask, false).await.map(|_| ())
     }
 
     async fn remove(app: &App, key: &str) -> ApiResult<()> {

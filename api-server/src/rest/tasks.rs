@@ -269,7 +269,7 @@ pub(crate) async fn collection(
     paging: &Paging,
 ) -> ApiResult {
     let listing = paging.listing(conditions, order);
-    let (mut tis, total) = app.store.reader().await?.task_instances(&listing).await?;
+    let (mut tis, total) = app.store.lister().await?.task_instances(&listing).await?;
     let table = (Paged::TaskInstances, order);
     let mut page = paging
         .finish(app, table, (&mut tis, total), |ti| ti.id.into())

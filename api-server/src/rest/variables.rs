@@ -14,6 +14,7 @@ use identity::Role;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::VariableRecord;
+use store::{StoreError, limits};
 
 /// `json.dumps` of Python: spaces after colons and commas, only ASCII.
 pub(crate) fn python_dumps(value: &Value) -> String {
@@ -117,10 +118,10 @@ pub(crate) struct VariableEntity {
 
 impl VariableEntity {
     fn read(mut body: Body) -> ApiResult<Self> {
-        let key = body.required_text("key");
+        let key = body.required_text_within("key", limits::VARIABLE_KEY.most);
         let value = body.any("value");
         let has_description = body.has("description");
-        let description = body.text("description", 5000);
+        let description = body.text("description", limits::PROSE);
         body.text("team_name", 50);
         body.finish()?;
         Ok(Self {
@@ -130,29 +131,47 @@ impl VariableEntity {
         })
     }
 
-    /// Stores the fields that the mask names over `old`; all of them without a mask.
-    async fn store(self, app: &App, mask: &[&str], old: Option<VariableRecord>) -> ApiResult<()> {
+    /// Creates it.
+    async fn create(&self, app: &App) -> Result<(), StoreError> {
+        let text = stored(&self.value);
+        let description = self.description.clone().flatten();
+        store::transact!(app.store, "create variable", |tx| {
+            tx.create_variable(&self.key, &text, description.as_deref(), &app.cipher)
+                .await
+        })
+    }
+
+    /// Stores the fields that the mask names over the old ones; all of them without a mask. Returns `false` if there is no
+    /// old one and there must be.
+    async fn store(&self, app: &App, mask: &[&str], must_exist: bool) -> ApiResult<bool> {
         if mask.contains(&"key") {
             let text =
                 "Update not allowed: the following fields are immutable and cannot be modified: {'key'}";
             return Err(ApiError::bad_request(text));
         }
         let masked = |name: &str| mask.is_empty() || mask.contains(&name);
-        let (old_value, old_description) = old.map_or((None, None), |old| (Some(old.value), old.description));
-        let text = old_value
-            .filter(|_| !masked("value"))
-            .unwrap_or_else(|| stored(&self.value));
-        let description = self
-            .description
-            .filter(|_| masked("description"))
-            .unwrap_or(old_description);
-        let key = self.key;
-        store::transact!(app.store, "set variable", |tx| {
-            tx.set_variable(&key, &text, description.as_deref(), &app.cipher)
-                .await
+        let found = store::transact!(app.store, "set variable", |tx| {
+            let old = tx.lock_variable(&self.key, &app.cipher).await?;
+            if old.is_none() && must_exist {
+                return Ok(false);
+            }
+            let (old_value, old_description) =
+                old.map_or((None, None), |old| (Some(old.value), old.description));
+            let text = old_value
+                .filter(|_| !masked("value"))
+                .unwrap_or_else(|| stored(&self.value));
+            let given = self.description.clone().filter(|_| masked("description"));
+            let description = given.unwrap_or(old_description);
+            tx.set_variable(&self.key, &text, description.as_deref(), &app.cipher)
+                .await?;
+            Ok(true)
         })?;
-        Ok(())
+        Ok(found)
     }
+}
+
+fn exists(key: &str) -> ApiError {
+    ApiError::conflict(format!("The Variable with key: `{key}` already exists"))
 }
 
 pub(crate) async fn create(
@@ -163,17 +182,12 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::Op)?;
     let entity = VariableEntity::read(Body::read(&headers, &bytes)?)?;
-    let key = entity.key.clone();
-    if find(&app, &key).await.is_ok() {
-        return Err(ApiError::conflict(format!(
-            "The Variable with key: `{key}` already exists"
-        )));
-    }
-    entity.store(&app, &[], None).await?;
-    Ok((
-        StatusCode::CREATED,
-        Json(response(&app, &find(&app, &key).await?)),
-    ))
+    let key = &entity.key;
+    entity.create(&app).await.map_err(|error| match error {
+        StoreError::Duplicate { .. } => exists(key),
+        error => error.into(),
+    })?;
+    Ok((StatusCode::CREATED, Json(response(&app, &find(&app, key).await?))))
 }
 
 pub(crate) async fn patch(
@@ -191,8 +205,9 @@ pub(crate) async fn patch(
             "Invalid body, key from request body doesn't match uri parameter",
         ));
     }
-    let old = find(&app, &key).await?;
-    entity.store(&app, &query.all("update_mask"), Some(old)).await?;
+    if !entity.store(&app, &query.all("update_mask"), true).await? {
+        return Err(missing(&key));
+    }
     Ok(Json(response(&app, &find(&app, &key).await?)))
 }
 
@@ -216,14 +231,12 @@ impl Collection for Variables {
         Ok(variables.into_iter().map(|variable| variable.key).collect())
     }
 
+    async fn create(app: &App, entity: &VariableEntity) -> Result<(), StoreError> {
+        entity.create(app).await
+    }
+
     async fn put(app: &App, entity: VariableEntity, mask: &[&str]) -> ApiResult<()> {
-        let old = app
-            .store
-            .reader()
-            .await?
-            .variable(&entity.key, &app.cipher)
-            .await?;
-        entity.store(app, mask, old).await
+        entity.store(app, mask, false).await.map(|_| ())
     }
 
     async fn remove(app: &App, key: &str) -> ApiResult<()> {

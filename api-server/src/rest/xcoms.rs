@@ -19,6 +19,7 @@ use model::time::rest_format;
 use model::{DagId, RunId, TaskId};
 use serde_json::{Map, Value, json};
 use store::repo::{Condition, NewXCom, TaskInstanceRecord, XComRecord};
+use store::{StoreError, limits};
 
 async fn response(app: &App, xcom: &XComRecord) -> ApiResult<Map<String, Value>> {
     let dates = app.store.reader().await?.run_dates(&[xcom.run_key]).await?;
@@ -82,7 +83,7 @@ pub(crate) async fn list(
     order.extend(["run_id", "map_index", "xcom_key"].map(|column| store::repo::Order { column, descending }));
     let (xcoms, total) = app
         .store
-        .reader()
+        .lister()
         .await?
         .xcoms(&listing(conditions, order, page))
         .await?;
@@ -133,26 +134,27 @@ async fn whole(app: &App, xcom: &XComRecord) -> ApiResult<Json<Value>> {
 }
 
 /// A value as a task would have left it.
-fn new_value(key: &str, value: &Value) -> NewXCom {
+fn new_value(key: &str, value: &Value) -> ApiResult<NewXCom> {
     let length = match value {
         Value::Array(items) => Some(items.len()),
         Value::Object(fields) => Some(fields.len()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     };
-    NewXCom {
+    let value = value.to_string();
+    limits::check_value("xcom.value", &value)?;
+    Ok(NewXCom {
         key: key.to_owned(),
-        value: value.to_string(),
+        value,
         mapped_length: length.and_then(|length| i64::try_from(length).ok()),
-    }
+    })
 }
 
-async fn leave(app: &App, ti: &TaskInstanceRecord, xcom: &NewXCom) -> ApiResult<Json<Value>> {
-    let now = Utc::now();
-    store::transact!(app.store, "set xcom", |tx| tx.set_xcom(ti, xcom, now).await)?;
+/// A value that has been left, with all that is said about it.
+async fn left(app: &App, ti: &TaskInstanceRecord, key: &str) -> ApiResult<Json<Value>> {
     let mut db = app.store.reader().await?;
-    let stored = db.xcom(ti.run_key, &ti.task_id, ti.map_index, &xcom.key).await?;
+    let stored = db.xcom(ti.run_key, &ti.task_id, ti.map_index, key).await?;
     drop(db);
-    let stored = stored.ok_or_else(|| absent(&xcom.key))?;
+    let stored = stored.ok_or_else(|| absent(key))?;
     whole(app, &stored).await
 }
 
@@ -172,7 +174,7 @@ pub(crate) async fn create(
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller.must_be(Role::User)?;
     let mut body = Body::read(&headers, &bytes)?;
-    let key = body.required_text("key");
+    let key = body.required_text_within("key", limits::XCOM_KEY.most);
     let value = body.any("value");
     let index = map_index(body.integer("map_index", None, false).unwrap_or(-1));
     body.finish()?;
@@ -195,16 +197,18 @@ pub(crate) async fn create(
             "Task instance with ID: `{task_id}` and map_index: `{index}` not found in run: `{run_id}`"
         ))
     })?;
-    if db.xcom(ti.run_key, &task_id, index, &key).await?.is_some() {
-        return Err(ApiError::conflict(format!(
-            "The XCom with key: `{key}` with mentioned task instance already exists."
-        )));
-    }
     drop(db);
-    Ok((
-        StatusCode::CREATED,
-        leave(&app, &ti, &new_value(&key, &value)).await?,
-    ))
+    let (xcom, now) = (new_value(&key, &value)?, Utc::now());
+    let made = store::transact!(app.store, "create xcom", |tx| tx
+        .create_xcom(&ti, &xcom, now)
+        .await);
+    made.map_err(|error| match error {
+        StoreError::Duplicate { .. } => ApiError::conflict(format!(
+            "The XCom with key: `{key}` with mentioned task instance already exists."
+        )),
+        error => error.into(),
+    })?;
+    Ok((StatusCode::CREATED, left(&app, &ti, &key).await?))
 }
 
 /// `PATCH xcomEntries/{key}`
@@ -223,11 +227,15 @@ pub(crate) async fn patch(
     let mut db = app.store.reader().await?;
     let ti = db.task_instance(&dag_id, &run_id, &task_id, index).await?;
     let ti = ti.ok_or_else(|| absent(&key))?;
-    db.xcom(ti.run_key, &task_id, index, &key)
-        .await?
-        .ok_or_else(|| absent(&key))?;
     drop(db);
-    leave(&app, &ti, &new_value(&key, &value)).await
+    let (xcom, now) = (new_value(&key, &value)?, Utc::now());
+    let found = store::transact!(app.store, "change xcom", |tx| tx
+        .change_xcom(&ti, &xcom, now)
+        .await)?;
+    if !found {
+        return Err(absent(&key));
+    }
+    left(&app, &ti, &key).await
 }
 
 /// `DELETE xcomEntries/{key}`

@@ -44,6 +44,30 @@ pub enum StoreError {
         /// What the driver said.
         detail: String,
     },
+    /// A text has more characters than its column takes.
+    #[error("{what} is too long: it has at most {most} characters")]
+    TooLong {
+        /// Table and column.
+        what: String,
+        /// Most characters.
+        most: usize,
+    },
+    /// A value, or a statement with all its values, is larger than may be.
+    #[error("{what} is too large: {bytes} bytes, where {most} are allowed")]
+    TooLarge {
+        /// Table and column, or what else.
+        what: &'static str,
+        /// Bytes of all values.
+        bytes: usize,
+        /// Most bytes.
+        most: usize,
+    },
+    /// A list took longer than lists may.
+    #[error("the list took longer than {seconds} s")]
+    TooSlow {
+        /// How long a list may take.
+        seconds: u64,
+    },
     /// An encrypted value cannot be read.
     #[error("{0}")]
     Secret(String),
@@ -58,6 +82,9 @@ impl StoreError {
             | Self::Inconsistent(_)
             | Self::Schema { .. }
             | Self::Refused { .. }
+            | Self::TooLong { .. }
+            | Self::TooLarge { .. }
+            | Self::TooSlow { .. }
             | Self::Secret(_) => false,
         }
     }

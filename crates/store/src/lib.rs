@@ -12,9 +12,11 @@
 //! - leases are judged by the database's clock alone.
 
 mod cipher;
+mod counts;
 mod driver;
 mod error;
 mod graphs;
+pub mod limits;
 mod migrate;
 pub mod repo;
 mod schema;
@@ -32,10 +34,14 @@ use sql::{Driver, Mode};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Seconds that a statement of a list may take.
+pub const LIST_SECONDS: u64 = 10;
+
 /// A metadata store; clones share their connections.
 #[derive(Clone)]
 pub struct Store {
     driver: Arc<dyn Driver>,
+    counts: Arc<counts::Counts>,
 }
 
 impl Store {
@@ -46,6 +52,7 @@ impl Store {
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         Ok(Self {
             driver: Arc::new(driver::sqlite::SqliteDriver::open(path).await?),
+            counts: Arc::default(),
         })
     }
 
@@ -56,6 +63,7 @@ impl Store {
     pub async fn open_mariadb(url: &str, connections: u32) -> Result<Self, StoreError> {
         Ok(Self {
             driver: Arc::new(driver::mariadb::MariaDbDriver::open(url, connections).await?),
+            counts: Arc::default(),
         })
     }
 
@@ -69,6 +77,17 @@ impl Store {
     /// When no connection can be had.
     pub async fn reader(&self) -> Result<Tx, StoreError> {
         Tx::open(self.driver(), Mode::Read).await
+    }
+
+    /// A session for lists that people ask for. Its connections are kept for lists alone, and none of its statements
+    /// takes longer than [`LIST_SECONDS`]: slow lists keep nobody else waiting.
+    ///
+    /// # Errors
+    /// When no connection can be had; then or later, [`StoreError::TooSlow`].
+    pub async fn lister(&self) -> Result<Tx, StoreError> {
+        let mut lister = Tx::open(self.driver(), Mode::List).await?;
+        lister.keep_counts(self.counts.clone());
+        Ok(lister)
     }
 
     /// Closes all connections.

@@ -1,6 +1,6 @@
 //! Bringing a database to the schema that this program needs.
 
-use crate::schema::{LATEST, MIGRATIONS, Migration, Step, columns};
+use crate::schema::{LATEST, MIGRATIONS, Migration, Step, Wider, columns, index_columns};
 use crate::sql::{Dialect, Mode};
 use crate::unit_of_work::Tx;
 use crate::{Store, StoreError, params};
@@ -14,10 +14,18 @@ pub struct SchemaState {
     pub needed: i64,
 }
 
-/// Name of the lock on MariaDB; names are the server's, so that of the database is part of it.
-const LOCK: &str = "CONCAT('updraft_migrate.', MD5(DATABASE()))";
+/// Collations in which texts differ by every letter and by blanks at their end: MariaDB's and MySQL's.
+const EXACT: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
 
-const TABLE_OPTIONS: &str = " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+/// The lock under which a database is migrated: its name is the server's, so it tells the database, in few letters.
+const LOCK: &str = "CONCAT('updraft_migrate_', MD5(DATABASE()))";
+
+fn table_options(collation: &str) -> String {
+    if collation.is_empty() {
+        return String::new();
+    }
+    format!(" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {collation}")
+}
 
 impl Store {
     /// Applies what is missing. Running it again, or after a crash in the middle, does the rest. Returns the names of
@@ -124,8 +132,8 @@ impl Tx {
 
     async fn unlock_migrations(&mut self) -> Result<(), StoreError> {
         if self.dialect() == Dialect::MariaDb {
-            self.query(&format!("SELECT CAST(RELEASE_LOCK({LOCK}) AS SIGNED)"), &[])
-                .await?;
+            let sql = format!("SELECT CAST(RELEASE_LOCK({LOCK}) AS SIGNED)");
+            self.query(&sql, &[]).await?;
         }
         Ok(())
     }
@@ -177,12 +185,53 @@ impl Tx {
             .map_or(Ok(false), |mut row| row.next())
     }
 
+    /// The collation that all tables have; empty for SQLite.
+    async fn collation(&mut self) -> Result<&'static str, StoreError> {
+        if self.dialect() == Dialect::Sqlite {
+            return Ok("");
+        }
+        for name in EXACT {
+            let sql = "SELECT COUNT(*) FROM information_schema.collations WHERE collation_name = ?";
+            let known: bool = self
+                .query_one(sql, params![name])
+                .await?
+                .map_or(Ok(false), |mut row| row.next())?;
+            if known {
+                return Ok(name);
+            }
+        }
+        Err(StoreError::Refused {
+            detail: format!("the server has none of the collations {}", EXACT.join(", ")),
+        })
+    }
+
+    /// Gives a table that is there, and all its columns, a collation.
+    async fn collate(&mut self, table: &str, collation: &str) -> Result<(), StoreError> {
+        let sql = "SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ? \
+                   AND collation_name <> ?";
+        let others: bool = self
+            .query_one(sql, params![table, collation])
+            .await?
+            .map_or(Ok(0), |mut row| row.next::<i64>())
+            .map(|count| count > 0)?;
+        if others {
+            let sql = format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}");
+            self.execute(&sql, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn length_of(&mut self, table: &str, column: &str) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT CAST(character_maximum_length AS SIGNED) FROM information_schema.columns \
+                   WHERE table_schema = DATABASE() AND table_name = ? AND column_name = ?";
+        self.query_one(sql, params![table, column])
+            .await?
+            .map_or(Ok(None), |mut row| row.next())
+    }
+
     async fn apply(&mut self, migration: &Migration) -> Result<(), StoreError> {
-        let options = if self.dialect() == Dialect::MariaDb {
-            TABLE_OPTIONS
-        } else {
-            ""
-        };
+        let collation = self.collation().await?;
+        let options = table_options(collation);
         if !self.table_exists("schema_migration").await? {
             let neutral = "version INT64 NOT NULL PRIMARY KEY, name NAME NOT NULL, begun_at INT64 NOT NULL, applied_at INT64";
             let sql = format!(
@@ -199,40 +248,85 @@ impl Tx {
         self.execute(&sql, params![migration.version, migration.name])
             .await?;
         for step in migration.steps {
-            match step {
-                Step::Table {
-                    name,
-                    columns: neutral,
-                } if !self.table_exists(name).await? => {
-                    let sql = format!(
-                        "CREATE TABLE {name} ({}){options}",
-                        columns(self.dialect(), neutral)
-                    );
-                    self.execute(&sql, &[]).await?;
-                }
-                Step::Index {
-                    name,
-                    table,
-                    columns,
-                    unique,
-                } if !self.index_exists(name).await? => {
-                    let unique = if *unique { "UNIQUE " } else { "" };
-                    self.execute(
-                        &format!("CREATE {unique}INDEX {name} ON {table} ({columns})"),
-                        &[],
-                    )
-                    .await?;
-                }
-                Step::Column { table, name, word } if !self.column_exists(table, name).await? => {
-                    let column = columns(self.dialect(), word);
-                    self.execute(&format!("ALTER TABLE {table} ADD COLUMN {name} {column}"), &[])
-                        .await?;
-                }
-                Step::Table { .. } | Step::Index { .. } | Step::Column { .. } => {}
-            }
+            self.take(step, collation).await?;
         }
         let sql = format!("UPDATE schema_migration SET applied_at = {now} WHERE version = ?");
         self.execute(&sql, params![migration.version]).await?;
         Ok(())
+    }
+
+    /// Takes one step, unless it has been taken.
+    async fn take(&mut self, step: &Step, collation: &str) -> Result<(), StoreError> {
+        let dialect = self.dialect();
+        let sql = match step {
+            Step::Table {
+                name,
+                columns: neutral,
+            } if !self.table_exists(name).await? => {
+                let options = table_options(collation);
+                format!("CREATE TABLE {name} ({}){options}", columns(dialect, neutral))
+            }
+            Step::Index {
+                name,
+                table,
+                columns,
+                unique,
+            } if !self.index_exists(name).await? => {
+                let unique = if *unique { "UNIQUE " } else { "" };
+                let columns = index_columns(dialect, columns);
+                format!("CREATE {unique}INDEX {name} ON {table} ({columns})")
+            }
+            Step::Drop { name, table } if self.index_exists(name).await? => match dialect {
+                Dialect::MariaDb => format!("DROP INDEX {name} ON {table}"),
+                Dialect::Sqlite => format!("DROP INDEX {name}"),
+            },
+            Step::Column { table, name, word } if !self.column_exists(table, name).await? => {
+                let column = columns(dialect, word);
+                format!("ALTER TABLE {table} ADD COLUMN {name} {column}")
+            }
+            Step::ExactTexts if dialect == Dialect::MariaDb => {
+                let own = MIGRATIONS
+                    .iter()
+                    .flat_map(|migration| migration.steps)
+                    .filter_map(|step| match step {
+                        Step::Table { name, .. } => Some(*name),
+                        Step::Index { .. }
+                        | Step::Drop { .. }
+                        | Step::ExactTexts
+                        | Step::Widen { .. }
+                        | Step::Column { .. } => None,
+                    });
+                for table in own.chain(["schema_migration"]) {
+                    self.collate(table, collation).await?;
+                }
+                return Ok(());
+            }
+            Step::Widen { table, columns } if dialect == Dialect::MariaDb => {
+                let mut changes = Vec::new();
+                for Wider { column, to, required } in *columns {
+                    let wanted = i64::try_from(*to).unwrap_or(i64::MAX);
+                    if self
+                        .length_of(table, column)
+                        .await?
+                        .is_some_and(|now| now < wanted)
+                    {
+                        let word = if *required { "NOT NULL" } else { "NULL" };
+                        changes.push(format!("MODIFY {column} VARCHAR({to}) {word}"));
+                    }
+                }
+                if changes.is_empty() {
+                    return Ok(());
+                }
+                // All at once: the table is written anew.
+                format!("ALTER TABLE {table} {}", changes.join(", "))
+            }
+            Step::Table { .. }
+            | Step::Index { .. }
+            | Step::Drop { .. }
+            | Step::Column { .. }
+            | Step::ExactTexts
+            | Step::Widen { .. } => return Ok(()),
+        };
+        self.execute(&sql, &[]).await.map(|_| ())
     }
 }

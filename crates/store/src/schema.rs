@@ -16,6 +16,16 @@ pub(crate) struct Migration {
     pub(crate) steps: &'static [Step],
 }
 
+/// How long a column of texts becomes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wider {
+    pub(crate) column: &'static str,
+    /// Most characters.
+    pub(crate) to: usize,
+    /// It is never NULL.
+    pub(crate) required: bool,
+}
+
 /// One step of a migration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
@@ -30,6 +40,16 @@ pub(crate) enum Step {
         table: &'static str,
         columns: &'static str,
         unique: bool,
+    },
+    /// Drops an index.
+    Drop { name: &'static str, table: &'static str },
+    /// Gives all tables the collation in which texts are the same only if every letter, its case and every blank at the end
+    /// are. SQLite knows no other.
+    ExactTexts,
+    /// Makes columns of texts longer. SQLite's have no length.
+    Widen {
+        table: &'static str,
+        columns: &'static [Wider],
     },
     /// Adds a column that may be empty.
     Column {
@@ -143,6 +163,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "claims beside heartbeats",
         steps: BEATS,
     },
+    Migration {
+        version: 21,
+        name: "lengths and indexes of lists",
+        steps: LENGTHS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.
@@ -202,6 +227,23 @@ const fn unique(name: &'static str, table: &'static str, columns: &'static str) 
     }
 }
 
+const fn widen(table: &'static str, columns: &'static [Wider]) -> Step {
+    Step::Widen { table, columns }
+}
+
+/// Columns of an index. `name(250)` is an index over the beginning of a long text, which SQLite does not need.
+pub(crate) fn index_columns(dialect: Dialect, columns: &str) -> String {
+    match dialect {
+        Dialect::MariaDb => columns.to_owned(),
+        Dialect::Sqlite => {
+            let parts = columns
+                .split('(')
+                .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest));
+            parts.collect()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +259,13 @@ mod tests {
             columns(Dialect::Sqlite, neutral),
             "id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, PRIMARY KEY (id, name)"
         );
+    }
+
+    #[test]
+    fn indexes_over_the_beginning_of_a_text_are_over_all_of_it_in_sqlite() {
+        let columns = "kind, name(250), uri(10), id";
+        assert_eq!(index_columns(Dialect::MariaDb, columns), columns);
+        assert_eq!(index_columns(Dialect::Sqlite, columns), "kind, name, uri, id");
     }
 
     #[test]

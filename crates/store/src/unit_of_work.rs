@@ -1,7 +1,9 @@
 //! Transactions: named, retried when they lose against others, undone when they are dropped.
 
+use crate::counts::Counts;
 use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use crate::{Store, StoreError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A session with the store: one read-write transaction, or reads outside of one. The repositories are its methods,
@@ -9,6 +11,8 @@ use std::time::Duration;
 pub struct Tx {
     session: Box<dyn Session>,
     dialect: Dialect,
+    /// Counts of large lists, where they need not be of this moment.
+    counts: Option<Arc<Counts>>,
 }
 
 impl Tx {
@@ -16,7 +20,26 @@ impl Tx {
         Ok(Self {
             session: driver.open(mode).await?,
             dialect: driver.dialect(),
+            counts: None,
         })
+    }
+
+    /// Takes counts of large lists that are some seconds old.
+    pub(crate) fn keep_counts(&mut self, counts: Arc<Counts>) {
+        self.counts = Some(counts);
+    }
+
+    /// The number that a `SELECT COUNT(*)` says, or said some seconds ago.
+    pub(crate) async fn count(&mut self, sql: &str, params: &[Value]) -> Result<i64, StoreError> {
+        let counts = self.counts.clone();
+        let mut count = async || {
+            let row = self.query_one(sql, params).await?;
+            row.map_or(Ok(0), |mut row| row.next())
+        };
+        match counts {
+            Some(counts) => counts.get(format!("{sql} {params:?}"), count).await,
+            None => count().await,
+        }
     }
 
     pub(crate) const fn dialect(&self) -> Dialect {

@@ -6,6 +6,7 @@
 )]
 
 mod claims;
+mod limits;
 mod lists;
 mod outside;
 mod slots;

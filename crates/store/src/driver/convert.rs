@@ -24,6 +24,9 @@ macro_rules! bind_all {
 }
 pub(super) use bind_all;
 
+/// The name under which lists are run.
+pub(super) const LIST: &str = "list";
+
 /// What an error of the driver means to us; `name` is the transaction that met it.
 pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError {
     let detail = error.to_string();
@@ -46,6 +49,10 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
         .and_then(|_| database.code().and_then(|code| code.parse::<i32>().ok()))
         .map(|code| code & 0xff);
     match (mysql, sqlite) {
+        // Statement time-out; interrupted.
+        (Some(1969), _) | (_, Some(9)) if name == LIST => StoreError::TooSlow {
+            seconds: crate::LIST_SECONDS,
+        },
         // Lock wait time-out, deadlock, snapshot conflict; busy, locked.
         (Some(1205 | 1213 | 1020), _) | (_, Some(5 | 6)) => StoreError::Contention { name, detail },
         // Shutdown, read-only, too many connections, killed, statement time-out; I/O, full disk, cannot open.

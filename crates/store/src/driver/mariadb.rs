@@ -1,6 +1,6 @@
 //! MariaDB (10.6 or newer) and MySQL 8.
 
-use super::convert::{bind_all, mysql_row, store_error};
+use super::convert::{LIST, bind_all, mysql_row, store_error};
 use crate::StoreError;
 use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use async_trait::async_trait;
@@ -14,17 +14,28 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long one statement may take, seen from here; the server gives up earlier.
 const STATEMENT: Duration = Duration::from_secs(20);
 
+/// Seconds after which the server gives up a statement.
+const STATEMENT_LIMIT: u64 = 15;
+
 /// What every connection is set to. Each is a statement of its own, since MySQL lacks MariaDB's time-outs.
-const SESSION: [&str; 5] = [
+const SESSION: [&str; 4] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION innodb_lock_wait_timeout = 5, lock_wait_timeout = 10",
     "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')",
     "SET SESSION idle_transaction_timeout = 15",
-    "SET SESSION max_statement_time = 15",
 ];
+
+/// Lists at a time. Those that come then wait for a connection of theirs.
+const LISTS: u32 = 4;
+/// What a packet has beside the statement and its values.
+const PACKET_FRAME: usize = 4096;
 
 pub(crate) struct MariaDbDriver {
     pool: MySqlPool,
+    /// For lists alone.
+    lists: MySqlPool,
+    /// Bytes of one statement with its values.
+    packet: usize,
 }
 
 impl MariaDbDriver {
@@ -37,25 +48,11 @@ impl MariaDbDriver {
             .collation("utf8mb4_bin")
             .statement_cache_capacity(500)
             .disable_statement_logging();
-        let pool = MySqlPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(ACQUIRE)
-            .max_lifetime(Duration::from_secs(600))
-            .test_before_acquire(false)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    for statement in SESSION {
-                        match connection.execute(statement).await {
-                            Ok(_) => {}
-                            Err(error) if is_unknown_variable(&error) => {}
-                            Err(error) => return Err(error),
-                        }
-                    }
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.clone());
-        let driver = Self { pool };
+        let mut driver = Self {
+            pool: pool(&options, connections, STATEMENT_LIMIT),
+            lists: pool(&options, LISTS, crate::LIST_SECONDS),
+            packet: usize::MAX,
+        };
         // A first connection outside of the pool, whose own error would only be that it timed out.
         let probe = tokio::time::timeout(ACQUIRE, options.connect()).await;
         let mut connection = match probe {
@@ -64,13 +61,22 @@ impl MariaDbDriver {
             Err(_) => return Err(cannot_connect(&options, "no answer within 5 s")),
         };
         driver.check_durability(&mut connection).await?;
+        let sql = "SELECT CAST(@@max_allowed_packet AS SIGNED)";
+        let rows = query(&mut connection, sql, &[], "open").await?;
+        let packet: i64 = rows
+            .into_iter()
+            .next()
+            .map_or(Ok(i64::MAX), |mut row| row.next())?;
+        driver.packet = usize::try_from(packet)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(PACKET_FRAME);
         Ok(driver)
     }
 
     /// A server that forgets acknowledged commits breaks every promise of this crate.
     async fn check_durability(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
         let sql = "SELECT CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
-        let rows = query(connection, sql, &[]).await?;
+        let rows = query(connection, sql, &[], "open").await?;
         let flush: i64 = rows.into_iter().next().map_or(Ok(1), |mut row| row.next())?;
         match flush {
             0 => Err(StoreError::Refused {
@@ -87,6 +93,29 @@ impl MariaDbDriver {
             _ => Ok(()),
         }
     }
+}
+
+/// Connections whose statements take at most so many seconds.
+fn pool(options: &MySqlConnectOptions, connections: u32, seconds: u64) -> MySqlPool {
+    MySqlPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .max_lifetime(Duration::from_secs(600))
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                let limit = format!("SET SESSION max_statement_time = {seconds}");
+                for statement in SESSION.into_iter().chain([limit.as_str()]) {
+                    match connection.execute(AssertSqlSafe(statement)).await {
+                        Ok(_) => {}
+                        Err(error) if is_unknown_variable(&error) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options.clone())
 }
 
 fn cannot_connect(options: &MySqlConnectOptions, problem: &str) -> StoreError {
@@ -112,8 +141,11 @@ impl Driver for MariaDbDriver {
     }
 
     async fn open(&self, mode: Mode) -> Result<Box<dyn Session>, StoreError> {
-        let connection = self
-            .pool
+        let pool = match mode {
+            Mode::List => &self.lists,
+            Mode::Read | Mode::Write => &self.pool,
+        };
+        let connection = pool
             .acquire()
             .await
             .map_err(|error| store_error("acquire", &error))?;
@@ -121,7 +153,9 @@ impl Driver for MariaDbDriver {
         // with a transaction open.
         let mut session = MariaDbSession {
             connection: Some(connection),
-            clean: mode == Mode::Read,
+            clean: mode != Mode::Write,
+            packet: self.packet,
+            name: if mode == Mode::List { LIST } else { "query" },
         };
         if mode == Mode::Write {
             session.plain("BEGIN").await?;
@@ -130,6 +164,7 @@ impl Driver for MariaDbDriver {
     }
 
     async fn close(&self) {
+        self.lists.close().await;
         self.pool.close().await;
     }
 }
@@ -138,9 +173,31 @@ impl Driver for MariaDbDriver {
 struct MariaDbSession {
     connection: Option<PoolConnection<MySql>>,
     clean: bool,
+    /// Bytes of one statement with its values.
+    packet: usize,
+    /// What errors of queries are about.
+    name: &'static str,
 }
 
 impl MariaDbSession {
+    /// Refuses what the server would close the connection for.
+    fn check_size(&self, sql: &str, params: &[Value]) -> Result<(), StoreError> {
+        let size = |param: &Value| match param {
+            Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+            Value::Text(text) => text.len() + 9,
+            Value::Bytes(bytes) => bytes.len() + 9,
+        };
+        let bytes = sql.len() + params.iter().map(size).sum::<usize>();
+        if bytes <= self.packet {
+            return Ok(());
+        }
+        Err(StoreError::TooLarge {
+            what: "what is to be stored at once (max_allowed_packet of MariaDB)",
+            bytes,
+            most: self.packet,
+        })
+    }
+
     fn connection(&mut self) -> Result<&mut MySqlConnection, StoreError> {
         let gone = || StoreError::Inconsistent("the session is over".to_owned());
         self.connection.as_deref_mut().ok_or_else(gone)
@@ -179,16 +236,17 @@ async fn query(
     connection: &mut MySqlConnection,
     sql: &str,
     params: &[Value],
+    name: &'static str,
 ) -> Result<Vec<Row>, StoreError> {
     let query = bind_all!(sqlx::query::<MySql>(AssertSqlSafe(sql)), params);
     let rows = query
         .fetch_all(connection)
         .await
-        .map_err(|error| store_error("query", &error))?;
+        .map_err(|error| store_error(name, &error))?;
     rows.iter()
         .map(mysql_row)
         .collect::<Result<_, _>>()
-        .map_err(|error| store_error("query", &error))
+        .map_err(|error| store_error(name, &error))
 }
 
 #[async_trait]
@@ -199,6 +257,7 @@ impl Session for MariaDbSession {
             params.len(),
             "placeholders and parameters differ: {sql}"
         );
+        self.check_size(sql, params)?;
         self.step(async |connection| {
             let query = bind_all!(sqlx::query::<MySql>(AssertSqlSafe(sql)), params);
             let done = query
@@ -219,7 +278,9 @@ impl Session for MariaDbSession {
             params.len(),
             "placeholders and parameters differ: {sql}"
         );
-        self.step(async |connection| query(connection, sql, params).await)
+        self.check_size(sql, params)?;
+        let name = self.name;
+        self.step(async |connection| query(connection, sql, params, name).await)
             .await
     }
 

@@ -1,6 +1,6 @@
 //! SQLite: one writer, a few readers, write-ahead log.
 
-use super::convert::{bind_all, sqlite_row, store_error};
+use super::convert::{LIST, bind_all, sqlite_row, store_error};
 use crate::StoreError;
 use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use async_trait::async_trait;
@@ -11,10 +11,14 @@ use sqlx::{
 };
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const READERS: u32 = 4;
+/// Lists at a time. Those that come then wait for a connection of theirs.
+const LISTS: u32 = 2;
+/// Steps of SQLite's machine after which a list looks at the clock.
+const STEPS: i32 = 10_000;
 /// How long a statement waits for another process (a command line) that writes.
 const BUSY: Duration = Duration::from_secs(10);
 const WRITER_PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +28,8 @@ pub(crate) struct SqliteDriver {
     /// `None` after a session was dropped in the middle of its work: the next writer opens a new connection.
     writer: Arc<Mutex<Option<SqliteConnection>>>,
     readers: SqlitePool,
+    /// For lists alone.
+    lists: SqlitePool,
 }
 
 impl SqliteDriver {
@@ -33,6 +39,9 @@ impl SqliteDriver {
                 detail: format!("cannot create {}: {error}", folder.display()),
             })?;
         }
+        create(path).map_err(|error| StoreError::Unavailable {
+            detail: format!("cannot create the SQLite database {}: {error}", path.display()),
+        })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -47,18 +56,37 @@ impl SqliteDriver {
         };
         // The writer comes first: it creates the file and switches on the write-ahead log.
         let writer = options.connect().await.map_err(|error| describe(&error))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(10))
-            .test_before_acquire(false)
+        let pool = |connections: u32| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(10))
+                .test_before_acquire(false)
+        };
+        let readers = pool(READERS)
             .connect_with(options.clone())
             .await
             .map_err(|error| describe(&error))?;
+        let lists = pool(LISTS).connect_lazy_with(options.clone());
         Ok(Self {
             options,
             writer: Arc::new(Mutex::new(Some(writer))),
             readers,
+            lists,
         })
+    }
+}
+
+/// Makes the file, for its owner alone: it holds what people and tasks keep secret. One that is there stays as it is.
+fn create(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -77,6 +105,14 @@ impl Driver for SqliteDriver {
                     .await
                     .map_err(|error| store_error("read", &error))?;
                 Ok(Box::new(Reader { connection }))
+            }
+            Mode::List => {
+                let connection = self
+                    .lists
+                    .acquire()
+                    .await
+                    .map_err(|error| store_error(LIST, &error))?;
+                Ok(Box::new(Lister { connection }))
             }
             Mode::Write => {
                 let waiting = tokio::time::timeout(WRITER_PATIENCE, Arc::clone(&self.writer).lock_owned());
@@ -102,6 +138,7 @@ impl Driver for SqliteDriver {
     }
 
     async fn close(&self) {
+        self.lists.close().await;
         self.readers.close().await;
         if let Some(connection) = self.writer.lock().await.take() {
             // Closing folds the write-ahead log into the database; failing to is harmless.
@@ -130,16 +167,17 @@ async fn query(
     connection: &mut SqliteConnection,
     sql: &str,
     params: &[Value],
+    name: &'static str,
 ) -> Result<Vec<Row>, StoreError> {
     let query = bind_all!(sqlx::query::<Sqlite>(AssertSqlSafe(sql)), params);
     let rows = query
         .fetch_all(connection)
         .await
-        .map_err(|error| store_error("query", &error))?;
+        .map_err(|error| store_error(name, &error))?;
     rows.iter()
         .map(sqlite_row)
         .collect::<Result<_, _>>()
-        .map_err(|error| store_error("query", &error))
+        .map_err(|error| store_error(name, &error))
 }
 
 struct Reader {
@@ -153,7 +191,37 @@ impl Session for Reader {
     }
 
     async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
-        query(&mut self.connection, sql, params).await
+        query(&mut self.connection, sql, params, "query").await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) {}
+}
+
+/// A reader whose statements are interrupted when they take too long.
+struct Lister {
+    connection: PoolConnection<Sqlite>,
+}
+
+#[async_trait]
+impl Session for Lister {
+    async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<Affected, StoreError> {
+        execute(&mut self.connection, sql, params).await
+    }
+
+    async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+        let end = Instant::now() + Duration::from_secs(crate::LIST_SECONDS);
+        let mut handle = self
+            .connection
+            .lock_handle()
+            .await
+            .map_err(|error| store_error(LIST, &error))?;
+        handle.set_progress_handler(STEPS, move || Instant::now() < end);
+        drop(handle);
+        query(&mut self.connection, sql, params, LIST).await
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
@@ -177,7 +245,7 @@ impl Session for Writer {
     }
 
     async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
-        query(&mut self.connection, sql, params).await
+        query(&mut self.connection, sql, params, "query").await
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use crate::sql::Row;
 use crate::unit_of_work::Tx;
-use crate::{Cipher, StoreError, params};
+use crate::{Cipher, StoreError, limits, params};
 use model::PoolName;
 use std::collections::HashMap;
 
@@ -84,6 +84,18 @@ fn read_connection(mut row: Row, cipher: &Cipher) -> Result<ConnectionRecord, St
     Ok(record)
 }
 
+const POOL: &str = "id, pool, slots, description, include_deferred";
+
+fn read_pool(mut row: Row) -> Result<PoolRecord, StoreError> {
+    Ok(PoolRecord {
+        id: row.next()?,
+        name: row.next()?,
+        slots: row.next()?,
+        description: row.next()?,
+        include_deferred: row.next()?,
+    })
+}
+
 impl Tx {
     /// The variable of that name.
     ///
@@ -94,8 +106,31 @@ impl Tx {
         key: &str,
         cipher: &Cipher,
     ) -> Result<Option<VariableRecord>, StoreError> {
-        let sql = "SELECT var_key, value, description, is_encrypted FROM variable WHERE var_key = ?";
-        self.query_one(sql, params![key])
+        self.find_variable(key, "", cipher).await
+    }
+
+    /// The variable of that name, which nobody else changes until the transaction ends.
+    ///
+    /// # Errors
+    /// As the database says; when it cannot be decrypted.
+    pub async fn lock_variable(
+        &mut self,
+        key: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<VariableRecord>, StoreError> {
+        let lock = self.dialect().for_update();
+        self.find_variable(key, lock, cipher).await
+    }
+
+    async fn find_variable(
+        &mut self,
+        key: &str,
+        lock: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<VariableRecord>, StoreError> {
+        let sql =
+            format!("SELECT var_key, value, description, is_encrypted FROM variable WHERE var_key = ?{lock}");
+        self.query_one(&sql, params![key])
             .await?
             .map(|row| read_variable(row, cipher))
             .transpose()
@@ -117,7 +152,7 @@ impl Tx {
     /// Sets a variable.
     ///
     /// # Errors
-    /// As the database says.
+    /// As the database says; when its key or its value is too long.
     pub async fn set_variable(
         &mut self,
         key: &str,
@@ -125,10 +160,36 @@ impl Tx {
         description: Option<&str>,
         cipher: &Cipher,
     ) -> Result<(), StoreError> {
-        let (stored, is_encrypted) = cipher.seal(value);
         let tail = self
             .dialect()
             .on_duplicate("var_key", &["value", "description", "is_encrypted", "version"]);
+        self.insert_variable((key, value, description), &tail, cipher)
+            .await
+    }
+
+    /// Creates a variable.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] when there is one of that name; when its key or its value is too long.
+    pub async fn create_variable(
+        &mut self,
+        key: &str,
+        value: &str,
+        description: Option<&str>,
+        cipher: &Cipher,
+    ) -> Result<(), StoreError> {
+        self.insert_variable((key, value, description), "", cipher).await
+    }
+
+    async fn insert_variable(
+        &mut self,
+        (key, value, description): (&str, &str, Option<&str>),
+        tail: &str,
+        cipher: &Cipher,
+    ) -> Result<(), StoreError> {
+        limits::VARIABLE_KEY.check(key)?;
+        limits::check_value("variable.value", value)?;
+        let (stored, is_encrypted) = cipher.seal(value);
         let sql = format!(
             "INSERT INTO variable (var_key, value, description, is_encrypted, version) VALUES (?, ?, ?, ?, ?){tail}"
         );
@@ -159,7 +220,29 @@ impl Tx {
         conn_id: &str,
         cipher: &Cipher,
     ) -> Result<Option<ConnectionRecord>, StoreError> {
-        let sql = format!("SELECT {CONNECTION} FROM connection WHERE conn_id = ?");
+        self.find_connection(conn_id, "", cipher).await
+    }
+
+    /// The connection of that name, which nobody else changes until the transaction ends.
+    ///
+    /// # Errors
+    /// As the database says; when it cannot be decrypted.
+    pub async fn lock_connection(
+        &mut self,
+        conn_id: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<ConnectionRecord>, StoreError> {
+        let lock = self.dialect().for_update();
+        self.find_connection(conn_id, lock, cipher).await
+    }
+
+    async fn find_connection(
+        &mut self,
+        conn_id: &str,
+        lock: &str,
+        cipher: &Cipher,
+    ) -> Result<Option<ConnectionRecord>, StoreError> {
+        let sql = format!("SELECT {CONNECTION} FROM connection WHERE conn_id = ?{lock}");
         self.query_one(&sql, params![conn_id])
             .await?
             .map(|row| read_connection(row, cipher))
@@ -182,14 +265,12 @@ impl Tx {
     /// Sets a connection.
     ///
     /// # Errors
-    /// As the database says.
+    /// As the database says; when its name or type is too long.
     pub async fn set_connection(
         &mut self,
         record: &ConnectionRecord,
         cipher: &Cipher,
     ) -> Result<(), StoreError> {
-        let seal = |text: &Option<String>| text.as_ref().map(|text| cipher.seal(text).0);
-        let is_encrypted = cipher.seal("").1;
         let tail = self.dialect().on_duplicate(
             "conn_id",
             &[
@@ -205,6 +286,31 @@ impl Tx {
                 "version",
             ],
         );
+        self.insert_connection(record, &tail, cipher).await
+    }
+
+    /// Creates a connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] when there is one of that name; when its name or type is too long.
+    pub async fn create_connection(
+        &mut self,
+        record: &ConnectionRecord,
+        cipher: &Cipher,
+    ) -> Result<(), StoreError> {
+        self.insert_connection(record, "", cipher).await
+    }
+
+    async fn insert_connection(
+        &mut self,
+        record: &ConnectionRecord,
+        tail: &str,
+        cipher: &Cipher,
+    ) -> Result<(), StoreError> {
+        limits::CONNECTION_ID.check(&record.conn_id)?;
+        limits::CONNECTION_TYPE.check(&record.conn_type)?;
+        let seal = |text: &Option<String>| text.as_ref().map(|text| cipher.seal(text).0);
+        let is_encrypted = cipher.seal("").1;
         let sql = format!(
             "INSERT INTO connection ({CONNECTION}, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?){tail}"
         );
@@ -241,17 +347,21 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn pools(&mut self) -> Result<Vec<PoolRecord>, StoreError> {
-        let sql = "SELECT id, pool, slots, description, include_deferred FROM slot_pool ORDER BY id";
-        let read = |mut row: Row| {
-            Ok(PoolRecord {
-                id: row.next()?,
-                name: row.next()?,
-                slots: row.next()?,
-                description: row.next()?,
-                include_deferred: row.next()?,
-            })
-        };
-        self.query(sql, &[]).await?.into_iter().map(read).collect()
+        let sql = format!("SELECT {POOL} FROM slot_pool ORDER BY id");
+        self.query(&sql, &[]).await?.into_iter().map(read_pool).collect()
+    }
+
+    /// The pool of that name, which nobody else changes until the transaction ends.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn lock_pool(&mut self, name: &PoolName) -> Result<Option<PoolRecord>, StoreError> {
+        let lock = self.dialect().for_update();
+        let sql = format!("SELECT {POOL} FROM slot_pool WHERE pool = ?{lock}");
+        self.query_one(&sql, params![name])
+            .await?
+            .map(read_pool)
+            .transpose()
     }
 
     /// Creates a pool.
@@ -265,6 +375,7 @@ impl Tx {
         description: Option<&str>,
         include_deferred: bool,
     ) -> Result<(), StoreError> {
+        limits::POOL.check(name.as_str())?;
         let sql = "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, ?, ?)";
         self.execute(sql, params![name, slots, description, include_deferred])
             .await?;

@@ -5,7 +5,7 @@ use super::list::Listing;
 use super::news::News;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
-use crate::{StoreError, params};
+use crate::{StoreError, limits, params};
 use model::asset::{Asset, AssetKey, AssetLike};
 use model::dag::Dag;
 use model::{AssetAliasId, AssetId, DagId, TaskId, Timestamp};
@@ -119,6 +119,11 @@ struct Wanted {
     kind: &'static str,
     target: i64,
     words: Option<String>,
+}
+
+/// What stands for the name of an alias in a unique index, for which it is too long.
+fn alias_hash(name: &str) -> String {
+    hex(&Sha256::digest(name.as_bytes())[..16])
 }
 
 fn hash(key: &AssetKey) -> String {
@@ -268,6 +273,9 @@ impl Tx {
             self.execute(sql, values).await?;
             return Ok(found.id);
         }
+        limits::ASSET_NAME.check(&asset.key.name)?;
+        limits::ASSET_URI.check(&asset.key.uri)?;
+        limits::ASSET_GROUP.check(&asset.group)?;
         let sql = "INSERT INTO asset (key_hash, name, uri, asset_group, extra, is_active, created_at, updated_at) \
                    VALUES (?, ?, ?, ?, ?, 0, ?, ?)";
         let values = params![
@@ -300,8 +308,11 @@ impl Tx {
             self.execute(sql, params![group, id, group]).await?;
             return Ok(id);
         }
-        let sql = "INSERT INTO asset_alias (name, asset_group) VALUES (?, ?)";
-        let id = AssetAliasId(self.execute(sql, params![name, group]).await?.last_key);
+        limits::ALIAS_NAME.check(name)?;
+        limits::ALIAS_GROUP.check(group)?;
+        let sql = "INSERT INTO asset_alias (name, asset_group, key_hash) VALUES (?, ?, ?)";
+        let values = params![name, group, alias_hash(name)];
+        let id = AssetAliasId(self.execute(sql, values).await?.last_key);
         let hooks = self.listeners().await?;
         self.tell(&hooks, &News::AliasCreated(name, group), now).await?;
         Ok(id)

@@ -6,6 +6,11 @@ use crate::StoreError;
 use crate::sql::{Dialect, Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 
+/// Values in the conditions of one list: SQLite takes 32,766 in a statement.
+const MOST_VALUES: usize = 32_000;
+/// Entries left out at the start beyond which a page is far from the beginning.
+const DEEP: u64 = 1000;
+
 /// A condition on one column.
 #[derive(Debug, Clone)]
 pub enum Condition {
@@ -192,10 +197,16 @@ impl Tx {
             filter.push_str(if at == 0 { " WHERE " } else { " AND " });
             condition.write(self.dialect(), &mut filter, &mut params);
         }
-        let count = self
-            .query_one(&format!("SELECT COUNT(*) FROM {table}{filter}"), &params)
+        if params.len() > MOST_VALUES {
+            return Err(StoreError::TooLarge {
+                what: "the number of values in the conditions of a list",
+                bytes: params.len(),
+                most: MOST_VALUES,
+            });
+        }
+        let total = self
+            .count(&format!("SELECT COUNT(*) FROM {table}{filter}"), &params)
             .await?;
-        let total: i64 = count.map_or(Ok(0), |mut row| row.next())?;
         if listing.limit == 0 {
             return Ok((Vec::new(), total));
         }
@@ -221,7 +232,15 @@ impl Tx {
         };
         params.push(Value::Integer(listing.limit.try_into().unwrap_or(i64::MAX)));
         params.push(Value::Integer(listing.offset.try_into().unwrap_or(i64::MAX)));
-        let sql = format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?");
+        // Far from the beginning, the rows that are passed over are only looked up in the index.
+        let sql = if listing.offset > DEEP && matches!(table, "dag_run" | "task_instance") {
+            format!(
+                "SELECT {columns} FROM (SELECT id AS id_of_page FROM {table}{filter}{order} LIMIT ? OFFSET ?) page \
+                 JOIN {table} ON id = id_of_page{order}"
+            )
+        } else {
+            format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?")
+        };
         Ok((self.query(&sql, &params).await?, total))
     }
 

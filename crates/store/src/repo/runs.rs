@@ -4,7 +4,7 @@ use super::list::Listing;
 use super::tasks::instances_from_the_start;
 use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
-use crate::{StoreError, params};
+use crate::{StoreError, limits, params};
 use model::dag::Dag;
 use model::dag_run::{DagRunState, DagRunType};
 use model::timetable::{DataInterval, Partition};
@@ -144,6 +144,11 @@ impl Tx {
         ids: &mut (dyn FnMut() -> TaskInstanceId + Send),
         now: Timestamp,
     ) -> Result<DagRunKey, StoreError> {
+        limits::RUN_ID.check(run.run_id.as_str())?;
+        limits::TRIGGERING_USER.check(run.triggering_user.as_deref().unwrap_or_default())?;
+        let partition = run.partition.as_ref().map(|partition| partition.key.as_str());
+        limits::PARTITION_KEY.check(partition.unwrap_or_default())?;
+        limits::check_value("dag_run.conf", &run.conf)?;
         let sql = "INSERT INTO dag_run (dag_id, run_id, logical_date, run_type, state, conf, data_interval_start, \
                    data_interval_end, run_after, queued_at, version_id, triggered_by, triggering_user, note, clear_number, \
                    trace_context, partition_key, partition_date, updated_at) \

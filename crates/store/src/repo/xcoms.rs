@@ -4,7 +4,7 @@ use super::list::Listing;
 use super::tasks::TaskInstanceRecord;
 use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
-use crate::{StoreError, params};
+use crate::{StoreError, limits, params};
 use model::{DagId, DagRunKey, MapIndex, RunId, TaskId, Timestamp};
 
 /// A value that a task left.
@@ -58,7 +58,7 @@ impl Tx {
     /// Leaves a value of a task instance; one of the same name is overwritten.
     ///
     /// # Errors
-    /// As the database says.
+    /// As the database says; when the key is too long.
     pub async fn set_xcom(
         &mut self,
         ti: &TaskInstanceRecord,
@@ -69,6 +69,54 @@ impl Tx {
         let tail = self
             .dialect()
             .on_duplicate(key, &["value", "mapped_length", "created_at"]);
+        self.insert_xcom(ti, xcom, &tail, now).await
+    }
+
+    /// Leaves a new value of a task instance.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] when there is one of that name; when the key is too long.
+    pub async fn create_xcom(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        xcom: &NewXCom,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.insert_xcom(ti, xcom, "", now).await
+    }
+
+    /// Changes a value of a task instance. Returns `true` if there is one.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn change_xcom(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        xcom: &NewXCom,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE xcom SET value = ?, mapped_length = ?, created_at = ? \
+                   WHERE run_key = ? AND task_id = ? AND map_index = ? AND xcom_key = ?";
+        let values = params![
+            &xcom.value,
+            xcom.mapped_length,
+            now,
+            ti.run_key,
+            &ti.task_id,
+            ti.map_index,
+            &xcom.key,
+        ];
+        Ok(self.execute(sql, values).await?.rows == 1)
+    }
+
+    async fn insert_xcom(
+        &mut self,
+        ti: &TaskInstanceRecord,
+        xcom: &NewXCom,
+        tail: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        limits::XCOM_KEY.check(&xcom.key)?;
         let sql = format!(
             "INSERT INTO xcom (run_key, task_id, map_index, xcom_key, dag_id, run_id, value, mapped_length, created_at) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?){tail}"

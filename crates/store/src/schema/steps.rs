@@ -1,6 +1,6 @@
 //! The steps of each migration. A step is only ever added, never changed.
 
-use super::{Step, index, unique};
+use super::{Step, Wider, index, unique, widen};
 
 /// Whether a DAG's tasks take slots of several pools; and task instances that Python is to be asked about.
 pub(super) const MUTATIONS: &[Step] = &[
@@ -489,4 +489,99 @@ pub(super) const BEATS: &[Step] = &[
         name: "worker_losses",
         word: "INT64",
     },
+];
+
+const fn required(column: &'static str, to: usize) -> Wider {
+    Wider {
+        column,
+        to,
+        required: true,
+    }
+}
+
+const fn optional(column: &'static str, to: usize) -> Wider {
+    Wider {
+        column,
+        to,
+        required: false,
+    }
+}
+
+/// Texts as long as Airflow's, told apart by every letter; indexes for lists that are ordered by dates.
+pub(super) const LENGTHS: &[Step] = &[
+    Step::ExactTexts,
+    Step::Drop {
+        name: "ix_asset_name",
+        table: "asset",
+    },
+    Step::Drop {
+        name: "ix_asset_uri",
+        table: "asset",
+    },
+    Step::Drop {
+        name: "ux_asset_alias",
+        table: "asset_alias",
+    },
+    widen("connection", &[required("conn_type", 500)]),
+    widen("slot_pool", &[required("pool", 256)]),
+    widen(
+        "task_instance",
+        &[
+            required("pool", 256),
+            required("queue", 256),
+            required("operator", 1000),
+            required("operator_name", 1000),
+            optional("executor", 1000),
+            optional("hostname", 1000),
+            optional("unixname", 1000),
+            optional("next_method", 1000),
+        ],
+    ),
+    widen(
+        "pending_trigger",
+        &[optional("next_method", 1000), optional("queue", 256)],
+    ),
+    widen("outbox", &[required("queue", 256), optional("executor", 1000)]),
+    widen("dag_run", &[optional("triggering_user", 512)]),
+    widen("backfill", &[optional("triggering_user", 512)]),
+    widen("xcom", &[required("xcom_key", 512)]),
+    widen(
+        "asset",
+        &[
+            required("name", 1500),
+            required("uri", 1500),
+            required("asset_group", 1500),
+        ],
+    ),
+    widen(
+        "asset_alias",
+        &[required("name", 1500), required("asset_group", 1500)],
+    ),
+    widen("asset_reference", &[optional("words", 1500)]),
+    index("ix_asset_names", "asset", "name(250)"),
+    index("ix_asset_uris", "asset", "uri(250)"),
+    // The names of aliases are too long for a unique index.
+    Step::Column {
+        table: "asset_alias",
+        name: "key_hash",
+        word: "WORD",
+    },
+    unique("ux_asset_alias_hash", "asset_alias", "key_hash"),
+    index("ix_asset_alias_names", "asset_alias", "name(250)"),
+    // Lists of everything, newest or longest ago first. Every index of a column that changes costs each move of a task
+    // instance, so there is one for the order that people ask for, and one for the order that nobody asked for.
+    index("ix_ti_start", "task_instance", "start_date, id"),
+    index("ix_ti_map_index", "task_instance", "map_index, id"),
+    index("ix_ti_dag_start", "task_instance", "dag_id, start_date, id"),
+    index("ix_dag_run_start", "dag_run", "start_date, id"),
+    index("ix_dag_run_due", "dag_run", "run_after, id"),
+    index("ix_dag_run_logical", "dag_run", "logical_date, id"),
+    index("ix_dag_run_dag_start", "dag_run", "dag_id, start_date, id"),
+    index("ix_xcom_age", "xcom", "created_at"),
+    // Tokens of people who have logged out, until they would have ended by themselves.
+    Step::Table {
+        name: "revoked_token",
+        columns: "token_hash WORD NOT NULL PRIMARY KEY, ends_at INT64 NOT NULL",
+    },
+    index("ix_revoked_token", "revoked_token", "ends_at"),
 ];

@@ -9,6 +9,8 @@ use async_trait::async_trait;
 pub enum Mode {
     /// Reads of committed data, each statement by itself.
     Read,
+    /// The same for lists, on connections of their own and with a limit of time.
+    List,
     /// One read-write transaction.
     Write,
 }
