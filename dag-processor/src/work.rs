@@ -231,6 +231,8 @@ impl Work {
             .values()
             .filter_map(|known| known.dependencies.as_ref());
         self.changes.refresh(all.flat_map(Dependencies::iter));
+        let (files, due, took) = (self.known.len(), self.queue.len(), self.looked.elapsed());
+        tracing::debug!(files, due, ?took, "looked at all DAG files");
         Ok(())
     }
 

@@ -17,6 +17,8 @@ import sysconfig
 
 _folder = None
 _roots = ()
+# The parser wraps the one in `os`, to note what a DAG file looks at; this is none of it.
+_look = os.stat
 
 
 def _own_folder(path):
@@ -50,7 +52,7 @@ def _entry(source):
     if _folder is None or not source.startswith(_roots):
         return None
     try:
-        facts = os.stat(source)
+        facts = _look(source)
     except OSError:
         return None
     print_of = lambda text: hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()  # noqa: E731
@@ -93,7 +95,7 @@ def install():
     def cache_from_source(path, *args, **kwargs):
         usual = where(path, *args, **kwargs)
         try:
-            os.stat(usual)
+            _look(usual)
         except OSError:
             return _entry(os.fspath(path)) or usual
         return usual
