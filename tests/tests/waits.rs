@@ -35,6 +35,9 @@ with DAG("past", schedule=None) as past:
         task_id="breaks", bash_command="{{ dag_run.conf.get('command', 'true') }}"
     )
     BashOperator(task_id="strict", bash_command="true", depends_on_past=True)
+
+with DAG("crossed", schedule=None, max_active_runs=1) as crossed:
+    BashOperator(task_id="t", bash_command="{{ dag_run.conf.get('command', 'true') }}", depends_on_past=True)
 "#;
 
 fn said(api: &Api, dag_id: &str, run_id: &str, task: &str) -> String {
@@ -178,4 +181,52 @@ fn a_task_waits_for_what_follows_it_in_the_run_before() {
     assert_eq!(api.wait_for_end("past", "second"), "success");
     // The sweep alone would need a minute.
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_run_that_waits_for_a_place_which_its_successor_holds_is_told_so() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag("waits.py", WAITS);
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("crossed");
+    let run = |name: &str, day: u32, command: &str| {
+        let date = format!("2025-01-{day:02}T00:00:00Z");
+        let conf = json!({"command": command});
+        api.trigger(
+            "crossed",
+            &json!({"logical_date": date, "dag_run_id": name, "conf": conf}),
+        );
+    };
+    run("one", 1, "true");
+    assert_eq!(api.wait_for_end("crossed", "one"), "success");
+    run("two", 2, "false");
+    assert_eq!(api.wait_for_end("crossed", "two"), "failed");
+    run("three", 3, "true");
+    eventually("three runs", PATIENCE, || {
+        match api.run_state("crossed", "three") {
+            Some(state) if state == "running" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let clear = json!({"dry_run": false, "only_failed": true, "dag_run_id": "two"});
+    let (status, body) = api
+        .call("POST", "/api/v2/dags/crossed/clearTaskInstances", Some(&clear))
+        .expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    let told = |name: &str, reason: &str| {
+        eventually(&format!("{name} is explained"), PATIENCE, || {
+            match said(&api, "crossed", name, "t") {
+                text if text.contains(reason) => Ok(()),
+                text => Err(text),
+            }
+        });
+    };
+    told(
+        "two",
+        "three waits itself for the run before it by depends_on_past, so neither goes on",
+    );
+    told("two", "raise max_active_runs to 2");
+    told("three", "the run before it, two, is queued");
 }

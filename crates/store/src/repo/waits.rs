@@ -350,6 +350,8 @@ impl Tx {
                 continue;
             }
             if let Some(problem) = problem {
+                // Its installation comes first; people know it by what follows.
+                let name = name.split_once('@').map_or(name.as_str(), |(_, name)| name);
                 let reason = format!(
                     "worker {name} serves queue {} but is not well, and takes no task: {problem}",
                     ti.queue
