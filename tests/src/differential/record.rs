@@ -123,7 +123,12 @@ fn outcome(side: &Side, case: &Case) -> anyhow::Result<Value> {
     let path = format!("/api/v2/dags/{}/dagRuns/{run}/taskInstances/t", dag_id(case));
     let begin = Instant::now();
     let task = loop {
-        let (_, task) = side.api.call("GET", &path, None)?;
+        let (status, task) = side.api.call("GET", &path, None)?;
+        ensure!(
+            status == 200 || begin.elapsed() < Duration::from_secs(5),
+            "{} did not begin: {task}",
+            case.name
+        );
         if matches!(task["state"].as_str(), Some("success" | "failed" | "skipped")) {
             break task;
         }
