@@ -15,6 +15,10 @@ const TAIL: u64 = 256 << 10;
 const LONGEST_NAME: usize = 255;
 /// Bytes of the hash that stands for the end of a name that is too long, in hexadecimal digits.
 const HASH: usize = 16;
+/// Bytes of a line that are read in one go, whatever was asked for. A longer one comes in pieces.
+const LONGEST: usize = 12 << 20;
+/// Bytes that are read at a time while the end of a line is looked for.
+const STEP: u64 = 64 << 10;
 
 /// Which log.
 #[derive(Debug, Clone)]
@@ -175,8 +179,8 @@ impl LogFiles {
         Ok(length + (data.len() - known) as u64)
     }
 
-    /// Reads from `offset` on, whole lines, at most `most` bytes; a longer line comes in pieces. Returns them and where the
-    /// next page begins.
+    /// Reads from `offset` on, whole lines, at most `most` bytes, or one line that is longer. Returns them and where the next
+    /// page begins.
     pub(crate) fn read(&self, name: &LogName, offset: u64, most: u64) -> std::io::Result<(Vec<u8>, u64)> {
         let mut file = match File::open(self.path(name)) {
             Err(error) if is_absent(&error) => return Ok((Vec::new(), offset)),
@@ -184,10 +188,21 @@ impl LogFiles {
         };
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
-        file.take(most).read_to_end(&mut bytes)?;
-        let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(end) => end + 1,
-            None if bytes.len() as u64 == most => bytes.len(),
+        (&file).take(most).read_to_end(&mut bytes)?;
+        let line_end = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n');
+        let mut whole = line_end(&bytes).map(|end| end + 1);
+        let is_full = most > 0 && bytes.len() as u64 == most;
+        while whole.is_none() && is_full && bytes.len() < LONGEST {
+            let before = bytes.len();
+            if (&file).take(STEP).read_to_end(&mut bytes)? == 0 {
+                break;
+            }
+            let added = bytes[before..].iter().position(|byte| *byte == b'\n');
+            whole = added.map(|end| before + end + 1);
+        }
+        let whole = match whole {
+            Some(whole) => whole,
+            None if bytes.len() >= LONGEST => bytes.len(),
             None => 0,
         };
         bytes.truncate(whole);
@@ -224,8 +239,8 @@ mod tests {
         assert_eq!(files.read(&name("t"), 8, 1 << 20).unwrap(), (Vec::new(), 8));
         assert_eq!(
             files.read(&name("t"), 4, 2).unwrap(),
-            (b"tw".to_vec(), 6),
-            "a line that does not fit comes in pieces"
+            (b"two\n".to_vec(), 8),
+            "a line that does not fit comes whole"
         );
     }
 
@@ -277,6 +292,24 @@ mod tests {
         std::fs::remove_file(&root).unwrap();
         assert_eq!(files.append(&name("t"), 0, b"one\n").unwrap(), 4);
         assert_eq!(files.problem(), None);
+    }
+
+    #[test]
+    fn a_long_line_comes_whole_and_an_endless_one_in_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(folder.path());
+        let mut data = vec![b'x'; 1 << 20];
+        data.extend_from_slice(b"\nnext\n");
+        files.append(&name("long"), 0, &data).unwrap();
+        let (bytes, next) = files.read(&name("long"), 0, 1000).unwrap();
+        assert_eq!((bytes.len() as u64, next), ((1 << 20) + 1, (1 << 20) + 1));
+        assert_eq!(files.read(&name("long"), next, 1000).unwrap().0, b"next\n");
+        files
+            .append(&name("endless"), 0, &vec![b'x'; LONGEST + (1 << 20)])
+            .unwrap();
+        let (bytes, next) = files.read(&name("endless"), 0, 1000).unwrap();
+        assert_eq!(bytes.len() as u64, next);
+        assert!(bytes.len() >= LONGEST);
     }
 
     #[test]
