@@ -6,6 +6,7 @@ use model::TaskInstanceId;
 use std::collections::BTreeMap;
 use store::repo::{ConnectionRecord, NewXCom};
 use store::{Cipher, StoreError, limits};
+use tokio::task::JoinSet;
 
 /// So many letters, of four bytes each.
 fn letters(count: usize) -> String {
@@ -199,11 +200,8 @@ async fn one_of_many_who_create_the_same_succeeds() {
             }
         };
         for kind in ["variable", "connection", "pool"] {
-            let all: Vec<_> = (0..20).map(|_| tokio::spawn(made(kind))).collect();
-            let mut winners = 0;
-            for one in all {
-                winners += usize::from(one.await.unwrap());
-            }
+            let all: JoinSet<_> = (0..20).map(|_| made(kind)).collect();
+            let winners = all.join_all().await.into_iter().filter(|won| *won).count();
             assert_eq!(winners, 1, "{kind}");
         }
     }
