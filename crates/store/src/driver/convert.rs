@@ -55,8 +55,9 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
         },
         // Lock wait time-out, deadlock, snapshot conflict; busy, locked.
         (Some(1205 | 1213 | 1020), _) | (_, Some(5 | 6)) => StoreError::Contention { name, detail },
-        // Shutdown, read-only, too many connections, killed, statement time-out; I/O, full disk, cannot open.
-        (Some(1040 | 1053 | 1077 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969), _)
+        // Shutdown, read-only, too many connections (in all, of the user, in its hour), killed, statement time-out; I/O, full
+        // disk, cannot open.
+        (Some(1040 | 1053 | 1077 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969), _)
         | (_, Some(8 | 10 | 13 | 14)) => StoreError::Unavailable { detail },
         _ => StoreError::Refused { detail },
     }
