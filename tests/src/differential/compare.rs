@@ -12,6 +12,12 @@ const OF_THE_PROCESS: [&str; 3] = [
     "Filling up the DagBag",
 ];
 
+/// Characters beyond which a text is compared by its beginning, its length and a sum of its bytes, so that what is recorded
+/// stays small.
+const LONG: usize = 2000;
+/// Characters of such a text that are kept.
+const BEGINNING: usize = 200;
+
 /// What a user sees of a task that has ended.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
@@ -28,15 +34,44 @@ impl Outcome {
         let records = value["records"].as_array().into_iter().flatten();
         Self {
             state: value["state"].clone(),
-            rendered: value["rendered"].clone(),
-            xcoms: value["xcoms"].clone(),
-            records: records.filter_map(record).collect(),
+            // A task whose templates cannot be rendered has no fields.
+            rendered: match &value["rendered"] {
+                Value::Null => json!({}),
+                rendered => short(rendered),
+            },
+            xcoms: short(&value["xcoms"]),
+            records: records.filter_map(record).map(|record| short(&record)).collect(),
         }
     }
 
     /// As it is recorded.
     pub fn to_json(&self) -> Value {
         json!({"state": self.state, "rendered": self.rendered, "xcoms": self.xcoms, "records": self.records})
+    }
+}
+
+/// The value with long texts in short.
+fn short(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text.chars().count() > LONG => {
+            // FNV-1a
+            let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+                (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            let beginning: String = text.chars().take(BEGINNING).collect();
+            format!(
+                "{beginning} ... ({} characters, {sum:016x})",
+                text.chars().count()
+            )
+            .into()
+        }
+        Value::Array(items) => items.iter().map(short).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, item)| (key.clone(), short(item)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 

@@ -55,6 +55,14 @@ pub fn record(python: &str, cases: &[Case], say: impl Fn(&str)) -> anyhow::Resul
         for case in started {
             ensure!(begin.elapsed() < PATIENCE, "the runs take too long");
             match outcome(&side, case) {
+                // With a socket as its input bash reads the start-up file of whoever records.
+                Ok(answer)
+                    if [".bashrc", "/usr/bin/env:"]
+                        .iter()
+                        .any(|sign| answer.to_string().contains(sign)) =>
+                {
+                    say(&format!("not recorded: {} shows this machine", case.name));
+                }
                 Ok(answer) => {
                     answers.insert(case.name.clone(), answer);
                     say(&format!("recorded {}", case.name));
