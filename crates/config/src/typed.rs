@@ -218,6 +218,7 @@ pub struct Updraft {
     pub infra_retries: u32,
     pub max_task_log_bytes: u64,
     pub otlp_endpoint: Option<String>,
+    pub frame_ancestors: Vec<String>,
 }
 
 impl Config {
