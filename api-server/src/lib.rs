@@ -7,10 +7,13 @@ mod backfill;
 mod clearing;
 mod control;
 mod foreign_timetable;
+mod login_guard;
 mod logs;
 mod params;
 mod partitions;
 mod rest;
+mod revoked;
+mod serve;
 pub mod service;
 mod trigger;
 mod watch;
@@ -31,6 +34,9 @@ use store::{Cipher, Graphs, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use watch::Watchers;
+
+/// How old may be what is known about other components and about logged-out users.
+const REFRESH: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The Airflow version whose REST API is served.
 pub const AIRFLOW_VERSION: &str = "3.3.2";
@@ -65,6 +71,10 @@ pub(crate) struct Inner {
     pub(crate) watchers: Watchers,
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     pub(crate) health: Health,
+    pub(crate) revoked: revoked::Revoked,
+    pub(crate) logins: login_guard::LoginGuard,
+    /// What was last known of the other components.
+    pub(crate) parts: rest::Parts,
     /// Cancelled when the server wants to end: answers that go on for long end with it.
     pub(crate) closing: CancellationToken,
 }
@@ -99,6 +109,9 @@ impl ApiServer {
             watchers: Watchers::default(),
             metrics: Box::new(metrics),
             health: Health::default(),
+            revoked: revoked::Revoked::default(),
+            logins: login_guard::LoginGuard::default(),
+            parts: rest::Parts::default(),
             closing: CancellationToken::new(),
         };
         Self {
@@ -112,20 +125,35 @@ impl ApiServer {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve_rest(self, listener: TcpListener, end: CancellationToken) -> anyhow::Result<()> {
-        use axum::serve::ListenerExt;
-        let listener = listener.tap_io(|stream| {
-            // Small answers are not to wait for more; without it they are only slower.
-            stream.set_nodelay(true).ok();
-        });
+    pub async fn serve_rest(
+        self,
+        listener: TcpListener,
+        lifecycle: Lifecycle,
+        end: CancellationToken,
+    ) -> anyhow::Result<()> {
         let router = rest::router(self.app.clone());
         let closing = self.app.closing.clone();
-        let end = async move {
+        let ending = async {
             end.cancelled().await;
             closing.cancel();
         };
-        axum::serve(listener, router).with_graceful_shutdown(end).await?;
+        tokio::select! {
+            ((), ()) = async { tokio::join!(serve::serve(listener, router, &lifecycle, end.clone()), ending) } => {}
+            () = self.keep_up_to_date() => {}
+        }
         Ok(())
+    }
+
+    /// Reads again and again what every request needs, and none is to wait for: which tokens are good no more, and how the
+    /// other components are.
+    async fn keep_up_to_date(&self) {
+        loop {
+            if let Err(error) = revoked::refresh(&self.app).await {
+                tracing::warn!("it cannot be read who has logged out: {error}");
+            }
+            self.app.parts.refresh(&self.app).await;
+            tokio::time::sleep(REFRESH).await;
+        }
     }
 
     /// Serves the gRPC control plane until `end`; answers that go on for long are parts of `lifecycle`, and end with it.

@@ -16,8 +16,10 @@ mod dag_tasks;
 pub(crate) mod dags;
 mod dependencies;
 mod error;
+mod guards;
 mod hitl;
 mod lines;
+mod logins;
 mod logs_page;
 mod mark;
 mod mark_run;
@@ -41,13 +43,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use error::ApiError;
+use guards::BODY;
+pub(crate) use meta::Parts;
 use serde_json::json;
 use std::time::Instant;
 use telemetry::metric;
 use tower_http::compression::CompressionLayer;
-
-/// Bytes of a request's body.
-const BODY: usize = 16 << 20;
 
 pub(crate) fn router(app: App) -> Router {
     let dag = Router::new()
@@ -216,6 +217,8 @@ pub(crate) fn router(app: App) -> Router {
         )
         .route("/dagWarnings", get(meta::dag_warnings))
         .route("/version", get(meta::version))
+        .route("/auth/login", get(logins::login))
+        .route("/auth/logout", get(logins::logout))
         .route("/monitor/health", get(meta::health));
     Router::new()
         .nest("/api/v2", dag.merge(task).merge(assets).merge(admin))
@@ -223,6 +226,7 @@ pub(crate) fn router(app: App) -> Router {
             "/auth/token",
             post(access::create_token).get(access::token_for_all),
         )
+        .route("/auth/token/login", get(logins::token_login))
         .route("/auth/token/cli", post(access::create_cli_token))
         .route("/health", get(meta::old_health))
         .route("/metrics", get(meta::metrics))
@@ -231,7 +235,10 @@ pub(crate) fn router(app: App) -> Router {
         })
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn(guards::whole_body))
+        .layer(middleware::from_fn(guards::errors_as_json))
         .layer(CompressionLayer::new().gzip(true))
+        .layer(middleware::from_fn_with_state(app.clone(), guards::for_browsers))
         .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }
@@ -251,6 +258,13 @@ async fn unknown(request: Request) -> Response {
     }
     if path.starts_with("/api/") {
         return error("API route not found");
+    }
+    // Programs ask for these: a page would be taken for what they want.
+    let is_file = ["/ui/", "/static/", "/auth/static/"]
+        .iter()
+        .any(|folder| path.starts_with(folder));
+    if is_file || matches!(path, "/openapi.json" | "/docs" | "/redoc" | "/ui") {
+        return ApiError::not_found("Not Found").into_response();
     }
     let page = "<!doctype html><html><head><base href=\"/\" /><title>Updraft</title></head><body>\
                 <h1>Updraft</h1><p>The REST API is at <code>/api/v2</code>, tokens are at <code>/auth/token</code>.</p></body></html>";

@@ -47,7 +47,7 @@ pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) ->
     let stop = lifecycle.stop().clone();
     // Workers and people find another API server, or this one again after its restart.
     let end = stop.draining().clone();
-    let serving = server.clone().serve_rest(rest, end.clone());
+    let serving = server.clone().serve_rest(rest, lifecycle.clone(), end.clone());
     lifecycle.spawn("REST server", Kind::Service, serving);
     let serving = server.clone().serve_control(control, lifecycle.clone(), end);
     lifecycle.spawn("control plane", Kind::Service, serving);

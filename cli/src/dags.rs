@@ -126,7 +126,12 @@ async fn state(store: &Store, dag_id: &DagId, name: &str) -> anyhow::Result<()> 
     match run_of(&mut db, dag_id, name).await {
         Ok(run) if run.conf != "{}" => print(&format!("{}, {}\n", run.state, run.conf)),
         Ok(run) => print(&format!("{}\n", run.state)),
-        Err(_) => print("None\n"),
+        // A DAG without such a run has no state; a DAG that is not there is a mistake.
+        Err(_) => {
+            let dag = db.dag(dag_id).await?;
+            anyhow::ensure!(dag.is_some(), "DAG: {dag_id} does not exist in 'dag' table");
+            print("None\n");
+        }
     }
     Ok(())
 }
@@ -320,7 +325,7 @@ fn run_made(format: Format, run: &RunRecord) {
         "state",
     ];
     let row = json!({
-        "conf": run.conf, "dag_id": run.dag_id, "dag_run_id": run.run_id, "data_interval_start": when(run.data_interval_start),
+        "conf": serde_json::from_str::<Value>(&run.conf).unwrap_or_default(), "dag_id": run.dag_id, "dag_run_id": run.run_id, "data_interval_start": when(run.data_interval_start),
         "data_interval_end": when(run.data_interval_end), "end_date": null, "logical_date": when(run.logical_date),
         "run_type": run.run_type.as_str(), "start_date": null, "state": run.state.as_str(),
     });

@@ -107,7 +107,9 @@ impl Parts {
             metrics.render()
         });
         let stop = self.lifecycle.stop().clone();
-        let serving = server.clone().serve_rest(rest, self.last.clone());
+        let serving = server
+            .clone()
+            .serve_rest(rest, self.lifecycle.clone(), self.last.clone());
         self.lifecycle.spawn("REST server", Kind::Service, serving);
         // A worker that drains still reports; this one ends last.
         let serving = server

@@ -7,6 +7,7 @@ use crate::output::{print, rows};
 use anyhow::Context;
 use api_server::ClearChoice;
 use config::{Config, Executors};
+use model::dag_run::DagRunState;
 use model::time::rest_format;
 use model::{DagId, ExecutorName, MapIndex, RunId, TaskId, Timestamp};
 use serde_json::{Value, json};
@@ -162,20 +163,38 @@ async fn waits(
     Ok((ti, waits))
 }
 
+/// What is over waits for nothing, and does not run either: in Airflow's words.
+fn over(run: &RunRecord, ti: &TaskInstanceRecord) -> Vec<String> {
+    let mut lines = Vec::new();
+    if run.state != DagRunState::Running {
+        let state = run.state.as_str();
+        lines.push(format!(
+            "Dagrun Running: Task instance's dagrun was not running but in the state '{state}'."
+        ));
+    }
+    if ti.state.is_finished() {
+        let state = ti.state.rest_word().unwrap_or("None");
+        lines.push(format!("Task Instance State: Task is in the '{state}' state."));
+    }
+    lines
+}
+
 async fn failed_deps(
     store: &Store,
     executors: &Executors,
     run: (&DagId, &str),
     ti: (&TaskId, MapIndex),
 ) -> anyhow::Result<()> {
-    let (_, waits) = waits(store, executors, run, ti).await?;
-    if waits.is_empty() {
+    let (ti, waits) = waits(store, executors, run, ti).await?;
+    let mut unmet = over(&run_of(&mut store.reader().await?, run.0, run.1).await?, &ti);
+    unmet.extend(waits.iter().map(|wait| format!("{}: {}", wait.name, wait.reason)));
+    if unmet.is_empty() {
         print("Task instance dependencies are all met.\n");
         return Ok(());
     }
     print("Task instance dependencies not met:\n");
-    for wait in waits {
-        print(&format!("{}: {}\n", wait.name, wait.reason));
+    for line in unmet {
+        print(&format!("{line}\n"));
     }
     Ok(())
 }
@@ -205,32 +224,32 @@ async fn states(
     let mut db = store.reader().await?;
     let run = run_of(&mut db, dag_id, name).await?;
     let when = |at: Option<Timestamp>| at.map(rest_format);
-    let shown: Vec<Value> = db
-        .task_instances_of(run.key)
-        .await?
+    let tis = db.task_instances_of(run.key).await?;
+    let is_mapped = tis.iter().any(|ti| ti.map_index.0 >= 0);
+    let shown: Vec<Value> = tis
         .iter()
         .map(|ti| {
             let mut row = json!({
                 "dag_id": ti.dag_id, "logical_date": when(run.logical_date), "task_id": ti.task_id,
                 "state": ti.state.rest_word(), "start_date": when(ti.start_date), "end_date": when(ti.end_date),
             });
-            if let Some(fields) = row.as_object_mut().filter(|_| ti.map_index.0 >= 0) {
-                fields.insert("map_index".to_owned(), json!(ti.map_index));
+            if let Some(fields) = row.as_object_mut().filter(|_| is_mapped) {
+                let index = Some(ti.map_index.0).filter(|index| *index >= 0);
+                let shown = index.map_or_else(String::new, |index| index.to_string());
+                fields.insert("map_index".to_owned(), json!(shown));
             }
             row
         })
         .collect();
-    rows(
-        format,
-        &[
-            "dag_id",
-            "logical_date",
-            "task_id",
-            "state",
-            "start_date",
-            "end_date",
-        ],
-        &shown,
-    );
+    let mut columns = vec![
+        "dag_id",
+        "logical_date",
+        "task_id",
+        "state",
+        "start_date",
+        "end_date",
+    ];
+    columns.extend(is_mapped.then_some("map_index"));
+    rows(format, &columns, &shown);
     Ok(())
 }

@@ -3,14 +3,15 @@
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use crate::App;
+use crate::serve::Peer;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{Extension, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use identity::{Role, UserToken};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who is calling.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ impl Caller {
     }
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers
         .get_all(header::COOKIE)
         .iter()
@@ -41,6 +42,16 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .filter(|t| !t.is_empty())
 }
 
+/// The token of an `Authorization` header.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+}
+
 /// Accepts a bearer token, or else a cookie.
 pub(crate) fn identify(app: &App, headers: &HeaderMap) -> ApiResult<Caller> {
     if app.config.core.all_admins {
@@ -49,19 +60,17 @@ pub(crate) fn identify(app: &App, headers: &HeaderMap) -> ApiResult<Caller> {
             role: Role::Admin,
         });
     }
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
-    let Some(token) = bearer.or_else(|| cookie(headers)) else {
+    let Some(token) = bearer(headers).or_else(|| cookie(headers)) else {
         return Err(ApiError::detail(StatusCode::UNAUTHORIZED, "Not authenticated"));
     };
     let user = app.tokens.user(token).map_err(|error| match error {
         identity::TokenError::Expired => ApiError::detail(StatusCode::UNAUTHORIZED, error.to_string()),
         identity::TokenError::Invalid => ApiError::detail(StatusCode::FORBIDDEN, error.to_string()),
     })?;
+    if app.revoked.has(token) {
+        let text = identity::TokenError::Invalid.to_string();
+        return Err(ApiError::detail(StatusCode::FORBIDDEN, text));
+    }
     let role = user
         .role
         .as_deref()
@@ -78,23 +87,45 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-fn issue(app: &App, name: &str, password: &str, lifetime: Duration) -> ApiResult<(StatusCode, Json<Value>)> {
+/// A token for whoever asks, if everyone is an admin.
+pub(super) fn token_of_all(app: &App) -> ApiResult<String> {
+    if !app.config.core.all_admins {
+        let text = "This method is only allowed if ``[core] simple_auth_manager_all_admins`` is True";
+        return Err(ApiError::detail(StatusCode::FORBIDDEN, text));
+    }
+    let user = UserToken {
+        sub: "Anonymous".to_owned(),
+        role: Some("ADMIN".to_owned()),
+        teams: Vec::new(),
+    };
+    let token = app.tokens.for_user(&user, app.config.api_auth.jwt_expiration);
+    token.map_err(|_| ApiError::forbidden())
+}
+
+fn issue(
+    app: &App,
+    Peer(address): Peer,
+    (name, password): (&str, &str),
+    lifetime: Duration,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    if app.config.core.all_admins {
+        let token = token_of_all(app)?;
+        return Ok((StatusCode::CREATED, Json(json!({"access_token": token}))));
+    }
     if name.is_empty() || password.is_empty() {
         return Err(ApiError::bad_request("Username and password must be provided"));
     }
+    app.logins
+        .attempt(address, name, Instant::now())
+        .map_err(ApiError::too_many_attempts)?;
     let wrong = || ApiError::detail(StatusCode::UNAUTHORIZED, "Invalid credentials");
     let right = app.passwords.check(name, password).map_err(|error| {
         tracing::error!("{error}");
         ApiError::detail(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
     })?;
-    let user = app
-        .config
-        .core
-        .users
-        .iter()
-        .find(|user| user.name == name)
-        .filter(|_| right || app.config.core.all_admins);
-    let user = user.ok_or_else(wrong)?;
+    let mut users = app.config.core.users.iter().filter(|_| right);
+    let user = users.find(|user| user.name == name).ok_or_else(wrong)?;
+    app.logins.succeeded(address, name);
     let token = UserToken {
         sub: user.name.clone(),
         role: Some(user.role.clone()),
@@ -107,6 +138,7 @@ fn issue(app: &App, name: &str, password: &str, lifetime: Duration) -> ApiResult
 /// `POST /auth/token`: JSON or a form.
 pub(crate) async fn create_token(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
@@ -126,7 +158,7 @@ pub(crate) async fn create_token(
             let mut body = Body::read(&headers, &bytes)?;
             let (name, password) = (body.required_text("username"), body.required_text("password"));
             body.finish_as_text("LoginBody")?;
-            issue(&app, &name, &password, lifetime)
+            issue(&app, peer, (&name, &password), lifetime)
         }
         "application/x-www-form-urlencoded" => {
             let pairs = super::query::pairs(&String::from_utf8_lossy(&bytes));
@@ -145,7 +177,7 @@ pub(crate) async fn create_token(
             };
             let name = field("username").ok_or_else(|| missing("username"))?;
             let password = field("password").ok_or_else(|| missing("password"))?;
-            issue(&app, &name, &password, lifetime)
+            issue(&app, peer, (&name, &password), lifetime)
         }
         _ => Err(ApiError::detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -157,29 +189,23 @@ pub(crate) async fn create_token(
 /// `POST /auth/token/cli`: JSON only, shorter.
 pub(crate) async fn create_cli_token(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     let mut body = Body::read(&headers, &bytes)?;
     let (name, password) = (body.required_text("username"), body.required_text("password"));
     body.finish()?;
-    issue(&app, &name, &password, app.config.api_auth.jwt_cli_expiration)
+    issue(
+        &app,
+        peer,
+        (&name, &password),
+        app.config.api_auth.jwt_cli_expiration,
+    )
 }
 
 /// `GET /auth/token`: for everyone, if everyone is an admin.
 pub(crate) async fn token_for_all(State(app): State<App>) -> ApiResult<(StatusCode, Json<Value>)> {
-    if !app.config.core.all_admins {
-        let text = "This method is only allowed if ``[core] simple_auth_manager_all_admins`` is True";
-        return Err(ApiError::detail(StatusCode::FORBIDDEN, text));
-    }
-    let user = UserToken {
-        sub: "Anonymous".to_owned(),
-        role: Some("ADMIN".to_owned()),
-        teams: Vec::new(),
-    };
-    let token = app
-        .tokens
-        .for_user(&user, app.config.api_auth.jwt_expiration)
-        .map_err(|_| ApiError::forbidden())?;
+    let token = token_of_all(&app)?;
     Ok((StatusCode::CREATED, Json(json!({"access_token": token}))))
 }

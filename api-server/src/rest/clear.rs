@@ -24,9 +24,9 @@ pub(super) async fn clear(
     tis: &[TaskInstanceRecord],
     ended: EndedRuns,
     note: Option<&str>,
-) -> ApiResult<()> {
+) -> ApiResult<Vec<TaskInstanceRecord>> {
     let now = Utc::now();
-    let runs = store::transact!(app.store, "clear tasks", |tx| {
+    let (runs, cleared) = store::transact!(app.store, "clear tasks", |tx| {
         let runs = clearing::clear(tx, &app.graphs, tis, ended, now).await?;
         if let Some(note) = note {
             for ti in tis {
@@ -34,13 +34,17 @@ pub(super) async fn clear(
                 tx.set_task_note(ti.id, note, now).await?;
             }
         }
-        Ok(runs)
+        let mut cleared = Vec::with_capacity(tis.len());
+        for ti in tis {
+            cleared.extend(tx.task_instance_by_id(ti.id).await?);
+        }
+        Ok((runs, cleared))
     })?;
     for run in runs {
         app.broker.hint(Hint::Run(run));
     }
     app.broker.hint(Hint::Dag(dag_id.clone()));
-    Ok(())
+    Ok(cleared)
 }
 
 /// The instances of a run that fit.
@@ -202,7 +206,8 @@ pub(crate) async fn clear_tasks(
             true => EndedRuns::StartAgain,
             false => EndedRuns::Stay,
         };
-        clear(&app, &dag_id, &tis, ended, wish.note.as_deref()).await?;
+        let cleared = clear(&app, &dag_id, &tis, ended, wish.note.as_deref()).await?;
+        return envelope(&app, &cleared).await;
     }
     envelope(&app, &tis).await
 }

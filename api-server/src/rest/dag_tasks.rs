@@ -27,9 +27,12 @@ fn time_delta(seconds: Option<f64>) -> Value {
 fn task_response(graph: &Graph, body: &Value) -> Value {
     let own = unmarked(body);
     let partial = own.get("partial_kwargs").map(unmarked);
+    // What the configuration of the DAG processor says of every task, left out of each.
+    let defaults = graph.document.pointer("/client_defaults/tasks");
     let field = |key: &str| {
         own.get(key)
             .or_else(|| partial.and_then(|partial| partial.get(key)))
+            .or_else(|| defaults.and_then(|defaults| defaults.get(key)))
             .map(unmarked)
     };
     let text = |key: &str, default: &str| field(key).and_then(Value::as_str).unwrap_or(default).to_owned();

@@ -12,10 +12,11 @@ use axum::http::{HeaderMap, StatusCode};
 use broker::Hint;
 use chrono::Utc;
 use identity::Role;
+use model::asset::AssetKey;
 use model::serialized::decode;
 use model::time::rest_format;
 use model::{DagId, Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::Graph;
@@ -133,6 +134,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     let page = query.page(&app)?;
     let known = |name: &str| match name {
         "dag_id" | "dag_display_name" | "next_dagrun" => Some("dag_id"),
+        "last_run_state" | "state" | "last_run_start_date" | "start_date" => Some("dag_id"),
         _ => None,
     };
     let order = query.order(&known, "dag_id", "dag_id")?;
@@ -143,6 +145,16 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
         .map(|name| name.trim_start_matches('-'))
     {
         Some("next_dagrun") => dags.sort_by_key(|dag| (dag.next_logical_date, dag.dag_id.clone())),
+        Some(last @ ("last_run_state" | "state" | "last_run_start_date" | "start_date")) => {
+            let latest = app.store.lister().await?.latest_runs().await?;
+            let by_state = last.ends_with("state");
+            dags.sort_by_cached_key(|dag| {
+                let run = latest.get(&dag.dag_id);
+                let state = run.map(|(state, _)| state.clone()).filter(|_| by_state);
+                let start = run.and_then(|(_, start)| *start).filter(|_| !by_state);
+                (state, start, dag.dag_id.clone())
+            });
+        }
         Some("dag_display_name") => dags.sort_by_key(|dag| (dag.display_name.clone(), dag.dag_id.clone())),
         _ => {}
     }
@@ -170,6 +182,41 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(dag_id): P
     Ok(Json(response(&find(&app, &dag_id).await?)))
 }
 
+/// Adds the numbers of assets to an expression over them.
+async fn numbered(app: &App, mut expression: Value) -> ApiResult<Value> {
+    fn assets(expression: &mut Value) -> Vec<&mut Map<String, Value>> {
+        match expression {
+            Value::Object(fields) => fields
+                .iter_mut()
+                .flat_map(|(key, inner)| match (key.as_str(), inner) {
+                    ("asset", Value::Object(asset)) => vec![asset],
+                    (_, inner) => assets(inner),
+                })
+                .collect(),
+            Value::Array(items) => items.iter_mut().flat_map(assets).collect(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+        }
+    }
+    let mut db = app.store.reader().await?;
+    for asset in assets(&mut expression) {
+        let text = |key: &str| {
+            asset
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let key = AssetKey {
+            name: text("name"),
+            uri: text("uri"),
+        };
+        if let Some(found) = db.asset(&key).await? {
+            asset.insert("id".to_owned(), json!(found.id));
+        }
+    }
+    Ok(expression)
+}
+
 pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let dag = find(&app, &dag_id).await?;
@@ -190,10 +237,16 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         fields.shift_remove("file_token"),
     );
     let default_args = body.get("default_args").map_or_else(|| json!({}), decode);
+    drop(db);
+    let expression = graph.dag.asset_condition.as_ref();
+    let expression = match expression.map(model::asset::AssetCondition::expression) {
+        Some(expression) => numbered(&app, expression).await?,
+        None => Value::Null,
+    };
     let more = json!({
         "catchup": graph.dag.catchup,
         "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
-        "asset_expression": graph.dag.asset_condition.as_ref().map(model::asset::AssetCondition::expression),
+        "asset_expression": expression,
         "doc_md": field("doc_md"),
         "start_date": when(graph.dag.start_date),
         "end_date": when(graph.dag.end_date),

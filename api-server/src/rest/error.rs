@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::time::Duration;
 use store::StoreError;
 
 /// An answer that is an error.
@@ -11,6 +12,8 @@ use store::StoreError;
 pub(crate) struct ApiError {
     status: StatusCode,
     body: Value,
+    /// Seconds after which to try again.
+    retry_after: Option<u64>,
 }
 
 pub(crate) type ApiResult<T = Json<Value>> = Result<T, ApiError>;
@@ -21,6 +24,7 @@ impl ApiError {
         Self {
             status,
             body: json!({"detail": text.into()}),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }
 
@@ -34,6 +38,16 @@ impl ApiError {
 
     pub(crate) fn conflict(text: impl Into<String>) -> Self {
         Self::detail(StatusCode::CONFLICT, text)
+    }
+
+    /// 429: somebody guesses passwords.
+    pub(crate) fn too_many_attempts(wait: Duration) -> Self {
+        let seconds = wait.as_secs().max(1);
+        let text = format!("Too many attempts to log in; try again in {seconds} s");
+        Self {
+            retry_after: Some(seconds),
+            ..Self::detail(StatusCode::TOO_MANY_REQUESTS, text)
+        }
     }
 
     pub(crate) fn forbidden() -> Self {
@@ -52,6 +66,7 @@ impl ApiError {
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             body: json!({"detail": problems}),
+            retry_after: None,
         }
     }
 
@@ -76,6 +91,7 @@ impl ApiError {
         Self {
             status: StatusCode::CONFLICT,
             body: json!({"detail": detail}),
+            retry_after: None,
         }
     }
 }
@@ -134,10 +150,10 @@ impl From<StoreError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Some(seconds) = self.retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+                .insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
         }
         response
     }

@@ -15,6 +15,8 @@ use model::dag_run::DagRunState;
 use model::time::{python_isoformat, rest_format};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 use store::repo::{DagRecord, DagVersionRecord, ImportErrorRecord};
 
 /// `DagVersionResponse`
@@ -214,20 +216,39 @@ pub(crate) async fn version() -> Json<Value> {
     Json(json!({"version": AIRFLOW_VERSION, "git_version": format!("updraft:{}", env!("CARGO_PKG_VERSION"))}))
 }
 
-pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
+/// How old what is known of the components may be; older, the database does not answer.
+const KNOWN: Duration = Duration::from_secs(20);
+
+/// What was last known of the other components, so that whoever asks needs no connection to the database.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    last: RwLock<Option<(Instant, Value)>>,
+}
+
+impl Parts {
+    fn known(&self) -> Option<Value> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let fresh = last.as_ref().filter(|(at, _)| at.elapsed() <= KNOWN);
+        fresh.map(|(_, facts)| facts.clone())
+    }
+
+    /// Reads how they are. Without an answer what is known stays, and grows old.
+    pub(crate) async fn refresh(&self, app: &App) {
+        match look(app).await {
+            Ok(facts) => {
+                let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
+                *last = Some((Instant::now(), facts));
+            }
+            Err(error) => tracing::warn!("the state of the components cannot be read: {error}"),
+        }
+    }
+}
+
+async fn look(app: &App) -> Result<Value, store::StoreError> {
     let limit = app.config.scheduler.health_check_threshold;
-    let jobs = async {
-        let mut db = app.store.reader().await?;
-        let triggerers = db.triggerers_seen().await?;
-        Ok::<_, store::StoreError>((db.now().await?, db.latest_jobs().await?, triggerers))
-    };
-    let Ok((now, jobs, triggerers)) = jobs.await else {
-        let unknown = |name: &str| json!({"status": null, format!("latest_{name}_heartbeat"): null});
-        return Json(json!({
-            "metadatabase": {"status": "unhealthy"}, "scheduler": unknown("scheduler"),
-            "triggerer": unknown("triggerer"), "dag_processor": unknown("dag_processor"),
-        }));
-    };
+    let mut db = app.store.reader().await?;
+    let triggerers = db.triggerers_seen().await?;
+    let (now, jobs) = (db.now().await?, db.latest_jobs().await?);
     let latest_job = |name: &str| {
         let of_kind = jobs.iter().filter(|job| job.kind == name);
         of_kind.map(|job| job.heartbeat_at).max()
@@ -249,7 +270,20 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
     if let Some(problem) = app.logs.problem() {
         parts["task_logs"] = json!({"status": "unhealthy", "problem": problem});
     }
-    Json(parts)
+    Ok(parts)
+}
+
+pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
+    if app.parts.known().is_none() {
+        app.parts.refresh(&app).await;
+    }
+    let unknown = |name: &str| json!({"status": null, format!("latest_{name}_heartbeat"): null});
+    Json(app.parts.known().unwrap_or_else(|| {
+        json!({
+            "metadatabase": {"status": "unhealthy"}, "scheduler": unknown("scheduler"),
+            "triggerer": unknown("triggerer"), "dag_processor": unknown("dag_processor"),
+        })
+    }))
 }
 
 pub(crate) async fn old_health() -> Response {

@@ -546,6 +546,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "updraft",
+        "frame_ancestors",
+        "",
+        "Addresses, divided by blanks, of pages that may show this server's pages in a frame, beside its own.",
+    ),
+    option(
+        "updraft",
         "otlp_endpoint",
         "",
         "OTLP (gRPC) endpoint for traces, such as http://localhost:4317; OTEL_EXPORTER_OTLP_ENDPOINT does as well.",

@@ -298,6 +298,11 @@ impl Reader<'_> {
             start_retries: self.number("updraft", "start_retries", "a whole number from 0")?,
             max_task_log_bytes: u64::from(self.positive("updraft", "max_task_log_mb")?) << 20,
             max_message_bytes: (self.positive("updraft", "max_message_mb")?.min(1024) as usize) << 20,
+            frame_ancestors: self
+                .text("updraft", "frame_ancestors")
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
             otlp_endpoint: self.optional("updraft", "otlp_endpoint").or_else(|| {
                 std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
                     .ok()

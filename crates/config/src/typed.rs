@@ -232,6 +232,7 @@ pub struct Updraft {
     pub max_task_log_bytes: u64,
     pub max_message_bytes: usize,
     pub otlp_endpoint: Option<String>,
+    pub frame_ancestors: Vec<String>,
 }
 
 impl Config {

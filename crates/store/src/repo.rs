@@ -31,6 +31,7 @@ mod skips;
 mod task_states;
 mod tasks;
 mod timetable_questions;
+mod tokens;
 mod triggers;
 mod unstarted;
 mod versions;

@@ -5,6 +5,8 @@
 use crate::StoreError;
 use crate::sql::{Dialect, Row, Value, placeholders};
 use crate::unit_of_work::Tx;
+use model::{DagId, Timestamp};
+use std::collections::HashMap;
 
 /// Values in the conditions of one list: SQLite takes 32,766 in a statement.
 const MOST_VALUES: usize = 32_000;
@@ -242,6 +244,19 @@ impl Tx {
             format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?")
         };
         Ok((self.query(&sql, &params).await?, total))
+    }
+
+    /// State and start of the latest run of each DAG.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn latest_runs(&mut self) -> Result<HashMap<DagId, (String, Option<Timestamp>)>, StoreError> {
+        let sql = "SELECT dag_id, state, start_date FROM dag_run \
+                   WHERE id IN (SELECT MAX(id) FROM dag_run GROUP BY dag_id)";
+        let rows = self.query(sql, &[]).await?;
+        rows.into_iter()
+            .map(|mut row| Ok((row.next()?, (row.next()?, row.next()?))))
+            .collect()
     }
 
     /// The values that place a row in an order, for [`Listing::after`].

@@ -1,0 +1,144 @@
+//! Fills a metadata store with ended runs and task instances, to see how lists behave that are large:
+//! `fill DATABASE_URL RUNS TASKS_PER_RUN`, with `sqlite:///PATH` or `mysql://...` of a store that has been migrated.
+
+use anyhow::Context;
+use chrono::{DateTime, Duration, Utc};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// Rows of one statement.
+const ROWS: usize = 500;
+/// Statements of one transaction.
+const BATCH: usize = 40;
+
+const RUN: &str = "INSERT INTO dag_run (id, dag_id, run_id, run_type, state, conf, run_after, queued_at, start_date, \
+                   end_date, version_id, clear_number, updated_at) VALUES ";
+const TASK: &str = "INSERT INTO task_instance (id, run_key, dag_id, run_id, task_id, map_index, state, try_number, \
+                    max_tries, pool, pool_slots, queue, priority_weight, dispatch_order, operator, operator_name, \
+                    version_id, claim_epoch, dispatch_seq, start_date, end_date, infra_losses, reschedules, \
+                    updated_at) VALUES ";
+
+/// Writes rows as statements to a client of the database.
+struct Rows<'a> {
+    head: &'static str,
+    values: String,
+    count: usize,
+    statements: usize,
+    out: &'a mut dyn std::io::Write,
+}
+
+impl Rows<'_> {
+    fn add(&mut self, row: &str) -> std::io::Result<()> {
+        let between = if self.count == 0 { "" } else { "," };
+        write!(self.values, "{between}{row}").map_err(std::io::Error::other)?;
+        self.count += 1;
+        if self.count < ROWS {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        writeln!(self.out, "{}{};", self.head, self.values)?;
+        self.values.clear();
+        self.count = 0;
+        self.statements += 1;
+        if self.statements.is_multiple_of(BATCH) {
+            writeln!(self.out, "COMMIT; BEGIN;")?;
+        }
+        Ok(())
+    }
+}
+
+/// All statements: `runs` runs of ten DAGs, each with `tasks` task instances.
+fn write(out: &mut dyn std::io::Write, runs: i64, tasks: i64) -> std::io::Result<()> {
+    let begin: DateTime<Utc> = Utc::now() - Duration::minutes(runs);
+    let version = uuid::Uuid::nil();
+    let name = |run: i64| (format!("filled_{}", run % 10), format!("filled__{run}"));
+    // Beyond the numbers that a store in use has reached.
+    let key = |run: i64| 1_000_000_000 + run;
+    writeln!(out, "BEGIN;")?;
+    let mut rows = Rows {
+        head: RUN,
+        values: String::new(),
+        count: 0,
+        statements: 0,
+        out,
+    };
+    for run in 0..runs {
+        let at = (begin + Duration::minutes(run)).timestamp_micros();
+        let ((dag_id, run_id), key) = (name(run), key(run));
+        rows.add(&format!(
+            "({key},'{dag_id}','{run_id}','manual','success','{{}}',{at},{at},{at},{at},'{version}',0,{at})"
+        ))?;
+    }
+    rows.flush()?;
+    rows.head = TASK;
+    for run in 0..runs {
+        let ((dag_id, run_id), key) = (name(run), key(run));
+        for task in 0..tasks {
+            let at = (begin + Duration::minutes(run)).timestamp_micros() + task * 1000;
+            let id = uuid::Uuid::now_v7();
+            rows.add(&format!(
+                "('{id}',{key},'{dag_id}','{run_id}','task_{task}',-1,'success',1,0,'default_pool',1,'default',1,0,\
+                 'EmptyOperator','EmptyOperator','{version}',1,1,{at},{at},0,0,{at})"
+            ))?;
+        }
+    }
+    rows.flush()?;
+    writeln!(rows.out, "COMMIT;")
+}
+
+/// The client of a database, which reads statements.
+fn client(url: &str) -> anyhow::Result<Command> {
+    if let Some(path) = url.strip_prefix("sqlite:///") {
+        let mut command = Command::new("sqlite3");
+        command.arg(path);
+        return Ok(command);
+    }
+    let rest = url.split_once("://").map(|(_, rest)| rest);
+    let (credentials, address) = rest
+        .and_then(|rest| rest.split_once('@'))
+        .context("no user in the URL")?;
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let (address, database) = address.split_once('/').context("no database in the URL")?;
+    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
+    let mut command = Command::new("mariadb");
+    command
+        .args([
+            "--no-defaults",
+            "--protocol=tcp",
+            "-h",
+            host,
+            "-P",
+            port,
+            "-u",
+            user,
+        ])
+        .arg(database)
+        .env("MYSQL_PWD", password);
+    Ok(command)
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [url, runs, tasks] = arguments.as_slice() else {
+        anyhow::bail!("usage: fill DATABASE_URL RUNS TASKS_PER_RUN");
+    };
+    let (runs, tasks) = (runs.parse()?, tasks.parse()?);
+    let mut client = client(url)?
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("the client of the database")?;
+    let pipe = client.stdin.take().context("the client reads nothing")?;
+    let mut out = std::io::BufWriter::new(pipe);
+    write(&mut out, runs, tasks)?;
+    out.flush()?;
+    drop(out);
+    anyhow::ensure!(client.wait()?.success(), "the database refused");
+    Ok(())
+}
