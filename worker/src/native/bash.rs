@@ -260,6 +260,7 @@ fn environment(shared: &Shared, facts: &Facts, task: &BashTask, command: &mut Co
     ] {
         command.env(name, value);
     }
+    command.env(crate::python_task::EPOCH, facts.start.epoch.to_string());
     command.env("AIRFLOW_CTX_TRY_NUMBER", facts.try_number().to_string());
     if let Some(date) = facts
         .run("logical_date")
