@@ -180,7 +180,7 @@ pub async fn create_backfill(
         tx.backfill(id).await
     })?;
     let made = made.ok_or_else(|| BackfillError::AlreadyRunning(request.dag_id.clone()))?;
-    broker.hint(Hint::Dag(request.dag_id.clone())).await;
+    broker.hint(Hint::Dag(request.dag_id.clone()));
     Ok(made)
 }
 

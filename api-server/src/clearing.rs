@@ -142,9 +142,9 @@ pub async fn clear_tasks(
     )
     .await)?;
     for run in runs {
-        broker.hint(Hint::Run(run)).await;
+        broker.hint(Hint::Run(run));
     }
-    broker.hint(Hint::Dag(dag_id.clone())).await;
+    broker.hint(Hint::Dag(dag_id.clone()));
     Ok(())
 }
 

@@ -1,13 +1,15 @@
 //! The gRPC control plane: workers, and clients that follow runs.
 
 mod ask;
+mod beat;
+mod report;
 mod runs;
 mod start;
 mod triggers;
 mod worker;
 
 use crate::App;
-use bootstrap::Stop;
+use lifecycle::Lifecycle;
 use proto::v1::run_service_server::RunServiceServer;
 use proto::v1::worker_service_server::WorkerServiceServer;
 use std::time::Duration;
@@ -25,7 +27,7 @@ const LAST: Duration = Duration::from_secs(3);
 pub(crate) async fn serve(
     app: App,
     listener: TcpListener,
-    stop: Stop,
+    lifecycle: Lifecycle,
     end: CancellationToken,
 ) -> anyhow::Result<()> {
     let incoming = TcpIncoming::from(listener)
@@ -52,10 +54,7 @@ pub(crate) async fn serve(
     let known = move |app: App| move |request: Request<()>| known_caller(&app, request);
     let reflection = InterceptedService::new(reflection, known(app.clone()));
     let old_reflection = InterceptedService::new(old_reflection, known(app.clone()));
-    let runs = RunServiceServer::new(runs::Runs {
-        app,
-        stop: stop.clone(),
-    });
+    let runs = RunServiceServer::new(runs::Runs { app, lifecycle });
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .max_concurrent_streams(Some(4096))

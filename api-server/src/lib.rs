@@ -10,7 +10,6 @@ mod foreign_timetable;
 mod logs;
 mod params;
 mod partitions;
-mod python_repr;
 mod rest;
 pub mod service;
 mod trigger;
@@ -21,10 +20,11 @@ pub use clearing::{ClearChoice, clear_tasks};
 pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::Broker;
 use config::Config;
 use identity::{Passwords, Tokens};
+use lifecycle::{Lifecycle, Stop};
 use logs::LogFiles;
 use std::sync::Arc;
 use store::{Cipher, Graphs, Store};
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) passwords: Passwords,
     pub(crate) graphs: Graphs,
     pub(crate) logs: LogFiles,
+    pub(crate) names: sensitive::Names,
     pub(crate) watchers: Watchers,
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     pub(crate) health: Health,
@@ -87,6 +88,7 @@ impl ApiServer {
     ) -> Self {
         let inner = Inner {
             passwords: Passwords::new(&config.core.passwords_file),
+            names: sensitive::Names::new(config.core.hide_sensitive, &config.core.sensitive_names),
             logs: LogFiles::new(&config.logging.base_log_folder),
             config: config.clone(),
             store,
@@ -126,17 +128,17 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Serves the gRPC control plane until `end`; answers that go on for long end with `stop`.
+    /// Serves the gRPC control plane until `end`; answers that go on for long are parts of `lifecycle`, and end with it.
     ///
     /// # Errors
     /// When the listener breaks.
     pub async fn serve_control(
         self,
         listener: TcpListener,
-        stop: Stop,
+        lifecycle: Lifecycle,
         end: CancellationToken,
     ) -> anyhow::Result<()> {
-        control::serve(self.app, listener, stop, end).await
+        control::serve(self.app, listener, lifecycle, end).await
     }
 
     /// Passes hints on to those who watch runs, until told to stop.

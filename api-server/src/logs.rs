@@ -1,12 +1,20 @@
 //! Task logs as files, one per try, in Airflow's layout.
 
 use model::{DagId, MapIndex, RunId, TaskId};
-use std::io::{Read, Seek, SeekFrom, Write};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use store::repo::TaskInstanceRecord;
+use telemetry::metric;
 
 /// How far back the end of the last line is looked for.
 const TAIL: u64 = 256 << 10;
+/// Bytes that file systems allow in one name.
+const LONGEST_NAME: usize = 255;
+/// Bytes of the hash that stands for the end of a name that is too long, in hexadecimal digits.
+const HASH: usize = 16;
 
 /// Which log.
 #[derive(Debug, Clone)]
@@ -31,13 +39,16 @@ impl LogName {
     }
 }
 
-/// The folder of logs.
+/// The folder of logs. Clones share what is known of it.
 #[derive(Debug, Clone)]
 pub(crate) struct LogFiles {
     root: PathBuf,
+    /// Why the last write failed; `None` after one that worked.
+    problem: Arc<Mutex<Option<String>>>,
 }
 
-/// One component of a path: whatever an id holds, it stays within its folder.
+/// One component of a path: whatever an id holds, it stays within its folder. A name that is too long for a file system
+/// ends with a hash of all of it, so that two long ids with the same beginning stay apart.
 fn component(prefix: &str, id: &str) -> String {
     let safe: String = id
         .chars()
@@ -49,14 +60,58 @@ fn component(prefix: &str, id: &str) -> String {
             }
         })
         .collect();
-    format!("{prefix}={safe}")
+    let name = format!("{prefix}={safe}");
+    if name.len() <= LONGEST_NAME {
+        return name;
+    }
+    let digest = Sha256::digest(id.as_bytes());
+    let hash: String = digest
+        .iter()
+        .take(HASH / 2)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let kept = name.floor_char_boundary(LONGEST_NAME - HASH - 1);
+    format!("{}~{hash}", &name[..kept])
+}
+
+/// Whether there is no file of that name, and cannot be one.
+fn is_absent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 impl LogFiles {
     pub(crate) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            problem: Arc::default(),
         }
+    }
+
+    /// Why logs cannot be written at present; `None` when they can.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Remembers how a write went. Says so when that is new, not with each of many writes that fail alike.
+    fn note(&self, failure: Option<&Error>) {
+        if failure.is_some() {
+            metrics::counter!(metric::LOG_WRITES_FAILED).increment(1);
+        }
+        let failure = failure.map(|error| format!("{}: {error}", self.root.display()));
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *problem == failure {
+            return;
+        }
+        match &failure {
+            Some(failure) => tracing::error!(
+                "logs of tasks cannot be written; tasks go on, and what cannot be kept is left out: {failure}"
+            ),
+            None => tracing::info!("logs of tasks can be written again"),
+        }
+        *problem = failure;
     }
 
     /// `dag_id=D/run_id=R/task_id=T/[map_index=N/]attempt=K.log`
@@ -89,11 +144,20 @@ impl LogFiles {
     }
 
     /// Appends `data`, which begins at `offset`. What is there already is not written again. Returns the new length.
+    ///
+    /// # Errors
+    /// When the file cannot be written; then it is as long as before.
     pub(crate) fn append(&self, name: &LogName, offset: u64, data: &[u8]) -> std::io::Result<u64> {
+        let written = self.write(name, offset, data);
+        self.note(written.as_ref().err());
+        written
+    }
+
+    fn write(&self, name: &LogName, offset: u64, data: &[u8]) -> std::io::Result<u64> {
         let path = self.path(name);
         let open = || std::fs::OpenOptions::new().create(true).append(true).open(&path);
         let mut file = match open() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 std::fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
                 open()?
             }
@@ -103,15 +167,19 @@ impl LogFiles {
         let known = usize::try_from(length.saturating_sub(offset))
             .unwrap_or(usize::MAX)
             .min(data.len());
-        file.write_all(&data[known..])?;
+        if let Err(error) = file.write_all(&data[known..]) {
+            // Half a line would be in the way of what comes once there is space again.
+            file.set_len(length).ok();
+            return Err(error);
+        }
         Ok(length + (data.len() - known) as u64)
     }
 
     /// Reads from `offset` on, whole lines, at most `most` bytes; a longer line comes in pieces. Returns them and where the
     /// next page begins.
     pub(crate) fn read(&self, name: &LogName, offset: u64, most: u64) -> std::io::Result<(Vec<u8>, u64)> {
-        let mut file = match std::fs::File::open(self.path(name)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), offset)),
+        let mut file = match File::open(self.path(name)) {
+            Err(error) if is_absent(&error) => return Ok((Vec::new(), offset)),
             other => other?,
         };
         file.seek(SeekFrom::Start(offset))?;
@@ -159,6 +227,56 @@ mod tests {
             (b"tw".to_vec(), 6),
             "a line that does not fit comes in pieces"
         );
+    }
+
+    #[test]
+    fn ids_of_every_legal_length_have_logs_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(folder.path());
+        // Limits of ids count characters, those of file names bytes.
+        for letter in ["k", "é", "語", "🦀"] {
+            for length in [1, 60, 125, 247, 248, 249, 250] {
+                let long = letter.repeat(length);
+                let name = LogName {
+                    dag_id: long.as_str().into(),
+                    run_id: long.as_str().into(),
+                    task_id: long.as_str().into(),
+                    map_index: MapIndex(3),
+                    try_number: 1,
+                };
+                assert_eq!(files.append(&name, 0, b"line\n").unwrap(), 5, "{letter} {length}");
+                assert_eq!(
+                    files.read(&name, 0, 100).unwrap().0,
+                    b"line\n",
+                    "{letter} {length}"
+                );
+                let sibling = LogName {
+                    task_id: format!("{}x", letter.repeat(length - 1)).as_str().into(),
+                    ..name
+                };
+                assert_eq!(files.length(&sibling), 0, "another id has another log");
+            }
+        }
+        assert_eq!(component("run_id", &"k".repeat(248)).len(), 255, "as it ever was");
+        assert_eq!(
+            component("run_id", &"k".repeat(248)),
+            format!("run_id={}", "k".repeat(248))
+        );
+        assert_eq!(component("run_id", &"k".repeat(249)).len(), 255);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_told_and_forgotten_once_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("logs");
+        std::fs::write(&root, "a file in the place of the folder").unwrap();
+        let files = LogFiles::new(&root);
+        assert!(files.append(&name("t"), 0, b"one\n").is_err());
+        assert!(files.problem().is_some());
+        assert_eq!(files.read(&name("t"), 0, 100).unwrap(), (Vec::new(), 0));
+        std::fs::remove_file(&root).unwrap();
+        assert_eq!(files.append(&name("t"), 0, b"one\n").unwrap(), 4);
+        assert_eq!(files.problem(), None);
     }
 
     #[test]

@@ -1,63 +1,74 @@
 //! Params of a DAG against what a run was given.
 
-use crate::python_repr::python_repr;
 use jsonschema::ValidationError;
-use serde_json::{Map, Value};
+use model::python_text::{repr, repr_text};
+use model::serialized::{decode, is_not_set, unmarked};
+use serde_json::{Map, Value, json};
 
-/// A param as the serialized DAG declares it.
+/// A param as the serialized DAG or task declares it, without the serializer's marks.
 struct Param<'a> {
     name: &'a str,
     /// None where the author gave none: whoever triggers must.
-    default: Option<&'a Value>,
-    schema: Option<&'a Value>,
+    default: Option<Value>,
+    schema: Value,
+    description: Value,
 }
 
-/// Takes Airflow's wrapping of a value off.
-fn plain(value: &Value) -> &Value {
-    match (value.get("__type"), value.get("__var")) {
-        (Some(_), Some(inner)) => inner,
-        _ => value,
+impl Param<'_> {
+    /// What is wrong with a value for it, in Airflow's words.
+    fn check(&self, value: &Value) -> Result<(), String> {
+        if self.schema.as_object().is_none_or(Map::is_empty) {
+            return Ok(());
+        }
+        let validator = with_formats()
+            .build(&self.schema)
+            .map_err(|error| format!("its schema is no JSON schema: {error}"))?;
+        validator
+            .validate(value)
+            .map_err(|error| in_pythons_words(&error, &self.schema))
     }
 }
 
-fn declared(dag: &Value) -> impl Iterator<Item = Param<'_>> {
-    let items = dag.get("params").map(plain).and_then(Value::as_array);
+/// The params of a serialized DAG or task: a list of pairs of a name and a marked param.
+fn declared(params: Option<&Value>) -> impl Iterator<Item = Param<'_>> {
+    let items = params.map(unmarked).and_then(Value::as_array);
     items.into_iter().flatten().filter_map(|item| {
-        let [Value::String(name), body] = item.as_array()?.as_slice() else {
+        let [Value::String(name), body] = unmarked(item).as_array()?.as_slice() else {
             return None;
         };
-        let body = plain(body);
-        let is_set = |value: &&Value| value.get("__type").is_none_or(|kind| kind != "arg_not_set");
+        let body = unmarked(body);
+        let field = |key: &str| body.get(key).filter(|value| !is_not_set(value));
         Some(Param {
             name,
-            default: body.get("default").filter(is_set).map(plain),
-            schema: body.get("schema").map(plain),
+            default: field("default").map(decode),
+            schema: field("schema").map_or_else(|| json!({}), decode),
+            description: field("description").map_or(Value::Null, decode),
         })
     })
+}
+
+/// Params as the details of a DAG or a task show them. A default that its own schema refuses is shown as none, as Airflow
+/// does.
+pub(crate) fn shown(params: Option<&Value>, source: &Value) -> Value {
+    let entry = |param: Param<'_>| {
+        let value = param.default.as_ref().filter(|value| param.check(value).is_ok());
+        let body = json!({
+            "value": value, "schema": param.schema, "description": param.description, "source": source,
+        });
+        (param.name.to_owned(), body)
+    };
+    declared(params).map(entry).collect::<Map<_, _>>().into()
 }
 
 /// Checks the params of a serialized DAG with a run's conf over their defaults. The text says what is wrong, in Airflow's
 /// words (`SerializedParamsDict.validate`).
 pub(crate) fn check(dag: &Value, conf: &Map<String, Value>) -> Result<(), String> {
-    for param in declared(dag) {
-        let wrong = |why: &str| Err(format!("Invalid input for param {}: {why}", param.name));
-        let Some(value) = conf.get(param.name).or(param.default) else {
-            return wrong("No value passed");
+    for param in declared(dag.get("params")) {
+        let checked = match conf.get(param.name).or(param.default.as_ref()) {
+            Some(value) => param.check(value),
+            None => Err("No value passed".to_owned()),
         };
-        let Some(schema) = param
-            .schema
-            .filter(|schema| schema.as_object().is_some_and(|fields| !fields.is_empty()))
-        else {
-            continue;
-        };
-        match with_formats().build(schema) {
-            Err(error) => return wrong(&format!("its schema is no JSON schema: {error}")),
-            Ok(validator) => {
-                if let Err(error) = validator.validate(value) {
-                    return wrong(&in_pythons_words(&error, schema));
-                }
-            }
-        }
+        checked.map_err(|why| format!("Invalid input for param {}: {why}", param.name))?;
     }
     Ok(())
 }
@@ -95,11 +106,11 @@ fn in_pythons_words(error: &ValidationError<'_>, schema: &Value) -> String {
     let part = schema.pointer(within).unwrap_or(schema);
     format!(
         "{error}\n\nFailed validating {} in schema{}:\n    {}\n\nOn instance{}:\n    {}",
-        python_repr(&keyword.into()).0,
+        repr_text(keyword),
         subscripts(within),
-        python_repr(part).0,
+        repr(part).0,
         subscripts(&error.instance_path().to_string()),
-        python_repr(error.instance()).0,
+        repr(error.instance()).0,
     )
 }
 
@@ -107,7 +118,7 @@ fn in_pythons_words(error: &ValidationError<'_>, schema: &Value) -> String {
 fn subscripts(pointer: &str) -> String {
     let part = |part: &str| match part.parse::<u64>() {
         Ok(number) => format!("[{number}]"),
-        Err(_) => format!("[{}]", python_repr(&part.into()).0),
+        Err(_) => format!("[{}]", repr_text(part)),
     };
     pointer.split('/').skip(1).map(part).collect()
 }
@@ -133,6 +144,62 @@ mod tests {
             refused,
             "Invalid input for param x: 99 is greater than the maximum of 10\n\nFailed validating 'maximum' in schema:\n    \
              {'type': 'integer', 'minimum': 0, 'maximum': 10}\n\nOn instance:\n    99"
+        );
+    }
+
+    /// Params as Airflow's own serializer wrote them, of a DAG and of a task.
+    fn serialized() -> Value {
+        serde_json::from_str(include_str!("params/serialized.json")).unwrap()
+    }
+
+    #[test]
+    fn schemas_within_schemas_are_read_as_they_were_written() {
+        let dag = serialized();
+        let with = |name: &str, value: Value| {
+            let mut conf = Map::from_iter([("need".to_owned(), json!("given"))]);
+            conf.insert(name.to_owned(), value);
+            check(&dag, &conf)
+        };
+        assert_eq!(with("need", json!("x")), Ok(()));
+        for (name, good, bad) in [
+            ("one", json!(3), json!(1.5)),
+            ("any", json!("y"), json!([1])),
+            ("all", json!(3), json!(2)),
+            ("list", json!([]), json!(["x"])),
+            ("object", json!({"a": 2, "b": null}), json!({"a": "x"})),
+            ("object", json!({"a": 2, "b": "y"}), json!({"b": "y"})),
+            ("object", json!({"a": 2}), json!({"a": 1, "b": 3})),
+            ("pair", json!(["b", 2]), json!([2, "b"])),
+            ("chosen", json!("a"), json!("c")),
+            ("maybe", json!("x"), json!(1)),
+            ("not", json!({}), json!("text")),
+        ] {
+            assert_eq!(with(name, good), Ok(()), "{name}");
+            let refused = with(name, bad).unwrap_err();
+            assert!(
+                refused.starts_with(&format!("Invalid input for param {name}: ")),
+                "{refused}"
+            );
+            assert!(!refused.contains("__var"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn details_show_params_without_a_mark() {
+        let shown = shown(serialized().get("params"), &Value::Null);
+        assert_eq!(shown["object"]["value"], json!({"a": 1, "__type": "mine"}));
+        let properties = json!({"a": {"type": "integer"}, "b": {"enum": [null, "y"]}});
+        assert_eq!(shown["object"]["schema"]["properties"], properties);
+        assert_eq!(
+            shown["deep"]["value"],
+            json!({"x": [{"y": {"z": [1, {"w": null}]}}]})
+        );
+        assert_eq!(shown["need"]["value"], Value::Null);
+        assert_eq!(shown["list"]["description"], "numbers");
+        let task = super::shown(serialized().get("task"), &json!("task"));
+        assert_eq!(
+            task["own"]["schema"]["additionalProperties"],
+            json!({"type": "integer"})
         );
     }
 

@@ -66,9 +66,9 @@ pub async fn clear_partitions(
             clearing::clear(tx, graphs, &tis, EndedRuns::StartAgain, now).await
         })?;
         for run in cleared {
-            broker.hint(Hint::Run(run)).await;
+            broker.hint(Hint::Run(run));
         }
-        broker.hint(Hint::Dag(dag_id.clone())).await;
+        broker.hint(Hint::Dag(dag_id.clone()));
     }
     Ok(ClearedPartitions { runs, task_instances })
 }

@@ -2,8 +2,9 @@
 
 use crate::ApiServer;
 use anyhow::Context;
-use bootstrap::{Lifecycle, open_broker, open_cipher, open_store, tokens};
+use bootstrap::{open_broker, open_cipher, open_store, tokens};
 use config::Config;
+use lifecycle::{Kind, Lifecycle};
 use std::time::Duration;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
@@ -12,19 +13,23 @@ use tokio::net::TcpListener;
 ///
 /// # Errors
 /// When the configuration cannot work, or a part of the component breaks.
-pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let tokens = tokens(&config)?;
     let cipher = open_cipher(&config)?;
     // Ports first: a port that is taken is told before anything is waited for.
     let (rest, control) = (
-        bind(&config.api.host, config.api.port),
-        bind(&config.updraft.grpc_host, config.updraft.grpc_port),
+        bind(&config.api.host, config.api.port, "[api] port"),
+        bind(
+            &config.updraft.grpc_host,
+            config.updraft.grpc_port,
+            "[updraft] grpc_port",
+        ),
     );
     let (rest, control) = (rest.await?, control.await?);
     let store = open_store(&config)
         .await
         .context("the metadata store cannot be used")?;
-    let broker = open_broker(&config, "api-server")?;
+    let broker = open_broker(&config, "api-server", &lifecycle)?;
     identity::Passwords::new(&config.core.passwords_file).ensure(&config.core.users)?;
     tracing::info!(
         "passwords of the users are in {}",
@@ -39,29 +44,27 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         tokens,
         move || metrics.render(),
     );
-    let lifecycle = Lifecycle::default();
     let stop = lifecycle.stop().clone();
     // Workers and people find another API server, or this one again after its restart.
     let end = stop.draining().clone();
-    lifecycle.spawn("rest", server.clone().serve_rest(rest, end.clone()));
-    lifecycle.spawn(
-        "control",
-        server.clone().serve_control(control, stop.clone(), end),
-    );
-    lifecycle.spawn("hints", server.pass_hints_on(stop));
+    let serving = server.clone().serve_rest(rest, end.clone());
+    lifecycle.spawn("REST server", Kind::Service, serving);
+    let serving = server.clone().serve_control(control, lifecycle.clone(), end);
+    lifecycle.spawn("control plane", Kind::Service, serving);
+    lifecycle.spawn("hint listener", Kind::Service, server.pass_hints_on(stop));
     tracing::info!(
         rest = config.api.port,
         control = config.updraft.grpc_port,
         "API server is ready"
     );
-    lifecycle.run_to_end(Duration::from_secs(5)).await?;
+    let ended = lifecycle.run_to_end(Duration::from_secs(5)).await;
     broker.close().await;
     store.close().await;
-    Ok(())
+    ended
 }
 
-async fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+async fn bind(host: &str, port: u16, option: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind((host, port))
         .await
-        .with_context(|| format!("cannot listen on {host}:{port}"))
+        .with_context(|| format!("cannot listen on {host}:{port} ({option}); is another API server running?"))
 }

@@ -247,7 +247,7 @@ pub async fn trigger_run(
         partition,
     };
     let made = make(store, &run, now).await?;
-    broker.hint(Hint::Dag(dag_id.clone())).await;
+    broker.hint(Hint::Dag(dag_id.clone()));
     Ok(made)
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn hints(config: &Config) -> Arc<dyn Broker> {
     match &config.database.url {
         DatabaseUrl::Sqlite(_) => Arc::new(LocalBroker::default()),
         DatabaseUrl::MariaDb(_) => {
-            bootstrap::open_broker(config, "cli").unwrap_or_else(|_| Arc::new(LocalBroker::default()))
+            bootstrap::open_broker_for_command(config).unwrap_or_else(|_| Arc::new(LocalBroker::default()))
         }
     }
 }
@@ -239,7 +239,7 @@ async fn pause(
         .await)?;
     anyhow::ensure!(found, "Dag with dag_id: '{dag_id}' not found");
     let broker = hints(config);
-    broker.hint(Hint::Dag(dag_id.clone())).await;
+    broker.hint(Hint::Dag(dag_id.clone()));
     broker.close().await;
     rows(
         format,

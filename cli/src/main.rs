@@ -91,8 +91,8 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Scheduler(_) => run_component("scheduler", config, scheduler::service::run),
         Command::Worker(options) | Command::Celery(CeleryCommand::Worker(options)) => {
             match options.task_instance.zip(options.try_number) {
-                Some((id, try_number)) => run_component("worker", config, async |config, _| {
-                    worker::service::run_one(config, id, TryNumber(try_number)).await
+                Some((id, try_number)) => run_component("worker", config, async |config, _, lifecycle| {
+                    worker::service::run_one(config, id, TryNumber(try_number), lifecycle).await
                 }),
                 None => run_component("worker", config, worker::service::run),
             }

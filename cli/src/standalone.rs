@@ -5,11 +5,12 @@ use crate::database::{connect, migrate};
 use crate::output::print;
 use anyhow::Context;
 use api_server::ApiServer;
-use bootstrap::{Health, Lifecycle, fork_server, open_cipher, shared_secret};
+use bootstrap::{Health, fork_server, open_cipher, shared_secret};
 use broker::{Broker, LocalBroker};
 use config::{Config, Secret};
 use dag_processor::DagProcessor;
 use identity::{Passwords, Tokens};
+use lifecycle::{Kind, Lifecycle};
 use python::{ForkServer, environment};
 use scheduler::Scheduler;
 use std::path::PathBuf;
@@ -23,7 +24,11 @@ use tonic::transport::{Channel, Endpoint};
 use worker::watchdog::{ARGUMENT, Watchdog};
 use worker::{Life, Worker, WorkerName};
 
-pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    mut config: Config,
+    telemetry: &Telemetry,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.home)
         .with_context(|| format!("cannot make {}", config.home.display()))?;
     if config.api_auth.jwt_secret.is_empty() {
@@ -41,7 +46,7 @@ pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Re
         broker: Arc::new(LocalBroker::for_one_worker()),
         name: WorkerName::take(&config)?,
         watchdog: Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?,
-        lifecycle: Lifecycle::default(),
+        lifecycle,
         last: CancellationToken::new(),
         store: store.clone(),
         config,
@@ -50,12 +55,10 @@ pub(crate) async fn run(mut config: Config, telemetry: &Telemetry) -> anyhow::Re
     parts.schedule();
     welcome(&parts.config, port, &passwords);
     parts.start_python().await?;
-    parts
-        .lifecycle
-        .run_to_end(parts.config.updraft.drain_grace + Duration::from_secs(15))
-        .await?;
+    let grace = parts.config.updraft.drain_grace + Duration::from_secs(15);
+    let ended = parts.lifecycle.run_to_end(grace).await;
     store.close().await;
-    Ok(())
+    ended
 }
 
 async fn bind(host: &str, port: u16, option: &str) -> anyhow::Result<TcpListener> {
@@ -104,18 +107,15 @@ impl Parts {
             metrics.render()
         });
         let stop = self.lifecycle.stop().clone();
-        self.lifecycle
-            .spawn("rest", server.clone().serve_rest(rest, self.last.clone()));
-        // A worker that drains still reports; this one ends last, and does not hold the others up.
+        let serving = server.clone().serve_rest(rest, self.last.clone());
+        self.lifecycle.spawn("REST server", Kind::Service, serving);
+        // A worker that drains still reports; this one ends last.
         let serving = server
             .clone()
-            .serve_control(control, stop.clone(), self.last.clone());
-        self.lifecycle.spawn_detached(async move {
-            if let Err(error) = serving.await {
-                tracing::error!("the control plane broke: {error:#}");
-            }
-        });
-        self.lifecycle.spawn("hints", server.pass_hints_on(stop));
+            .serve_control(control, self.lifecycle.clone(), self.last.clone());
+        self.lifecycle.spawn("control plane", Kind::Service, serving);
+        self.lifecycle
+            .spawn("hint listener", Kind::Service, server.pass_hints_on(stop));
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Parts {
             Health::default(),
         );
         self.lifecycle
-            .spawn("scheduler", scheduler.run(self.lifecycle.stop().clone()));
+            .spawn("scheduler", Kind::Service, scheduler.run(self.lifecycle.clone()));
     }
 
     /// Starts the worker at once, and the DAG processor as soon as there is a Python.
@@ -135,7 +135,6 @@ impl Parts {
         let interpreter = self.interpreter().await?;
         let env = self.watchdog.environment(&self.name);
         let python = fork_server(&self.config, interpreter, &env)?;
-        let stop = self.lifecycle.stop().clone();
         let channel = self.channel()?;
         let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
         let life = Life {
@@ -144,21 +143,25 @@ impl Parts {
             health: Health::default(),
         };
         let worker = Worker::new(&self.config, channel, tokens, broker, Some(python.clone()), life);
-        let (draining, last) = (stop.clone(), self.last.clone());
-        self.lifecycle.spawn("worker", async move {
-            let ended = worker.run(draining.clone()).await;
+        let (own, last) = (self.lifecycle.clone(), self.last.clone());
+        self.lifecycle.spawn("worker", Kind::Service, async move {
+            let ended = worker.run(own).await;
             // With the worker's last report, nothing needs the control plane any more.
             last.cancel();
             ended
         });
-        self.parse(python, stop)
+        self.parse(python)
     }
 
-    fn parse(&self, python: ForkServer, stop: bootstrap::Stop) -> anyhow::Result<()> {
+    fn parse(&self, python: ForkServer) -> anyhow::Result<()> {
         let (store, broker) = (self.store.clone(), self.broker.clone());
         let cipher = open_cipher(&self.config)?;
         let processor = DagProcessor::new(&self.config, store, cipher, broker, python, Health::default());
-        self.lifecycle.spawn("dag-processor", processor.run(stop));
+        self.lifecycle.spawn(
+            "dag processor",
+            Kind::Service,
+            processor.run(self.lifecycle.clone()),
+        );
         Ok(())
     }
 
@@ -166,11 +169,7 @@ impl Parts {
         if let Some(python) = &self.config.updraft.python {
             return Ok(python.clone());
         }
-        let making = environment::ensure(&self.config.home, &|step| print(&format!("{step}\n")));
-        tokio::select! {
-            made = making => Ok(made?),
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-        }
+        Ok(environment::ensure(&self.config.home, &|step| print(&format!("{step}\n"))).await?)
     }
 
     fn channel(&self) -> anyhow::Result<Channel> {

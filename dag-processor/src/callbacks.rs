@@ -2,8 +2,8 @@
 
 use crate::deadlines::shown;
 use crate::{Shared, goes_on};
-use bootstrap::Stop;
 use chrono::Utc;
+use lifecycle::Stop;
 use model::TryNumber;
 use model::task_instance::StateName;
 use python::{Instead, ParseFailure, ParseRequest, parse_file};

@@ -1,12 +1,10 @@
-//! Which files there are, and whether they changed.
+//! Which files there are.
 
 use ignore::WalkBuilder;
 use python::Bundle;
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// A file that may hold DAGs.
 #[derive(Debug, Clone)]
@@ -19,8 +17,9 @@ pub(crate) struct DagFile {
 
 /// All Python files and zip files of the bundles, but those that `.airflowignore` files name; what changed last comes first,
 /// as with Airflow's default `[dag_processor] file_parsing_sort_mode`.
-pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
-    let mut found = Vec::new();
+/// The second list is of the folders that were looked through.
+pub(crate) fn find(bundles: &[Bundle]) -> (Vec<DagFile>, Vec<PathBuf>) {
+    let (mut found, mut folders) = (Vec::new(), Vec::new());
     for bundle in bundles {
         let walk = WalkBuilder::new(&bundle.path)
             .standard_filters(false)
@@ -34,6 +33,10 @@ pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
         // An entry that cannot be read (a link in a circle, a folder without permission) is as good as absent.
         for entry in walk.flatten() {
             let path = entry.path();
+            if entry.file_type().is_some_and(|kind| kind.is_dir()) {
+                folders.push(path.to_owned());
+                continue;
+            }
             let is_source = path.extension().is_some_and(|end| end == "py" || end == "zip");
             let relative = path.strip_prefix(&bundle.path).ok().and_then(Path::to_str);
             if let (true, true, Some(relative)) = (is_source, path.is_file(), relative) {
@@ -52,46 +55,7 @@ pub(crate) fn find(bundles: &[Bundle]) -> Vec<DagFile> {
             .ok()
     };
     found.sort_by_cached_key(|file| (Reverse(changed(file)), file.relative.clone()));
-    found
-}
-
-/// The stored list of imported modules.
-pub(crate) fn imports_of(json: &str) -> Vec<String> {
-    serde_json::from_str(json).unwrap_or_default()
-}
-
-/// Fingerprints of files, computed only when time or size of a file changed.
-#[derive(Default)]
-pub(crate) struct Fingerprints {
-    seen: HashMap<PathBuf, (SystemTime, u64, String)>,
-}
-
-impl Fingerprints {
-    /// The fingerprint of a file with the modules that it imports from its bundle.
-    pub(crate) fn of(&mut self, file: &DagFile, imports: &[String]) -> String {
-        let mut text = self.content(&file.path);
-        for import in imports {
-            text.push_str(&self.content(&file.bundle.path.join(import)));
-        }
-        hash(text.as_bytes())
-    }
-
-    fn content(&mut self, path: &Path) -> String {
-        let Ok(facts) = std::fs::metadata(path) else {
-            return "gone".to_owned();
-        };
-        let time = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        if let Some((seen, size, print)) = self.seen.get(path)
-            && *seen == time
-            && *size == facts.len()
-        {
-            return print.clone();
-        }
-        let print = std::fs::read(path).map_or_else(|_| "gone".to_owned(), |bytes| hash(&bytes));
-        self.seen
-            .insert(path.to_owned(), (time, facts.len(), print.clone()));
-        print
-    }
+    (found, folders)
 }
 
 /// 32 hexadecimal digits.
@@ -105,6 +69,7 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     fn bundle(files: &[(&str, &str)]) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().unwrap();
@@ -121,7 +86,7 @@ mod tests {
     }
 
     fn names(bundle: &Bundle) -> Vec<String> {
-        let found = find(std::slice::from_ref(bundle));
+        let (found, _) = find(std::slice::from_ref(bundle));
         found.into_iter().map(|file| file.relative).collect()
     }
 
@@ -155,19 +120,5 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(names(&bundle), ["b.py", "a.py", "c.py"]);
-    }
-
-    #[test]
-    fn a_changed_import_changes_the_fingerprint_and_a_touch_does_not() {
-        let (_folder, bundle) = bundle(&[("a.py", "import helper"), ("helper.py", "1")]);
-        let mut found = find(std::slice::from_ref(&bundle));
-        found.retain(|file| file.relative == "a.py");
-        let file = found.remove(0);
-        let imports = ["helper.py".to_owned()];
-        let before = Fingerprints::default().of(&file, &imports);
-        std::fs::write(&file.path, "import helper").unwrap();
-        assert_eq!(Fingerprints::default().of(&file, &imports), before);
-        std::fs::write(bundle.path.join("helper.py"), "2").unwrap();
-        assert_ne!(Fingerprints::default().of(&file, &imports), before);
     }
 }

@@ -85,7 +85,7 @@ impl Shared {
         store::transact!(self.store, "mutate task instances", |tx| tx
             .mutate(&claim, &mutations, Utc::now())
             .await)?;
-        self.broker.hint(broker::Hint::Run(key)).await;
+        self.broker.hint(broker::Hint::Run(key));
         Ok(true)
     }
 

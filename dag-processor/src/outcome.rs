@@ -1,23 +1,24 @@
 //! What came of a file, and how it is stored.
 
-use crate::Shared;
-use crate::files::{DagFile, Fingerprints};
+use crate::files::DagFile;
+use crate::{Shared, lock};
 use broker::Hint;
-use chrono::Utc;
 use config::Config;
 use model::dag::Dag;
 use model::dag_run::is_valid_dag_id;
 use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, Timestamp};
-use python::{ParsedFile, PythonDag};
+use python::{OldForm, ParsedFile, PythonDag};
 use std::collections::BTreeMap;
-use store::repo::{FileRecord, Hooks, ParsedDag, TimetableQuestion};
+use store::repo::{FileRecord, Hooks, ParsedDag, TimetableQuestion, duplicate_words};
 use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
 const SOURCE: usize = 4 << 20;
 /// Old forms of one file that are told one by one.
 const OLD_FORMS: usize = 20;
+/// Old forms of imported modules and plugins that are remembered as told.
+const TOLD: usize = 10_000;
 
 /// A DAG with its structure.
 pub(crate) struct ReadDag {
@@ -31,11 +32,8 @@ pub(crate) struct FileOutcome {
     pub(crate) dags: Vec<ReadDag>,
     /// Errors by path within the bundle.
     pub(crate) errors: BTreeMap<String, String>,
-    imports: Vec<String>,
     /// The hooks that listeners of plugins have.
     listeners: Option<Hooks>,
-    /// Whether the file is to be parsed again although it did not change.
-    again: bool,
 }
 
 impl FileOutcome {
@@ -45,11 +43,6 @@ impl FileOutcome {
             errors: BTreeMap::from([(file.relative.clone(), why)]),
             ..Self::default()
         }
-    }
-
-    /// The outcome may be no fault of the file: it is parsed again at the next look.
-    pub(crate) fn for_now(self) -> Self {
-        Self { again: true, ..self }
     }
 
     /// Reads what Python found; a DAG that cannot be used becomes an error, the others go on.
@@ -62,26 +55,9 @@ impl FileOutcome {
     ) -> Self {
         let source = std::fs::read(&file.path).unwrap_or_default();
         let source = String::from_utf8_lossy(&source[..source.len().min(SOURCE)]).into_owned();
-        for form in parsed.old_forms.iter().take(OLD_FORMS) {
-            tracing::warn!(
-                file = form.file,
-                line = form.line,
-                "{} is what Airflow 3 no longer has, and keeps its old meaning; write {}",
-                form.old,
-                form.modern
-            );
-        }
-        if parsed.old_forms.len() > OLD_FORMS {
-            tracing::warn!(
-                file = %file.relative,
-                uses = parsed.old_forms.len(),
-                "the file has more of these; `updraft dags upgrade-check` lists all"
-            );
-        }
         let hooks = Hooks(parsed.listeners);
         let mut outcome = Self {
             errors: parsed.import_errors,
-            imports: parsed.imports,
             listeners: Some(hooks.clone()),
             ..Self::default()
         };
@@ -157,14 +133,41 @@ fn read_dag(
 }
 
 impl Shared {
-    /// Stores what came of a file, all in one transaction.
+    /// Tells which old forms a file uses. Those of modules and plugins that it imports are told once, not for every file.
+    pub(crate) fn tell_of_old_forms(&self, file: &DagFile, forms: &[OldForm]) {
+        let own = |form: &&OldForm| std::path::Path::new(&form.file) == file.path;
+        let others: Vec<&OldForm> = {
+            let mut told = lock(&self.told);
+            let is_new = |form: &&OldForm| told.len() < TOLD && told.insert((*form).clone());
+            forms.iter().filter(|form| !own(form)).filter(is_new).collect()
+        };
+        let all: Vec<&OldForm> = forms.iter().filter(own).chain(others).collect();
+        for form in all.iter().take(OLD_FORMS) {
+            tracing::warn!(
+                file = form.file,
+                line = form.line,
+                "{} is what Airflow 3 no longer has, and keeps its old meaning; write {}",
+                form.old,
+                form.modern
+            );
+        }
+        if all.len() > OLD_FORMS {
+            tracing::warn!(
+                file = %file.relative,
+                uses = all.len(),
+                "the file has more of these; `updraft dags upgrade-check` lists all"
+            );
+        }
+    }
+
+    /// Stores what came of a file, all in one transaction. Whether other files are to be parsed because of it.
     pub(crate) async fn save(
         &self,
         file: &DagFile,
         outcome: FileOutcome,
-        seconds: f64,
-    ) -> anyhow::Result<()> {
-        let now = Utc::now();
+        record: &mut FileRecord,
+    ) -> anyhow::Result<bool> {
+        let now = record.parsed_at;
         if let Some(listeners) = &outcome.listeners
             && self.store.reader().await?.listeners().await? != *listeners
         {
@@ -172,32 +175,20 @@ impl Shared {
                 .set_listeners(listeners)
                 .await)?;
         }
-        let fingerprint = if outcome.again {
-            String::new()
-        } else {
-            Fingerprints::default().of(file, &outcome.imports)
-        };
-        let imports = serde_json::to_string(&outcome.imports)?;
-        let record = FileRecord {
-            path: file.relative.clone(),
-            fingerprint,
-            imports,
-        };
         let ids: Vec<DagVersionId> = outcome
             .dags
             .iter()
             .map(|_| DagVersionId::new(uuid::Uuid::now_v7()))
             .collect();
-        let (new_versions, running) = store::transact!(self.store, "save file", |tx| {
+        let failed_before = record.failures;
+        let (new_versions, running, failures, woken) = store::transact!(self.store, "save file", |tx| {
             let mut errors = outcome.errors.clone();
             let mut present = Vec::new();
-            let (mut new_versions, mut running) = (0, Vec::new());
+            let (mut new_versions, mut running, mut woken) = (0, Vec::new(), false);
             for (read, id) in outcome.dags.iter().zip(&ids) {
-                if let Some(other) = defined_elsewhere(tx, &read.parsed).await? {
-                    let text = format!(
-                        "AirflowDagDuplicatedIdException: DAG {} is already defined in {other}\n",
-                        read.dag.dag_id
-                    );
+                let owner = owner(tx, &read.parsed).await?;
+                if let Owner::Other(other) = owner {
+                    let text = format!("{}{other}\n", duplicate_words(&read.dag.dag_id));
                     errors.entry(file.relative.clone()).or_default().push_str(&text);
                     continue;
                 }
@@ -205,20 +196,27 @@ impl Shared {
                     new_versions += 1;
                     running.extend(tx.tell_runs_of_version(&read.dag.dag_id, now).await?);
                 }
+                woken |= owner == Owner::Taken;
                 present.push(read.dag.dag_id.clone());
             }
-            save_errors(tx, file, &errors, &present, now).await?;
-            tx.save_file(&record, now, seconds).await?;
-            Ok((new_versions, running))
+            woken |= save_errors(tx, file, &errors, &present, now).await?;
+            let failures = if errors.is_empty() { 0 } else { failed_before + 1 };
+            let record = FileRecord {
+                failures,
+                ..record.clone()
+            };
+            tx.save_file(&record).await?;
+            Ok((new_versions, running, failures, woken))
         })?;
+        record.failures = failures;
         if new_versions > 0 {
             tracing::info!(file = %file.relative, dags = outcome.dags.len(), new_versions, "file parsed");
         }
-        self.broker.hint(Hint::Timetables).await;
+        self.broker.hint(Hint::Timetables);
         for run in running {
-            self.broker.hint(Hint::Run(run)).await;
+            self.broker.hint(Hint::Run(run));
         }
-        Ok(())
+        Ok(woken)
     }
 }
 
@@ -233,14 +231,14 @@ async fn save_dag(tx: &mut Tx, read: &ReadDag, id: DagVersionId, now: Timestamp)
     Ok(is_new)
 }
 
-/// Stores what could not be imported of a file, and what has become of the DAGs that it had.
+/// Stores what could not be imported of a file, and what has become of the DAGs that it had. Whether DAGs left it.
 async fn save_errors(
     tx: &mut Tx,
     file: &DagFile,
     errors: &BTreeMap<String, String>,
     present: &[DagId],
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let fileloc = file.path.to_string_lossy();
     if !errors.contains_key(&file.relative) {
         tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now)
@@ -252,22 +250,41 @@ async fn save_errors(
     }
     // A file that is broken right now keeps its DAGs, hidden behind the error.
     if errors.is_empty() || !present.is_empty() {
-        tx.retire_missing_dags(&file.relative, present, now).await?;
-    } else {
-        tx.set_import_error_flag(&file.relative, true).await?;
+        let gone = tx.retire_missing_dags(&file.relative, present, now).await?;
+        tx.wake_duplicates(&gone).await?;
+        return Ok(!gone.is_empty());
     }
-    Ok(())
+    tx.set_import_error_flag(&file.relative, true).await?;
+    Ok(false)
 }
 
-/// The file that defines the same DAG, if it is another one that is still there.
-async fn defined_elsewhere(tx: &mut Tx, parsed: &ParsedDag) -> Result<Option<String>, StoreError> {
+/// Whose a DAG is.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// The file's that was parsed.
+    Ours,
+    /// The same, from now on: the file that had it is parsed again, and says so.
+    Taken,
+    /// Another file's.
+    Other(String),
+}
+
+/// Of several files with the same DAG it is that of the first by path, whichever was parsed first.
+async fn owner(tx: &mut Tx, parsed: &ParsedDag) -> Result<Owner, StoreError> {
     let Some(record) = tx.dag(&parsed.dag_id).await? else {
-        return Ok(None);
+        return Ok(Owner::Ours);
     };
     let elsewhere = record.relative_fileloc != parsed.relative_fileloc
         && !record.is_stale
         && std::path::Path::new(&record.fileloc).exists();
-    Ok(elsewhere.then_some(record.fileloc))
+    if !elsewhere {
+        return Ok(Owner::Ours);
+    }
+    if parsed.relative_fileloc < record.relative_fileloc {
+        tx.wake_file(&record.relative_fileloc).await?;
+        return Ok(Owner::Taken);
+    }
+    Ok(Owner::Other(record.fileloc))
 }
 
 /// Recomputes when the DAG runs next, from its last scheduled run on.

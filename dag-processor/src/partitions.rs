@@ -44,7 +44,7 @@ impl Shared {
             store::transact!(self.store, "answer partition", |tx| tx
                 .answer_partition(&one, &said)
                 .await)?;
-            self.broker.hint(Hint::Timetables).await;
+            self.broker.hint(Hint::Timetables);
         }
         Ok(())
     }

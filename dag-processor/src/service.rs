@@ -2,8 +2,9 @@
 
 use crate::DagProcessor;
 use anyhow::Context;
-use bootstrap::{Health, Lifecycle, fork_server, open_broker, open_cipher, open_store, serve_health};
+use bootstrap::{Health, HealthPage, fork_server, open_broker, open_cipher, open_store};
 use config::Config;
+use lifecycle::{Kind, Lifecycle};
 use std::time::Duration;
 use telemetry::Telemetry;
 
@@ -11,27 +12,21 @@ use telemetry::Telemetry;
 ///
 /// # Errors
 /// When the configuration cannot work, or a part of the component breaks.
-pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let interpreter = config.updraft.python.clone().context(
         "[updraft] python is not set; it must name the interpreter of an environment with apache-airflow-task-sdk",
     )?;
+    let page = HealthPage::listen(&config.updraft).await?;
     let store = open_store(&config)
         .await
         .context("the metadata store cannot be used")?;
-    let broker = open_broker(&config, "dag-processor")?;
+    let broker = open_broker(&config, "dag-processor", &lifecycle)?;
     let python = fork_server(&config, interpreter, &[])?;
-    let lifecycle = Lifecycle::default();
     let health = Health::default();
     health.completed();
     let metrics = telemetry.metrics();
-    let page = serve_health(
-        config.updraft.metrics_port,
-        health.clone(),
-        config.dag_processor.refresh_interval * 2,
-        move || metrics.render(),
-        lifecycle.stop().draining().clone(),
-    );
-    lifecycle.spawn("health", page);
+    let limit = config.dag_processor.refresh_interval * 2;
+    page.serve(&lifecycle, health.clone(), limit, move || metrics.render());
     let cipher = open_cipher(&config)?;
     let processor = DagProcessor::new(
         &config,
@@ -41,11 +36,11 @@ pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
         python.clone(),
         health,
     );
-    lifecycle.spawn("dag-processor", processor.run(lifecycle.stop().clone()));
+    lifecycle.spawn("dag processor", Kind::Service, processor.run(lifecycle.clone()));
     tracing::info!(dags = %config.core.dags_folder.display(), "DAG processor is ready");
-    lifecycle.run_to_end(Duration::from_secs(20)).await?;
+    let ended = lifecycle.run_to_end(Duration::from_secs(20)).await;
     python.stop().await;
     broker.close().await;
     store.close().await;
-    Ok(())
+    ended
 }

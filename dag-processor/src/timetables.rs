@@ -1,9 +1,9 @@
 //! Timetables of the user's own: asked here, where Python is.
 
 use crate::{Shared, goes_on};
-use bootstrap::Stop;
 use broker::Hint;
 use chrono::Utc;
+use lifecycle::Stop;
 use model::dag_run::is_valid_run_id;
 use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
@@ -175,7 +175,7 @@ impl Shared {
             }
             Ok(())
         })?;
-        self.broker.hint(Hint::Timetables).await;
+        self.broker.hint(Hint::Timetables);
         Ok(())
     }
 }

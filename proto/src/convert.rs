@@ -13,7 +13,7 @@ pub struct InvalidMessage(pub String);
 /// How the try ended that `report` tells about; `retry_at` computes when the next try is due.
 ///
 /// # Errors
-/// When the ending is unknown or lacks what belongs to it.
+/// When the ending is unknown or lacks what belongs to it, and for a try that never started: that one has not ended.
 pub fn outcome_of(
     report: &ReportRequest,
     retry_at: impl FnOnce() -> Timestamp,
@@ -45,6 +45,11 @@ pub fn outcome_of(
             until: report.reschedule_at.and_then(model::time::from_micros),
         },
         Ending::Removed => Outcome::Removed,
+        Ending::NeverStarted => {
+            return Err(InvalidMessage(
+                "a try that never started has not ended".to_owned(),
+            ));
+        }
     })
 }
 
@@ -67,6 +72,7 @@ mod tests {
         );
         assert!(outcome_of(&report(Ending::Reschedule), || now).is_err());
         assert!(outcome_of(&report(Ending::Unspecified), || now).is_err());
+        assert!(outcome_of(&report(Ending::NeverStarted), || now).is_err());
         let nonsense = ReportRequest {
             ending: 99,
             ..ReportRequest::default()

@@ -1,8 +1,8 @@
 //! Creating runs when their time has come, and starting runs that wait.
 
 use crate::{Shared, new_task_instance_id};
-use bootstrap::Stop;
 use chrono::Utc;
+use lifecycle::Stop;
 use model::dag::Dag;
 use model::dag_run::{DagRunState, DagRunType};
 use model::timetable::{DataInterval, NextRun};

@@ -1,11 +1,12 @@
 //! Handing task instances to the broker, and doing so again for those that were not confirmed.
 
 use crate::Shared;
+use crate::outgoing::HandOver;
 use crate::pods::PodExecutor;
-use bootstrap::Stop;
 use broker::TaskMessage;
+use lifecycle::Stop;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use store::StoreError;
 use store::repo::{Dispatch, RunRecord};
@@ -17,25 +18,8 @@ const UNCONFIRMED: chrono::Duration = chrono::Duration::seconds(2);
 const UNCLAIMED: chrono::Duration = chrono::Duration::seconds(8);
 const RELAY: Duration = Duration::from_secs(1);
 const BATCH: i64 = 200;
-
-/// Confirmed dispatches that are still in the outbox. They leave it with the next transaction, whatever it is about.
-#[derive(Default)]
-pub(crate) struct Outgoing {
-    confirmed: Mutex<Vec<Dispatch>>,
-}
-
-impl Outgoing {
-    pub(crate) fn take_confirmed(&self) -> Vec<Dispatch> {
-        std::mem::take(&mut *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn give_back(&self, dispatches: Vec<Dispatch>) {
-        self.confirmed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(dispatches);
-    }
-}
+/// Messages that are published before the first confirmation is waited for.
+const PUBLISHED_AT_ONCE: usize = 200;
 
 fn message(dispatch: &Dispatch) -> TaskMessage {
     TaskMessage {
@@ -48,40 +32,49 @@ fn message(dispatch: &Dispatch) -> TaskMessage {
 }
 
 impl Shared {
-    /// Publishes what a committed plan dispatched.
-    pub(crate) async fn send(&self, dispatches: Vec<Dispatch>, run: &RunRecord) {
+    /// Sends what a committed plan dispatched on its way; waits for nobody.
+    pub(crate) fn send(&self, dispatches: Vec<Dispatch>, run: &RunRecord) {
         if dispatches.is_empty() {
             return;
         }
         let span = tracing::info_span!("task.dispatch", run.id = %run.run_id, dag.id = %run.dag_id, count = dispatches.len());
         telemetry::set_parent(&span, run.trace_context.as_deref());
-        tracing::Instrument::instrument(self.publish(dispatches), span).await;
+        self.offer(dispatches, &span);
     }
 
-    async fn publish(&self, dispatches: Vec<Dispatch>) {
-        let (for_pods, dispatches): (Vec<_>, Vec<_>) = dispatches
+    fn offer(&self, dispatches: Vec<Dispatch>, span: &tracing::Span) {
+        let (for_pods, for_queues): (Vec<_>, Vec<_>) = dispatches
             .into_iter()
             .partition(|dispatch| PodExecutor::is_for(&self.config, dispatch));
         self.pods.order(for_pods);
-        if dispatches.is_empty() {
-            return;
+        if !for_queues.is_empty() {
+            self.outgoing.offer(for_queues, span);
         }
-        let messages: Vec<TaskMessage> = dispatches.iter().map(message).collect();
+    }
+
+    /// Hands one batch to the broker. Returns `true` if it took all of it.
+    async fn publish(&self, batch: Vec<HandOver>) -> bool {
+        let messages: Vec<TaskMessage> = batch.iter().map(|one| message(&one.dispatch)).collect();
         let outcomes = self.broker.publish(&messages).await;
-        let mut confirmed = Vec::with_capacity(dispatches.len());
+        let mut confirmed = Vec::with_capacity(batch.len());
         let mut problem = None;
-        for (dispatch, outcome) in dispatches.into_iter().zip(outcomes) {
+        for (hand_over, outcome) in batch.into_iter().zip(outcomes) {
+            self.outgoing.tried(&hand_over);
             match outcome {
-                Ok(()) => confirmed.push(dispatch),
+                Ok(()) => {
+                    tracing::trace!(parent: &hand_over.span, "the broker has it");
+                    confirmed.push(hand_over.dispatch);
+                }
                 Err(error) => problem = Some(error),
             }
         }
         metrics::counter!(metric::DISPATCHED).increment(confirmed.len() as u64);
-        self.outgoing.give_back(confirmed);
-        if let Some(error) = problem {
+        self.outgoing.confirmed(confirmed);
+        if let Some(error) = &problem {
             metrics::counter!(metric::DISPATCH_FAILURES).increment(1);
             tracing::warn!("tasks could not be handed to the broker, trying again: {error}");
         }
+        problem.is_none()
     }
 
     /// Publishes again what was not confirmed, and what was confirmed but seems to have been lost since.
@@ -93,7 +86,7 @@ impl Shared {
                 .confirm_dispatches(&confirmed)
                 .await);
             if let Err(error) = done {
-                self.outgoing.give_back(confirmed);
+                self.outgoing.confirmed(confirmed);
                 return Err(error);
             }
         }
@@ -108,7 +101,7 @@ impl Shared {
         if !unconfirmed.is_empty() {
             metrics::counter!(metric::REDISPATCHED, "reason" => "unconfirmed")
                 .increment(unconfirmed.len() as u64);
-            self.publish(unconfirmed).await;
+            self.offer(unconfirmed, &tracing::Span::none());
         }
         let lost = self.lost(waiting).await;
         if !lost.is_empty() {
@@ -117,7 +110,7 @@ impl Shared {
                 count = lost.len(),
                 "queued tasks are in no queue and in no pod; handing them over again"
             );
-            self.publish(lost).await;
+            self.offer(lost, &tracing::Span::none());
         }
         Ok(())
     }
@@ -138,6 +131,17 @@ impl Shared {
             .into_iter()
             .filter(|dispatch| is_empty.get(&dispatch.queue) == Some(&true));
         for_pods.into_iter().chain(lost).collect()
+    }
+}
+
+/// Hands dispatches to the broker until there are no more planners. What a broker that is away does not take then is left to
+/// the other schedulers.
+pub(crate) async fn publisher(shared: Arc<Shared>) {
+    while let Some(batch) = shared.outgoing.next(PUBLISHED_AT_ONCE).await {
+        let all_taken = shared.publish(batch).await;
+        if !all_taken && shared.outgoing.is_closed() {
+            return;
+        }
     }
 }
 

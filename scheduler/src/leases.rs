@@ -1,14 +1,15 @@
 //! Signs of life: this scheduler's own, and those of workers.
 
 use crate::Shared;
-use bootstrap::Stop;
 use chrono::Utc;
+use lifecycle::Stop;
 use model::WorkerId;
+use model::task_instance::LossCause;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use store::StoreError;
-use store::repo::LostTask;
+use store::repo::{LossLimits, LostTask};
 use telemetry::metric;
 use tokio::time::Instant;
 
@@ -67,7 +68,7 @@ impl Shared {
         let left_over = db.tasks_of_gone_workers().await?;
         drop(db);
         if !left_over.is_empty() {
-            self.lose(&left_over, "worker_gone").await?;
+            self.lose(left_over, &LossCause::WorkerGone).await?;
         }
         if expired.is_empty() || !may_expire {
             return Ok(Verdict::Fine);
@@ -90,7 +91,7 @@ impl Shared {
             })?;
             metrics::counter!(metric::LEASES_EXPIRED).increment(1);
             tracing::warn!(%worker, tasks = lost.len(), "a worker's lease ran out");
-            self.lose(&lost, "worker_lost").await?;
+            self.lose(lost, &LossCause::WorkerLost).await?;
         }
         Ok(Verdict::Fine)
     }
@@ -101,16 +102,22 @@ impl Shared {
             tx.retire_worker(worker).await?;
             tx.tasks_of_worker(worker).await
         })?;
-        self.lose(&lost, "worker_died").await
+        self.lose(lost, &LossCause::WorkerDied).await
     }
 
-    async fn lose(&self, lost: &[LostTask], cause: &'static str) -> Result<(), StoreError> {
-        let budget = self.config.updraft.infra_retries;
+    /// Loses what one worker held.
+    async fn lose(&self, mut lost: Vec<LostTask>, cause: &LossCause) -> Result<(), StoreError> {
+        let limits = LossLimits {
+            infra_retries: self.config.updraft.infra_retries,
+            worker_losses: self.config.updraft.worker_losses,
+            start_retries: self.config.updraft.start_retries,
+        };
+        LostTask::accuse(&mut lost, cause, limits);
         let now = Utc::now();
-        for task in lost {
+        for task in &lost {
             let one = std::slice::from_ref(task);
             let runs = store::transact!(self.store, "lose task", |tx| tx
-                .lose_all(&self.graphs, one, budget, cause, now)
+                .lose_all(&self.graphs, one, limits, cause, now)
                 .await)?;
             metrics::counter!(metric::TASKS_LOST).increment(runs.len() as u64);
             for key in runs {

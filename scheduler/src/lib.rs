@@ -9,6 +9,7 @@ mod create;
 mod dirty;
 mod dispatch;
 mod leases;
+mod outgoing;
 mod partitions;
 mod plan;
 mod pods;
@@ -16,13 +17,13 @@ pub mod service;
 mod snapshots;
 mod sweep;
 
-use anyhow::Context;
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::{Broker, Hint};
 use config::Config;
 use dirty::DirtyRuns;
-use dispatch::Outgoing;
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::WorkerId;
+use outgoing::Outgoing;
 use pods::PodExecutor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -98,33 +99,40 @@ impl Scheduler {
     ///
     /// # Errors
     /// When the broker's hints can never be listened to.
-    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let shared = self.shared;
-        let mut tasks = tokio::task::JoinSet::new();
+        let stop = || lifecycle.stop().clone();
+        let mut parts = lifecycle.parts();
+        let mut start = |name: &'static str, work: Work| parts.spawn(name, Kind::Service, work);
         for _ in 0..PLANNERS {
-            tasks.spawn(plan::planner(Arc::clone(&shared), stop.clone()));
+            start("planner", Box::pin(plan::planner(Arc::clone(&shared), stop())));
         }
-        tasks.spawn(sweep::sweeper(Arc::clone(&shared), stop.clone()));
-        tasks.spawn(create::creator(Arc::clone(&shared), stop.clone()));
-        tasks.spawn(dispatch::relay(Arc::clone(&shared), stop.clone()));
-        tasks.spawn(pods::make(Arc::clone(&shared), stop.clone()));
-        tasks.spawn(pods::look_after(Arc::clone(&shared), stop.clone()));
-        tasks.spawn(leases::watch(Arc::clone(&shared), stop.clone()));
-        let listening = listen(&shared, &stop);
-        let ended = tokio::select! {
-            ended = listening => ended,
-            Some(ended) = tasks.join_next() => ended.context("a part of the scheduler broke"),
-        };
-        while let Some(part) = tasks.join_next().await {
-            part.context("a part of the scheduler broke")?;
-        }
+        start("sweeper", Box::pin(sweep::sweeper(Arc::clone(&shared), stop())));
+        start("creator", Box::pin(create::creator(Arc::clone(&shared), stop())));
+        start("relay", Box::pin(dispatch::relay(Arc::clone(&shared), stop())));
+        start("pod maker", Box::pin(pods::make(Arc::clone(&shared), stop())));
+        start(
+            "pod upkeep",
+            Box::pin(pods::look_after(Arc::clone(&shared), stop())),
+        );
+        start("leases", Box::pin(leases::watch(Arc::clone(&shared), stop())));
+        let listening = listen(Arc::clone(&shared), stop());
+        parts.spawn("hint listener", Kind::Service, listening);
+        let publishing = dispatch::publisher(Arc::clone(&shared));
+        let publishing = lifecycle.spawn("publisher", Kind::Service, publishing);
+        parts.ended().await;
+        shared.outgoing.close();
+        publishing.ended().await;
         shared.say_goodbye().await;
-        ended
+        Ok(())
     }
 }
 
+/// What a part of the scheduler does until it is told to stop.
+type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Takes hints until told to stop.
-async fn listen(shared: &Arc<Shared>, stop: &Stop) -> anyhow::Result<()> {
+async fn listen(shared: Arc<Shared>, stop: Stop) -> anyhow::Result<()> {
     let mut hints = shared.broker.hints().await?;
     loop {
         let hint = tokio::select! {

@@ -2,8 +2,8 @@
 
 use crate::snapshots::Snapshot;
 use crate::{Shared, new_task_instance_id};
-use bootstrap::Stop;
 use broker::Hint;
+use lifecycle::Stop;
 use model::dag::Dag;
 use model::dag_run::{DagRunEvent, DagRunState};
 use model::{DagRunKey, MapIndex, TaskId, TaskInstanceId, Timestamp};
@@ -70,7 +70,7 @@ impl Shared {
         let planned = match planned {
             Ok(planned) => planned,
             Err(error) => {
-                self.outgoing.give_back(confirmed);
+                self.outgoing.confirmed(confirmed);
                 return Err(error);
             }
         };
@@ -110,7 +110,7 @@ impl Shared {
         for other in linked {
             self.dirty.add(other);
         }
-        self.send(dispatches, &run).await;
+        self.send(dispatches, &run);
         if let Some(at) = plan.wake_at {
             self.dirty.add_at(key, at, now);
         }
@@ -127,7 +127,7 @@ impl Shared {
             tracing::info!(dag_id = %run.dag_id, run_id = %run.run_id, state = word, reason = end.reason(), "run ended");
             // A place under max_active_runs is free.
             self.look.notify_one();
-            self.broker.hint(Hint::Dag(run.dag_id)).await;
+            self.broker.hint(Hint::Dag(run.dag_id));
         }
     }
 

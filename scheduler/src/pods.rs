@@ -10,12 +10,12 @@ mod manifest;
 mod upkeep;
 
 use crate::Shared;
-use bootstrap::Stop;
 use chrono::Utc;
 use config::Config;
 use kube::Error;
 use kube::api::PostParams;
 use kubernetes::cluster::{ANSWER, Pods, Way};
+use lifecycle::Stop;
 use manifest::HandOver;
 use model::task_instance::StateName;
 use serde_json::Value;
@@ -140,7 +140,7 @@ impl Shared {
         match self.try_pod(dispatch, &name).await {
             Ok(()) => {
                 lock(&self.pods.known).insert(name.clone());
-                self.outgoing.give_back(vec![dispatch.clone()]);
+                self.outgoing.confirmed([dispatch.clone()]);
             }
             Err(Failure::Transient(why)) => {
                 tracing::warn!(pod = name, "the pod cannot be made now, trying again: {why}");

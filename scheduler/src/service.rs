@@ -2,8 +2,9 @@
 
 use crate::Scheduler;
 use anyhow::Context;
-use bootstrap::{Health, Lifecycle, open_broker, open_store, serve_health};
+use bootstrap::{Health, HealthPage, open_broker, open_store};
 use config::Config;
+use lifecycle::{Kind, Lifecycle};
 use std::time::Duration;
 use telemetry::Telemetry;
 
@@ -11,28 +12,22 @@ use telemetry::Telemetry;
 ///
 /// # Errors
 /// When the configuration cannot work, or a part of the component breaks.
-pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    let page = HealthPage::listen(&config.updraft).await?;
     let store = open_store(&config)
         .await
         .context("the metadata store cannot be used")?;
-    let broker = open_broker(&config, "scheduler")?;
-    let lifecycle = Lifecycle::default();
+    let broker = open_broker(&config, "scheduler", &lifecycle)?;
     let health = Health::default();
     health.completed();
     let metrics = telemetry.metrics();
-    let page = serve_health(
-        config.updraft.metrics_port,
-        health.clone(),
-        config.scheduler.health_check_threshold,
-        move || metrics.render(),
-        lifecycle.stop().draining().clone(),
-    );
-    lifecycle.spawn("health", page);
+    let limit = config.scheduler.health_check_threshold;
+    page.serve(&lifecycle, health.clone(), limit, move || metrics.render());
     let scheduler = Scheduler::new(&config, store.clone(), broker.clone(), health);
-    lifecycle.spawn("scheduler", scheduler.run(lifecycle.stop().clone()));
+    lifecycle.spawn("scheduler", Kind::Service, scheduler.run(lifecycle.clone()));
     tracing::info!("scheduler is ready");
-    lifecycle.run_to_end(Duration::from_secs(20)).await?;
+    let ended = lifecycle.run_to_end(Duration::from_secs(20)).await;
     broker.close().await;
     store.close().await;
-    Ok(())
+    ended
 }

@@ -1,8 +1,8 @@
 //! The safety net: finds what hints and timers missed.
 
 use crate::Shared;
-use bootstrap::Stop;
 use chrono::Utc;
+use lifecycle::Stop;
 use std::sync::Arc;
 use std::time::Duration;
 use store::StoreError;

@@ -16,9 +16,59 @@ pub struct Answer {
     pub status: u16,
     /// The header of that name.
     pub content_type: Option<String>,
-    /// The body as text.
+    /// All headers, with their names in small letters.
+    pub headers: Vec<(String, String)>,
+    /// The body as text; what was compressed has been unpacked.
     pub body: String,
 }
+
+impl Answer {
+    /// The value of a header, by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn read(bytes: &[u8]) -> anyhow::Result<Self> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.ok_or_else(|| anyhow::anyhow!("no answer: {}", String::from_utf8_lossy(bytes)))?;
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let mut lines = head.lines();
+        let status = lines
+            .next()
+            .and_then(|line| line.split_whitespace().nth(1))
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Self {
+            status,
+            content_type: None,
+            headers,
+            body: String::new(),
+        };
+        answer.content_type = answer.header("content-type").map(str::to_owned);
+        let mut body = bytes[end + 4..].to_vec();
+        if answer.header("transfer-encoding") == Some("chunked") {
+            body = unchunk(&body)?;
+        }
+        if answer.header("content-encoding") == Some("gzip") {
+            let mut unpacked = Vec::new();
+            flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut unpacked)?;
+            body = unpacked;
+        }
+        answer.body = String::from_utf8_lossy(&body).into_owned();
+        Ok(answer)
+    }
+}
+
+/// What ordinary clients (requests, httpx, browsers) send with every request.
+pub const ORDINARY: [(&str, &str); 2] = [
+    ("Accept-Encoding", "gzip, deflate"),
+    ("User-Agent", "python-requests/2.32.5"),
+];
 
 /// The API of one server, logged in or not.
 #[derive(Debug, Clone)]
@@ -86,6 +136,7 @@ impl Api {
     /// When the server does not answer.
     pub fn raw(&self, method: &str, path: &str, body: &str, kind: &str) -> anyhow::Result<(u16, String)> {
         let mut headers = vec![("Content-Type".to_owned(), kind.to_owned())];
+        headers.extend(ORDINARY.map(|(key, value)| (key.to_owned(), value.to_owned())));
         if let Some(token) = &self.token {
             headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
@@ -118,26 +169,7 @@ impl Api {
         stream.write_all(body.as_bytes())?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text
-            .split_once("\r\n\r\n")
-            .ok_or_else(|| anyhow::anyhow!("no answer: {text}"))?;
-        let status = head
-            .split_whitespace()
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(0);
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let content_type = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(key, _)| key.eq_ignore_ascii_case("content-type"))
-            .map(|(_, value)| value.trim().to_owned());
-        Ok(Answer {
-            status,
-            content_type,
-            body: if chunked { unchunk(body) } else { body.to_owned() },
-        })
+        Answer::read(&bytes)
     }
 
     /// GET that must succeed.
@@ -228,25 +260,28 @@ impl Api {
     }
 }
 
-fn unchunk(body: &str) -> String {
-    let bytes = body.as_bytes();
+/// Puts the chunks of a body together.
+///
+/// # Errors
+/// When the body breaks off: the last chunk is an empty one.
+fn unchunk(body: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
-    let mut at = 0;
-    while let Some(end) = bytes[at..].windows(2).position(|pair| pair == b"\r\n") {
-        let size = std::str::from_utf8(&bytes[at..at + end])
-            .ok()
-            .and_then(|hex| usize::from_str_radix(hex.trim(), 16).ok());
-        let Some(size) = size.filter(|size| *size > 0) else {
-            break;
+    let mut rest = body;
+    loop {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n");
+        let size = end.and_then(|end| std::str::from_utf8(&rest[..end]).ok());
+        let size = size.and_then(|hex| usize::from_str_radix(hex.trim(), 16).ok());
+        let (Some(end), Some(size)) = (end, size) else {
+            anyhow::bail!("the answer breaks off after {} bytes", out.len());
         };
-        let from = at + end + 2;
-        out.extend_from_slice(&bytes[from..(from + size).min(bytes.len())]);
-        at = from + size + 2;
-        if at >= bytes.len() {
-            break;
+        if size == 0 {
+            return Ok(out);
         }
+        let from = end + 2;
+        let chunk = rest.get(from..from + size);
+        out.extend_from_slice(chunk.ok_or_else(|| anyhow::anyhow!("a chunk breaks off"))?);
+        rest = rest.get(from + size + 2..).unwrap_or_default();
     }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A run id in a path.

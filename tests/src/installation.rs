@@ -224,6 +224,12 @@ impl Process {
         })
     }
 
+    /// Waits for its end; its exit code, `None` when a signal ended it.
+    pub fn exit_code(&mut self, patience: Duration) -> Option<i32> {
+        self.wait(patience);
+        self.child.wait().expect("it has ended").code()
+    }
+
     /// The processes that it started, those whose command line contains `what`.
     pub fn children(&self, what: &str) -> Vec<i32> {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));

@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 pub mod conformance;
+pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
@@ -11,7 +12,7 @@ mod services;
 pub mod timetables;
 mod wait;
 
-pub use api::{Answer, Api};
+pub use api::{Answer, Api, ORDINARY};
 pub use cluster::{Cluster, ROLES};
 pub use engine::Engine;
 pub use installation::{Installation, Process};

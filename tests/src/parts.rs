@@ -74,9 +74,18 @@ pub fn mariadb_database() -> Option<String> {
 /// A folder that may lie beside the project; says so where it does not.
 fn beside(name: &str) -> Option<PathBuf> {
     use std::io::Write;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared")
-        .join(name);
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // In a folder above the project; a copy of it may lie deeper than the project itself.
+    let mut above = own
+        .ancestors()
+        .skip(2)
+        .map(|folder| folder.join("shared").join(name));
+    let first = above.next()?;
+    let path = if first.is_dir() {
+        first
+    } else {
+        above.find(|path| path.is_dir()).unwrap_or(first)
+    };
     if !path.is_dir() {
         // Nobody to tell is no reason to fail.
         writeln!(std::io::stderr(), "skipped: there is no {}", path.display()).ok();

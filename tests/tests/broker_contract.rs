@@ -7,17 +7,30 @@
 
 use broker::{Broker, Hint, LocalBroker, RabbitBroker, TaskMessage};
 use model::{DagRunKey, QueueName, TaskInstanceId, TryNumber};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn brokers() -> Vec<Box<dyn Broker>> {
-    let mut brokers: Vec<Box<dyn Broker>> = vec![Box::new(LocalBroker::default())];
+/// The brokers, and those who send their hints.
+fn brokers_and_senders() -> Vec<(Box<dyn Broker>, JoinSet<()>)> {
+    let mut brokers: Vec<(Box<dyn Broker>, JoinSet<()>)> =
+        vec![(Box::new(LocalBroker::default()), JoinSet::new())];
     if let Some(url) = harness::rabbitmq_url() {
-        brokers.push(Box::new(RabbitBroker::new(&url, "contract").unwrap()));
+        let broker = RabbitBroker::new(&url, "contract").unwrap();
+        let mut senders = JoinSet::new();
+        senders.spawn(broker.hint_sender().run());
+        brokers.push((Box::new(broker), senders));
     }
     brokers
+}
+
+fn brokers() -> Vec<Box<dyn Broker>> {
+    brokers_and_senders()
+        .into_iter()
+        .map(|(broker, _)| broker)
+        .collect()
 }
 
 fn queue() -> QueueName {
@@ -94,7 +107,7 @@ async fn two_consumers_share_a_queue() {
 
 #[tokio::test]
 async fn hints_reach_every_listener() {
-    for broker in brokers() {
+    for (broker, _senders) in brokers_and_senders() {
         let mut one = broker.hints().await.unwrap();
         let mut two = broker.hints().await.unwrap();
         let hint = Hint::Run(DagRunKey(7));
@@ -105,7 +118,7 @@ async fn hints_reach_every_listener() {
             async move {
                 // A listener is heard of only after it has connected, so the hint is given until it arrives.
                 loop {
-                    broker.hint(hint.clone()).await;
+                    broker.hint(hint.clone());
                     let heard = tokio::time::timeout(Duration::from_millis(200), hints.next()).await;
                     if heard.is_ok_and(|heard| heard == hint) {
                         return;
@@ -145,4 +158,47 @@ async fn a_broker_that_is_down_is_told_and_waited_for() {
             .is_err()
     );
     assert!(RabbitBroker::new("redis://localhost", "contract").is_err());
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_holds_up_nobody_who_gives_hints() {
+    // It takes connections and never says a word.
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let broker = RabbitBroker::new(&format!("amqp://guest:guest@127.0.0.1:{port}//"), "contract").unwrap();
+    let mut senders = JoinSet::new();
+    senders.spawn(broker.hint_sender().run());
+    let begin = Instant::now();
+    for key in 0..20_000 {
+        broker.hint(Hint::Run(DagRunKey(key)));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let closing = tokio::time::timeout(Duration::from_secs(6), broker.close());
+    closing.await.expect("closing takes a bounded time");
+}
+
+#[tokio::test]
+async fn hints_that_were_given_just_before_the_end_are_sent() {
+    let Some(url) = harness::rabbitmq_url() else {
+        return;
+    };
+    let listening = RabbitBroker::new(&url, "contract").unwrap();
+    let mut hints = listening.hints().await.unwrap();
+    let hearing = async { while hints.next().await != Hint::Timetables {} };
+    tokio::pin!(hearing);
+    // A listener is heard of only after it has connected, so a command is run until it is heard.
+    let told = async {
+        loop {
+            let command = RabbitBroker::new(&url, "contract").unwrap();
+            command.hint(Hint::Timetables);
+            command.close().await;
+            if tokio::time::timeout(Duration::from_millis(300), &mut hearing)
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is heard");
 }

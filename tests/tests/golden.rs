@@ -249,6 +249,8 @@ struct Replay {
     api: Api,
     tokens: HashMap<String, String>,
     password: String,
+    /// Headers that are sent with every request.
+    more: &'static [(&'static str, &'static str)],
     problems: Vec<String>,
 }
 
@@ -256,7 +258,12 @@ impl Replay {
     /// Sends a recorded request; compares the answer.
     fn replay(&mut self, name: &str, recording: &Value) {
         let request = &recording["request"];
-        let mut headers = Vec::new();
+        let mut headers: Vec<(String, String)> = Vec::new();
+        headers.extend(
+            self.more
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
         for (key, value) in request["headers"].as_object().into_iter().flatten() {
             let mut value = value.as_str().unwrap_or_default().to_owned();
             for (user, token) in &self.tokens {
@@ -348,6 +355,16 @@ fn installation(folder: &Path, python: &str) -> Installation {
 
 #[test]
 fn answers_are_those_of_the_real_server() {
+    replay_all(&[]);
+}
+
+#[test]
+fn answers_to_clients_that_take_gzip_are_those_of_the_real_server() {
+    replay_all(&harness::ORDINARY);
+}
+
+/// Replays all recordings, with these headers sent along.
+fn replay_all(more: &'static [(&'static str, &'static str)]) {
     let (Some(python), Some(folder)) = (harness::python(), harness::recordings()) else {
         return;
     };
@@ -374,6 +391,7 @@ fn answers_are_those_of_the_real_server() {
         api: api.without_token(),
         tokens,
         password: passwords["admin"].clone(),
+        more,
         problems: Vec::new(),
     };
     let all = recordings(&folder);

@@ -215,3 +215,161 @@ fn a_client_waits_for_a_run_reads_its_result_and_clears_it() {
         .collect();
     assert_eq!(tries, [json!(1), json!(2)], "only what had failed ran again");
 }
+
+#[test]
+fn lines_reach_clients_that_take_gzip_and_those_that_do_not() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let run_id = api.trigger(
+        "one",
+        &json!({"logical_date": null, "dag_run_id": "z", "conf": {"n": 3}}),
+    );
+    assert_eq!(api.wait_for_end("one", &run_id), "failed");
+    let log = "/api/v2/dags/one/dagRuns/z/taskInstances/give/logs/1";
+    for path in [log, "/api/v2/dags/one/dagRuns/z/wait?interval=0.1&result=give"] {
+        let mut answers = Vec::new();
+        for encoding in ["identity", "gzip", "gzip, deflate, br, zstd"] {
+            let headers = [
+                ("Authorization", format!("Bearer {}", api.token())),
+                ("Accept", "application/x-ndjson".to_owned()),
+                ("Accept-Encoding", encoding.to_owned()),
+            ];
+            let headers = headers.map(|(key, value)| (key.to_owned(), value));
+            let answer = api.exchange("GET", path, &headers, "").expect("an answer");
+            assert_eq!(answer.status, 200, "{path} {encoding}: {}", answer.body);
+            let lines = answer.body.lines();
+            let parsed: Vec<Value> = lines
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            assert!(!parsed.is_empty(), "{path} {encoding}");
+            answers.push(parsed);
+        }
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "{path}: {answers:?}"
+        );
+    }
+}
+
+/// Every parameter that takes a pattern, by list.
+const PATTERNS: &[(&str, &[&str])] = &[
+    ("/api/v2/assets", &["name", "uri"]),
+    ("/api/v2/assets/aliases", &["name"]),
+    ("/api/v2/assets/events", &["name"]),
+    (
+        "/api/v2/dags/~/dagRuns",
+        &["run_id", "dag_id", "triggering_user_name", "partition_key"],
+    ),
+    (
+        "/api/v2/dags/~/dagRuns/~/taskInstances",
+        &["task_display_name", "dag_id", "run_id"],
+    ),
+    (
+        "/api/v2/dags/~/dagRuns/~/taskInstances/~/xcomEntries",
+        &["xcom_key", "run_id", "task_id"],
+    ),
+    (
+        "/api/v2/dags/~/dagRuns/~/hitlDetails",
+        &["subject", "body", "dag_id", "task_id"],
+    ),
+    ("/api/v2/dags", &["dag_id", "dag_display_name"]),
+    ("/api/v2/variables", &["variable_key"]),
+    ("/api/v2/pools", &["pool_name"]),
+    ("/api/v2/connections", &["connection_id"]),
+    ("/api/v2/importErrors", &["filename"]),
+];
+
+/// Patterns of the letters that mean something, and those that found faults: each once, then more by chance.
+fn odd_patterns() -> Vec<String> {
+    let letters = ['|', '%', '_', '\\', '~', '*', '\'', '"', '!', 'a', 'e', 'R', ' '];
+    let mut patterns: Vec<String> = letters.iter().map(char::to_string).collect();
+    for a in letters {
+        patterns.extend(letters.map(|b| format!("{a}{b}")));
+    }
+    patterns.push("a|".repeat(2000));
+    patterns.push((0..3000).map(|n| format!("{n}|")).collect());
+    patterns.push("%a".repeat(2000));
+    patterns
+}
+
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    let escape = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+#[test]
+fn no_pattern_breaks_a_list() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let run_id = api.trigger("one", &json!({"logical_date": null, "dag_run_id": "z"}));
+    assert_eq!(api.wait_for_end("one", &run_id), "failed");
+    for pattern in odd_patterns() {
+        for (path, names) in PATTERNS {
+            for kind in ["pattern", "prefix_pattern"] {
+                // All parameters of a list at once: one of them that breaks is enough.
+                let query: Vec<String> = names
+                    .iter()
+                    .map(|name| format!("{name}_{kind}={}", escaped(&pattern)))
+                    .collect();
+                let asked = format!("{path}?limit=1&{}", query.join("&"));
+                let (status, body) = api.call("GET", &asked, None).expect("an answer");
+                assert!(matches!(status, 200 | 414), "{asked}: {status} {body}");
+            }
+        }
+    }
+}
+
+#[test]
+fn patterns_mean_what_they_mean_in_airflow() {
+    let Some((_installation, _process, api)) = server() else {
+        return;
+    };
+    let run_id = api.trigger("one", &json!({"logical_date": null, "dag_run_id": "z"}));
+    assert_eq!(api.wait_for_end("one", &run_id), "failed");
+    let entries = "/api/v2/dags/one/dagRuns/z/taskInstances/fail_first/xcomEntries";
+    let mut all = ["Alpha", "alp_ha", "100%", "a\\b", "it's", "b|c", "!x", "~t"];
+    all.sort_unstable();
+    for key in all {
+        let made = call(&api, "POST", entries, &json!({"key": key, "value": 1}));
+        assert_eq!(made.0, 201, "{}", made.1);
+    }
+    let found = |name: &str, pattern: &str| -> Vec<String> {
+        let page = api.get(&format!("{entries}?{name}={}", escaped(pattern)));
+        let keys = page["xcom_entries"].as_array().into_iter().flatten();
+        keys.map(|xcom| xcom["key"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    for (pattern, expected) in [
+        ("alp", vec!["Alpha", "alp_ha"]),
+        ("ALPHA|it", vec!["Alpha", "it's"]),
+        (" ALPHA ", vec![]),
+        (" ALPHA | IT ", vec!["Alpha", "it's"]),
+        ("|", vec!["b|c"]),
+        ("||alpha", vec!["Alpha"]),
+        ("a%h%a", vec!["Alpha", "alp_ha"]),
+        ("p_h", vec!["alp_ha"]),
+        ("\\", vec!["a\\b"]),
+        ("!", vec!["!x"]),
+        ("'", vec!["it's"]),
+        ("~", all.to_vec()),
+        ("", all.to_vec()),
+        ("~|x", vec!["!x", "~t"]),
+    ] {
+        assert_eq!(found("xcom_key_pattern", pattern), expected, "{pattern:?}");
+    }
+    for (pattern, expected) in [
+        ("alp_", vec!["alp_ha"]),
+        ("Alp|i", vec!["Alpha", "it's"]),
+        ("|", all.to_vec()),
+        ("~", all.to_vec()),
+        ("100%", vec!["100%"]),
+    ] {
+        assert_eq!(found("xcom_key_prefix_pattern", pattern), expected, "{pattern:?}");
+    }
+}

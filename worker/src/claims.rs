@@ -1,19 +1,17 @@
 //! From a message to a running task.
 
 use crate::control::is_transient;
+use crate::running::{Asked, RunningTask};
 use crate::{Shared, run};
-use bootstrap::Stop;
 use broker::{Deliveries, Delivery};
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
 use processes::lease::Permit;
 use proto::v1::claim_reply::Outcome;
-use proto::v1::{Claim, Ending, StartTask};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use proto::v1::{Ending, StartTask};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Messages fetched ahead of their claims.
 const PREFETCH: u16 = 4;
@@ -34,98 +32,32 @@ pub(crate) struct Wish {
     pub(crate) any_of: Option<QueueName>,
 }
 
-/// The tasks that run now.
-#[derive(Clone, Default)]
-pub(crate) struct Running {
-    tasks: Arc<Mutex<HashMap<TaskInstanceId, (ClaimEpoch, CancellationToken)>>>,
-    ended: Arc<Notify>,
-    given_up: Arc<AtomicBool>,
-}
-
-impl Running {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskInstanceId, (ClaimEpoch, CancellationToken)>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, id: TaskInstanceId, epoch: ClaimEpoch) -> CancellationToken {
-        let token = CancellationToken::new();
-        let mut tasks = self.lock();
-        if let Some((_, older)) = tasks.insert(id, (epoch, token.clone())) {
-            // A newer claim of the same task instance can only mean that the older one is void.
-            older.cancel();
-        }
-        metrics::gauge!(telemetry::metric::RUNNING).set(tasks.len() as u32);
-        token
-    }
-
-    fn end(&self, id: TaskInstanceId, epoch: ClaimEpoch) {
-        let mut tasks = self.lock();
-        if tasks.get(&id).is_some_and(|(current, _)| *current == epoch) {
-            tasks.remove(&id);
-        }
-        metrics::gauge!(telemetry::metric::RUNNING).set(tasks.len() as u32);
-        drop(tasks);
-        self.ended.notify_waiters();
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    pub(crate) fn claims(&self) -> Vec<Claim> {
-        let claim = |(id, (epoch, _)): (&TaskInstanceId, &(ClaimEpoch, CancellationToken))| Claim {
-            task_instance_id: id.to_string(),
-            epoch: epoch.0,
-        };
-        self.lock().iter().map(claim).collect()
-    }
-
-    /// Stops a task. Whether it still ran under that claim.
-    pub(crate) fn stop(&self, id: TaskInstanceId, epoch: ClaimEpoch) -> bool {
-        let tasks = self.lock();
-        let found = tasks.get(&id).filter(|(current, _)| *current == epoch);
-        if let Some((_, token)) = found {
-            token.cancel();
-        }
-        found.is_some()
-    }
-
-    /// Stops everything, for others to try again: nothing that fails by it is reported as a failure.
-    pub(crate) fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
-        for (_, token) in self.lock().values() {
-            token.cancel();
-        }
-    }
-
-    /// Begins anew after having given up.
-    pub(crate) fn resume(&self) {
-        self.given_up.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn has_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
-    }
-
-    /// Waits until nothing runs.
-    pub(crate) async fn empty(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.len() == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
+/// Answer to a claim.
+enum Claimed {
+    /// The task is ours, and runs from now on.
+    Granted(RunningTask, Box<(StartTask, Permit)>),
+    /// There is nothing to run: the message is to be forgotten.
+    Nothing,
+    /// To be tried again later.
+    Later,
 }
 
 /// Takes messages from a queue until told to stop.
-pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn consume(
+    shared: Arc<Shared>,
+    queue: QueueName,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<()> {
+    let stop = lifecycle.stop();
     let mut deliveries = shared.broker.consume(&queue, PREFETCH).await?;
     loop {
-        tokio::select! {
-            () = python_works(&shared, deliveries.as_mut()) => {}
-            () = stop.draining().cancelled() => break,
+        if shared.wellness.problem().is_some() {
+            // Others may have what was fetched ahead.
+            deliveries.pause().await;
+            tokio::select! {
+                () = shared.wellness.well() => {}
+                () = stop.draining().cancelled() => break,
+            }
         }
         let slot = tokio::select! {
             slot = free_slot(&shared, deliveries.as_mut()) => slot?,
@@ -135,24 +67,11 @@ pub(crate) async fn consume(shared: Arc<Shared>, queue: QueueName, stop: Stop) -
             delivery = deliveries.next() => delivery,
             () = stop.draining().cancelled() => break,
         };
-        tokio::spawn(handle(Arc::clone(&shared), delivery, slot));
+        let handling = handle(Arc::clone(&shared), delivery, slot, lifecycle.clone());
+        lifecycle.spawn("task", Kind::Request, handling);
     }
     deliveries.pause().await;
     Ok(())
-}
-
-/// Waits while Python is known not to start: tasks are not taken from workers that can run them.
-async fn python_works(shared: &Shared, deliveries: &mut dyn Deliveries) {
-    let Some(python) = shared.python.as_ref() else {
-        return;
-    };
-    let Some(problem) = python.problem() else { return };
-    tracing::error!("this worker takes no tasks until Python can be started: {problem}");
-    shared.health.troubled(Some(problem.to_string()));
-    deliveries.pause().await;
-    python.works().await;
-    shared.health.troubled(None);
-    tracing::info!("Python can be started again; this worker takes tasks");
 }
 
 /// Waits for a free slot. While there is none, messages fetched ahead are not kept from other workers for long.
@@ -179,29 +98,27 @@ pub(crate) async fn run_one(
         try_number,
         any_of: None,
     };
-    let (start, permit) = loop {
+    let (task, start) = loop {
         let answer = tokio::select! {
             answer = claim(shared, &wish) => answer,
             // A claim that was granted meanwhile is given back when the worker leaves.
             () = stop.draining().cancelled() => return None,
         };
         match answer {
-            Some(Some(granted)) => break granted,
-            Some(None) => {
+            Claimed::Granted(task, start) => break (task, start),
+            Claimed::Nothing => {
                 tracing::info!(task_instance = %id, "there is nothing to run: the task is not waiting for this try any more");
                 return None;
             }
-            None => {}
+            Claimed::Later => {}
         }
     };
-    let epoch = ClaimEpoch(start.epoch);
-    let stop = shared.running.begin(id, epoch);
-    let ending = run::run_task(Arc::clone(shared), (start, permit), stop.clone()).await;
-    shared.running.end(id, epoch);
-    Some(ending).filter(|_| !stop.is_cancelled())
+    let stopped = task.stopped();
+    let ending = run::run_task(Arc::clone(shared), *start, task).await;
+    Some(ending).filter(|_| !stopped.is_cancelled())
 }
 
-async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
+async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit, lifecycle: Lifecycle) {
     let message = match &delivery.message {
         Ok(message) => message.clone(),
         Err(problem) => {
@@ -210,53 +127,57 @@ async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePer
             return;
         }
     };
+    if shared.wellness.problem().is_some() {
+        delivery.requeue().await;
+        return;
+    }
     let wish = Wish {
         id: message.task_instance,
         try_number: message.try_number,
         any_of: Some(message.queue.clone()),
     };
-    let Some(start) = claim(&shared, &wish).await else {
-        delivery.requeue().await;
-        return;
-    };
-    let Some((start, permit)) = start else {
-        delivery.ack().await;
-        return;
+    let (task, start) = match claim(&shared, &wish).await {
+        Claimed::Granted(task, start) => (task, start),
+        Claimed::Nothing => {
+            delivery.ack().await;
+            return;
+        }
+        Claimed::Later => {
+            delivery.requeue().await;
+            return;
+        }
     };
     // The claim is committed, so the message has done its duty: nothing is acknowledged at the end of a long task.
-    let id = start.task_instance_id.parse().unwrap_or(message.task_instance);
-    let epoch = ClaimEpoch(start.epoch);
-    let stop = shared.running.begin(id, epoch);
-    let acknowledging = tokio::spawn(delivery.ack());
-    run::run_task(Arc::clone(&shared), (start, permit), stop).await;
-    shared.running.end(id, epoch);
+    let acknowledging = lifecycle.spawn("acknowledgement", Kind::Request, delivery.ack());
+    run::run_task(Arc::clone(&shared), *start, task).await;
     drop(slot);
-    acknowledging.await.ok();
+    acknowledging.ended().await;
 }
 
-/// Claims a task instance: `None` to try again later, `Some(None)` to forget it. The permit is of the life that claimed,
-/// however late the answer comes.
-async fn claim(shared: &Shared, wish: &Wish) -> Option<Option<(StartTask, Permit)>> {
-    let claim_id = uuid::Uuid::new_v4().to_string();
+/// Claims a task instance. It is named in heartbeats from here on, so that an answer on its way is not taken for lost.
+async fn claim(shared: &Shared, wish: &Wish) -> Claimed {
+    let asked = shared.running.ask(shared.id());
+    // Of the life that asks, however late the answer comes.
+    let permit = shared.lease.permit();
     let mut wait = Duration::from_millis(50);
     for _ in 0..CLAIM_TRIES {
-        let permit = shared.lease.permit();
-        match shared.control.claim(shared, wish, &claim_id).await {
+        match shared.control.claim(shared, wish, &asked).await {
             Ok(reply) => match reply.outcome {
                 Some(Outcome::Start(start)) => {
                     processes::pause::point("claimed");
-                    return Some(Some((start, permit)));
+                    return granted(asked, start, permit).await;
                 }
                 Some(Outcome::Refused(why)) => {
                     tracing::debug!(task_instance = %wish.id, "nothing to run: {why}");
-                    return Some(None);
+                    return Claimed::Nothing;
                 }
                 Some(Outcome::UnknownWorker(_)) | None => {
                     shared.register.notify_one();
                     tokio::time::sleep(Duration::from_millis(500)).await;
-                    return None;
+                    return Claimed::Later;
                 }
             },
+            Err(_) if asked.is_void() => return Claimed::Later,
             Err(status) if is_transient(&status) => {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(3));
@@ -264,9 +185,25 @@ async fn claim(shared: &Shared, wish: &Wish) -> Option<Option<(StartTask, Permit
             Err(status) => {
                 tracing::error!(task_instance = %wish.id, "a claim was refused: {status}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                return None;
+                return Claimed::Later;
             }
         }
     }
-    None
+    Claimed::Later
+}
+
+/// Takes what was granted. What cannot be read or comes too late is left: heartbeats do not name it, so it goes back.
+async fn granted(asked: Asked, start: StartTask, permit: Permit) -> Claimed {
+    let Ok(id) = start.task_instance_id.parse() else {
+        tracing::error!(
+            "a claim was granted for {:?}, which is no task instance; leaving it",
+            start.task_instance_id
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        return Claimed::Later;
+    };
+    match asked.granted(id, ClaimEpoch(start.epoch)) {
+        Some(task) => Claimed::Granted(task, Box::new((start, permit))),
+        None => Claimed::Later,
+    }
 }

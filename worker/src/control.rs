@@ -2,16 +2,17 @@
 
 use crate::Shared;
 use crate::claims::Wish;
+use crate::running::{Asked, Held, Named};
 use crate::watchdog::Farewell;
 use identity::Tokens;
 use model::WorkerId;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{
-    AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
-    HeartbeatRequest, LeaveRequest, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    AppendLogReply, AppendLogRequest, AskReply, AskRequest, Claim, ClaimReply, ClaimRequest, HeartbeatReply,
+    HeartbeatRequest, LeaveRequest, LostClaim, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
     SyncTriggersReply, SyncTriggersRequest, TriggerFiredReply, TriggerFiredRequest,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -19,6 +20,13 @@ use tonic::{Code, Request, Status};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Questions of running tasks may take the server's database a while.
 const QUESTION: Duration = Duration::from_secs(30);
+/// How long a question is asked again while the control plane answers that it cannot say now, and the pauses in between.
+const ASK_FOR: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a question is asked that the control plane failed over, as the SDK's own client asks
+/// (`[workers] execution_api_retries`).
+const ATTEMPTS: u32 = 5;
 
 /// The control plane as one worker sees it.
 #[derive(Clone)]
@@ -45,6 +53,23 @@ pub(crate) fn is_transient(status: &Status) -> bool {
 /// Whether no server took the call, or one vanished during it: what a restart looks like from here.
 pub(crate) fn is_away(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
+}
+
+fn claim_of((id, epoch): &Held) -> Claim {
+    Claim {
+        task_instance_id: id.to_string(),
+        epoch: epoch.0,
+    }
+}
+
+/// The HTTP status of an answer that says that the server failed (5xx).
+fn server_error(reply: &AskReply) -> Option<u64> {
+    if reply.error.is_empty() {
+        return None;
+    }
+    let error: serde_json::Value = serde_json::from_slice(&reply.error).ok()?;
+    let status = error.pointer("/detail/status_code")?.as_u64()?;
+    Some(status).filter(|status| (500..600).contains(status))
 }
 
 impl ControlPlane {
@@ -100,12 +125,24 @@ impl ControlPlane {
         &self,
         id: WorkerId,
         draining: bool,
-        claims: Vec<Claim>,
+        named: &Named,
+        unwell: Option<String>,
     ) -> Result<HeartbeatReply, Status> {
         let message = HeartbeatRequest {
             worker_id: id.to_string(),
             draining,
-            claims,
+            claims: named.held.iter().map(claim_of).collect(),
+            number: named.number,
+            asked: named.asked.clone(),
+            lost: named
+                .lost
+                .iter()
+                .map(|lost| LostClaim {
+                    claim: Some(claim_of(&lost.claim)),
+                    cause: lost.cause.clone(),
+                })
+                .collect(),
+            unwell: unwell.unwrap_or_default(),
         };
         Ok(self
             .client
@@ -115,7 +152,6 @@ impl ControlPlane {
             .into_inner())
     }
 
-    /// Says goodbye. If it is not heard, the lease runs out instead.
     /// What the watchdog needs to tell of this worker's death; none if no token can be made.
     pub(crate) fn farewell(&self, id: WorkerId) -> Option<Farewell> {
         Some(Farewell {
@@ -125,10 +161,13 @@ impl ControlPlane {
         })
     }
 
-    pub(crate) async fn leave(&self, id: WorkerId) {
+    /// Says goodbye, and which claims it has heard of. If it is not heard, the lease runs out instead.
+    pub(crate) async fn leave(&self, id: WorkerId, held: &[Held]) {
         let message = LeaveRequest {
             worker_id: id.to_string(),
             died: false,
+            tells_held: true,
+            held: held.iter().map(claim_of).collect(),
         };
         if let Ok(request) = self.as_worker(message, id) {
             self.client.clone().leave(request).await.ok();
@@ -139,15 +178,16 @@ impl ControlPlane {
         &self,
         shared: &Shared,
         wish: &Wish,
-        claim_id: &str,
+        asked: &Asked,
     ) -> Result<ClaimReply, Status> {
-        let id = shared.id();
+        let id = asked.life();
         let message = ClaimRequest {
             worker_id: id.to_string(),
             task_instance_id: wish.id.to_string(),
             try_number: wish.try_number.0,
             any_of_queue: wish.any_of.as_ref().map(ToString::to_string).unwrap_or_default(),
-            claim_id: claim_id.to_owned(),
+            claim_id: asked.claim_id().to_owned(),
+            beat: asked.beat(),
             hostname: shared.hostname.clone(),
             unixname: shared.unixname.clone(),
             pid: i64::from(std::process::id()),
@@ -160,7 +200,29 @@ impl ControlPlane {
             .into_inner())
     }
 
+    /// Asks for a running task. A control plane that answers but cannot say now (its database is away, or takes no more
+    /// connections) is asked again, as the SDK's own client does; one that is not there at all is the caller's matter.
     pub(crate) async fn ask(&self, token: &str, request: Vec<u8>) -> Result<AskReply, Status> {
+        let begin = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut attempts = 1;
+        loop {
+            let reply = self.ask_once(token, request.clone()).await?;
+            let again = match server_error(&reply) {
+                Some(503) => begin.elapsed() < ASK_FOR,
+                Some(_) => attempts < ATTEMPTS && begin.elapsed() < ASK_FOR,
+                None => false,
+            };
+            if !again {
+                return Ok(reply);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+            attempts += 1;
+        }
+    }
+
+    async fn ask_once(&self, token: &str, request: Vec<u8>) -> Result<AskReply, Status> {
         let request = self.signed(
             AskRequest {
                 request: request.into(),
@@ -198,7 +260,12 @@ impl ControlPlane {
         Ok(self.client.clone().trigger_fired(request).await?.into_inner())
     }
 
-    pub(crate) async fn append_log(&self, token: &str, offset: u64, data: Vec<u8>) -> Result<u64, Status> {
+    pub(crate) async fn append_log(
+        &self,
+        token: &str,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<AppendLogReply, Status> {
         let request = self.signed(
             AppendLogRequest {
                 offset,
@@ -207,11 +274,33 @@ impl ControlPlane {
             token,
             DEADLINE,
         )?;
-        Ok(self.client.clone().append_log(request).await?.into_inner().length)
+        Ok(self.client.clone().append_log(request).await?.into_inner())
     }
 
     pub(crate) async fn report(&self, token: &str, report: ReportRequest) -> Result<ReportReply, Status> {
         let request = self.signed(report, token, DEADLINE)?;
         Ok(self.client.clone().report(request).await?.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use python::messages::Answer;
+
+    #[test]
+    fn only_failures_of_the_server_are_asked_again() {
+        let reply = |answer: Answer| AskReply {
+            body: Vec::new().into(),
+            error: answer
+                .error
+                .map(|error| error.to_string())
+                .unwrap_or_default()
+                .into(),
+        };
+        assert_eq!(server_error(&reply(Answer::failure(503, "away"))), Some(503));
+        assert_eq!(server_error(&reply(Answer::failure(500, "broken"))), Some(500));
+        assert_eq!(server_error(&reply(Answer::failure(404, "none"))), None);
+        assert_eq!(server_error(&reply(Answer::ok())), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Registering, and staying registered.
 
 use crate::Shared;
-use bootstrap::Stop;
+use lifecycle::Stop;
 use model::{ClaimEpoch, WorkerId};
 use processes::lease::BootInstant;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
         .watchdog
         .sweep_earlier(&shared.name, &shared.engines.all())
         .await;
+    // By registering, the claims of earlier lives end; what these have in hand is told before.
+    shared.spool.deliver_earlier(&shared.control).await;
     let mut wait = Duration::from_millis(200);
     let mut told = false;
     loop {
@@ -49,8 +51,12 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
 impl Shared {
     /// The control plane said that this worker lives: passes it on to all who ask.
     fn keep_lease(&self, id: WorkerId, deadline: BootInstant) {
-        self.health.completed();
         self.lease.keep(deadline);
+        // One that takes no tasks is not healthy, however well it is heard.
+        match self.wellness.problem() {
+            Some(problem) => self.health.unwell(problem),
+            None => self.health.completed(),
+        }
         self.watchdog
             .renew(deadline, self.control.farewell(id), self.engines.all());
     }
@@ -61,6 +67,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
     loop {
         let anew = tokio::select! {
             () = tokio::time::sleep(lease / 6) => false,
+            () = shared.running.pressing() => false,
             () = shared.register.notified() => true,
         };
         if anew {
@@ -69,12 +76,15 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
         }
         let sent = BootInstant::now();
         let draining = stop.draining().is_cancelled();
+        let named = shared.running.begin_beat();
+        let unwell = shared.wellness.problem();
         match shared
             .control
-            .heartbeat(shared.id(), draining, shared.running.claims())
+            .heartbeat(shared.id(), draining, &named, unwell)
             .await
         {
             Ok(reply) if reply.alive => {
+                shared.running.forget_lost(&named.lost);
                 shared.keep_lease(shared.id(), sent.after(lease.mul_f64(FENCE)));
                 for claim in reply.stop {
                     // One that ended while the heartbeat was under way is no longer there.
@@ -90,7 +100,13 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
                 tracing::warn!("the lease has run out; stopping everything and registering anew");
                 lease = start_over(&shared).await;
             }
-            Err(status) => tracing::warn!("a heartbeat was not acknowledged: {status}"),
+            Err(status) => {
+                tracing::warn!("a heartbeat was not acknowledged: {status}");
+                if !named.lost.is_empty() {
+                    // It is named again, but not in a hurry.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
         }
     }
 }

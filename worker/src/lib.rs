@@ -9,34 +9,40 @@ mod containers;
 mod control;
 mod heartbeat;
 mod log;
-mod mask;
 mod name;
 mod native;
 mod permission;
 mod python_task;
 mod run;
+mod running;
 pub mod service;
+mod spool;
+pub mod trial;
 mod triggers;
 pub mod watchdog;
+mod wellness;
 
-use bootstrap::{Health, Stop};
+use bootstrap::Health;
 use broker::Broker;
-use claims::Running;
 use config::Config;
 use containers::Engines;
 use control::ControlPlane;
 use identity::Tokens;
+use lifecycle::{Kind, Lifecycle, Stop};
 use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
 use processes::lease::{BootInstant, Lease};
 use proto::v1::Ending;
 use python::ForkServer;
 use python::frames::{FrameReader, Room};
+use running::Running;
+use spool::Spool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tonic::transport::Channel;
 use watchdog::Watchdog;
+use wellness::Wellness;
 
 /// What others know a worker's life by.
 pub struct Life {
@@ -70,6 +76,8 @@ pub(crate) struct Shared {
     python: Option<ForkServer>,
     slots: Arc<Semaphore>,
     running: Running,
+    wellness: Wellness,
+    spool: Spool,
     identity: Mutex<WorkerId>,
     /// Set when the worker must register anew.
     register: Notify,
@@ -78,9 +86,11 @@ pub(crate) struct Shared {
     watchdog: Watchdog,
     /// What may be started now.
     lease: Lease,
-    engines: Engines,
     /// Memory for large messages of tasks, all together.
     large_frames: Room,
+    engines: Engines,
+    /// What native tasks heed of the options.
+    native: native::Settings,
     /// Good while heartbeats are acknowledged.
     health: Health,
 }
@@ -102,14 +112,16 @@ impl Worker {
         } = life;
         let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
+        let spool = Spool::new(&config.home, name.mark(), tokens.clone(), watchdog.clone());
         let shared = Shared {
+            spool,
             control: ControlPlane::new(
                 channel,
                 tokens,
                 &config.updraft.control_plane,
                 config.updraft.max_message_bytes,
             ),
-            large_frames: FrameReader::room_for(4 * config.updraft.max_message_bytes),
+            native: native::Settings::of(config),
             config: config.clone(),
             name,
             hostname,
@@ -118,11 +130,13 @@ impl Worker {
             python,
             slots: Arc::new(Semaphore::new(concurrency)),
             running: Running::default(),
+            wellness: Wellness::default(),
             identity: Mutex::new(WorkerId::new(uuid::Uuid::now_v7())),
             register: Notify::new(),
             triggers: Notify::new(),
             lease: watchdog.lease().clone(),
             watchdog,
+            large_frames: FrameReader::room_for(4 * config.updraft.max_message_bytes),
             engines: Engines::default(),
             health,
         };
@@ -135,13 +149,19 @@ impl Worker {
     ///
     /// # Errors
     /// When the task fails, so that the pod is seen to have failed.
-    pub async fn run_one(self, id: TaskInstanceId, try_number: TryNumber, stop: Stop) -> anyhow::Result<()> {
-        let shared = self.shared;
+    pub async fn run_one(
+        self,
+        id: TaskInstanceId,
+        try_number: TryNumber,
+        lifecycle: Lifecycle,
+    ) -> anyhow::Result<()> {
+        let (shared, stop) = (self.shared, lifecycle.stop().clone());
         let lease = tokio::select! {
             lease = heartbeat::register(&shared) => lease,
             () = stop.draining().cancelled() => return Ok(()),
         };
-        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
+        let beating = heartbeat::beat(Arc::clone(&shared), lease, stop.clone());
+        let beating = lifecycle.spawn("worker heartbeat", Kind::Background, beating);
         let running = claims::run_one(&shared, id, try_number, &stop);
         tokio::pin!(running);
         let ending = tokio::select! {
@@ -164,44 +184,33 @@ impl Worker {
     ///
     /// # Errors
     /// When a queue can never be consumed.
-    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let shared = self.shared;
-        let mut consumers = tokio::task::JoinSet::new();
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
+        let (shared, stop) = (self.shared, lifecycle.stop().clone());
         let lease = tokio::select! {
             lease = heartbeat::register(&shared) => lease,
             () = stop.draining().cancelled() => return Ok(()),
         };
-        let beating = tokio::spawn(heartbeat::beat(Arc::clone(&shared), lease, stop.clone()));
-        if let Some(python) = shared.python.clone() {
-            // Warm before it is needed; a failure is told with the first task that needs it.
-            tokio::spawn(async move {
-                if let Err(error) = python.start().await {
-                    tracing::error!("tasks that need Python cannot run: {error}");
-                }
-            });
-        }
+        let beating = heartbeat::beat(Arc::clone(&shared), lease, stop.clone());
+        let beating = lifecycle.spawn("worker heartbeat", Kind::Background, beating);
+        // Warm before it is needed; and a worker that cannot start tasks takes none.
+        let checking = wellness::watch(Arc::clone(&shared));
+        let checking = lifecycle.spawn("start check", Kind::Background, checking);
         tracing::info!(name = shared.name.as_str(), queues = ?shared.config.updraft.queues, slots = shared.slots.available_permits(), "worker is ready");
+        let mut parts = lifecycle.parts();
         for queue in &shared.config.updraft.queues {
-            consumers.spawn(claims::consume(
-                Arc::clone(&shared),
-                QueueName::new(queue.as_str()),
-                stop.clone(),
-            ));
+            let queue = QueueName::new(queue.as_str());
+            let consuming = claims::consume(Arc::clone(&shared), queue, lifecycle.clone());
+            parts.spawn("queue consumer", Kind::Service, consuming);
         }
-        let hosting = (shared.config.triggerer.capacity > 0)
-            .then(|| tokio::spawn(triggers::host(Arc::clone(&shared), stop.clone())));
-        if consumers.is_empty() {
-            // It serves triggers only.
-            stop.draining().cancelled().await;
+        if shared.config.triggerer.capacity > 0 {
+            let hosting = triggers::host(Arc::clone(&shared), stop.clone());
+            parts.spawn("triggers", Kind::Service, hosting);
         }
-        while let Some(ended) = consumers.join_next().await {
-            ended??;
-        }
-        if let Some(hosting) = hosting {
-            // Others take its triggers when it has left.
-            hosting.await.ok();
-        }
+        stop.draining().cancelled().await;
+        // Others take its triggers when it has left.
+        parts.ended().await;
         shared.drain(&stop).await;
+        checking.abort();
         beating.abort();
         leave(&shared).await;
         Ok(())
@@ -211,7 +220,7 @@ impl Worker {
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
     shared.lease.end();
-    shared.control.leave(shared.id()).await;
+    shared.control.leave(shared.id(), &shared.running.heard()).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog
@@ -237,6 +246,14 @@ impl Shared {
             usual.min(LAST_MOMENTS)
         } else {
             usual
+        }
+    }
+
+    /// What a command of a native task needs of this worker.
+    fn surroundings(&self) -> native::Surroundings<'_> {
+        native::Surroundings {
+            marks: self.watchdog.environment(&self.name).to_vec(),
+            patience: Box::new(|| self.kill_patience()),
         }
     }
 

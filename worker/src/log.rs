@@ -1,23 +1,27 @@
 //! The log of one try: records as JSON lines, sent to the control plane from the first one on.
 
+mod lines;
+mod record;
+
 use crate::control::{ControlPlane, is_transient};
-use crate::mask::Masker;
 use chrono::Utc;
+pub(crate) use lines::{LINE, Line, Lines};
+use sensitive::Masker;
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long a record waits for others before it is sent.
 const LINGER: Duration = Duration::from_millis(200);
 /// How long a worker that must end waits for the end of a log to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the end of a try waits for what must be sent before its report.
+const LAST_CHUNKS: Duration = Duration::from_secs(60);
 /// Bytes sent at a time.
 const CHUNK: usize = 512 << 10;
 /// Bytes that wait to be sent at most; then whoever writes waits, too.
 const WAITING: usize = 4 << 20;
-/// Bytes of one line; longer ones are cut.
-pub(crate) const LINE: usize = 64 << 10;
 
 #[derive(Default)]
 struct State {
@@ -29,6 +33,28 @@ struct State {
     full: bool,
     /// Whether the server said that there is nobody to send to any more.
     void: bool,
+    /// Why the server cannot write logs at present.
+    unwritten: Option<String>,
+    /// Bytes of records that were left out because of that.
+    dropped: usize,
+}
+
+impl State {
+    /// Says in the log that records are missing here, if some are.
+    fn mark_gap(&mut self) {
+        if self.dropped == 0 {
+            return;
+        }
+        let cause = self.unwritten.as_deref().unwrap_or("it could not be written");
+        let mark = serde_json::json!({
+            "timestamp": model::time::rest_format(Utc::now()),
+            "event": format!("{} bytes of this log are left out here: {cause}", self.dropped),
+            "level": "warning",
+            "logger": "task",
+        });
+        self.waiting.extend_from_slice(format!("{mark}\n").as_bytes());
+        self.dropped = 0;
+    }
 }
 
 struct Shared {
@@ -37,7 +63,8 @@ struct Shared {
     drained: Notify,
     limit: u64,
     token: String,
-    control: ControlPlane,
+    /// Who takes the log; without anybody it is kept.
+    control: Option<ControlPlane>,
     masker: Masker,
     /// Keeps chunks in order.
     sending: tokio::sync::Mutex<()>,
@@ -50,7 +77,21 @@ pub(crate) struct TryLog {
 }
 
 impl TryLog {
-    pub(crate) fn new(control: ControlPlane, token: &str, limit: u64, offset: u64) -> Self {
+    pub(crate) fn new(control: ControlPlane, token: &str, masker: Masker, limit: u64, offset: u64) -> Self {
+        Self::to(Some(control), token, masker, limit, offset)
+    }
+
+    /// A log that nobody takes: all that is written stays here.
+    pub(crate) fn kept(masker: Masker) -> Self {
+        Self::to(None, "", masker, u64::MAX, 0)
+    }
+
+    /// What is written and not sent.
+    pub(crate) fn unsent(&self) -> Vec<u8> {
+        self.lock().waiting.clone()
+    }
+
+    fn to(control: Option<ControlPlane>, token: &str, masker: Masker, limit: u64, offset: u64) -> Self {
         let shared = Shared {
             state: Mutex::new(State {
                 sent: offset,
@@ -61,7 +102,7 @@ impl TryLog {
             limit,
             token: token.to_owned(),
             control,
-            masker: Masker::default(),
+            masker,
             sending: tokio::sync::Mutex::new(()),
         };
         Self {
@@ -84,38 +125,24 @@ impl TryLog {
 
     /// Writes one record with more fields.
     pub(crate) async fn record_with(&self, level: &str, logger: &str, event: &str, more: Map<String, Value>) {
-        let mut record = Map::new();
-        record.insert(
-            "timestamp".to_owned(),
-            model::time::rest_format(Utc::now()).into(),
-        );
-        record.insert("event".to_owned(), event.into());
-        record.insert("level".to_owned(), level.into());
-        record.insert("logger".to_owned(), logger.into());
+        let mut record = record::new(level, logger, event);
         record.extend(more);
-        self.line(Value::Object(record).to_string()).await;
+        self.write(record).await;
     }
 
-    /// Passes a record of the Task SDK on: `exception` is called `error_detail` in files.
-    pub(crate) async fn sdk_record(&self, line: &str) {
-        let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
-            return self.record("info", "task", line).await;
-        };
-        let mut record = Map::new();
-        for key in ["timestamp", "event", "level", "logger"] {
-            if let Some(value) = fields.shift_remove(key) {
-                record.insert(key.to_owned(), value);
-            }
-        }
-        if let Some(exception) = fields.shift_remove("exception") {
-            fields.insert("error_detail".to_owned(), exception);
-        }
-        record.extend(fields);
-        self.line(Value::Object(record).to_string()).await;
+    /// Passes a record of the Task SDK on.
+    pub(crate) async fn sdk_record(&self, line: Line) {
+        self.write(record::of_sdk(line)).await;
     }
 
-    async fn line(&self, line: String) {
-        let mut line = self.shared.masker.mask(line);
+    async fn write(&self, mut record: Map<String, Value>) {
+        record::bound(&mut record);
+        let mut record = Value::Object(record);
+        self.shared.masker.mask_value(&mut record);
+        self.line(record.to_string()).await;
+    }
+
+    async fn line(&self, mut line: String) {
         line.push('\n');
         loop {
             let drained = self.shared.drained.notified();
@@ -124,7 +151,13 @@ impl TryLog {
                 if state.full || state.void {
                     return;
                 }
-                if state.waiting.len() < WAITING {
+                if state.waiting.len() >= WAITING && state.unwritten.is_some() {
+                    // No task waits for a disk on which its log has no place.
+                    state.dropped += line.len();
+                    return;
+                }
+                if state.waiting.len() < WAITING || self.shared.control.is_none() {
+                    state.mark_gap();
                     if state.sent + (state.waiting.len() + line.len()) as u64 > self.shared.limit {
                         state.full = true;
                         line = format!(
@@ -182,13 +215,16 @@ impl TryLog {
         if chunk.is_empty() {
             return true;
         }
+        let Some(control) = &self.shared.control else {
+            return true;
+        };
         let length = chunk.len();
-        match self
-            .shared
-            .control
-            .append_log(&self.shared.token, offset, chunk)
-            .await
-        {
+        match control.append_log(&self.shared.token, offset, chunk).await {
+            Ok(reply) if !reply.unwritten.is_empty() => {
+                self.lock().unwritten = Some(reply.unwritten);
+                self.shared.drained.notify_waiters();
+                return false;
+            }
             Ok(_) => self.acknowledge(length),
             Err(status) if is_transient(&status) => return false,
             Err(status) => {
@@ -208,72 +244,29 @@ impl TryLog {
         let length = length.min(state.waiting.len());
         state.waiting.drain(..length);
         state.sent += length as u64;
+        if state.dropped == 0 {
+            state.unwritten = None;
+        }
         drop(state);
         self.shared.drained.notify_waiters();
     }
 
-    /// Takes what is left to be sent with the report: where it begins, and the bytes. Sends more than that first.
+    /// Takes what is left to be sent with the report: where it begins, and the bytes. Sends more than that first, but no
+    /// longer than a moment when it cannot be written: the end of a try does not wait for its log.
     pub(crate) async fn tail(&self) -> (u64, Vec<u8>) {
-        let mut failures = 0;
-        while self.lock().waiting.len() > CHUNK && failures < 50 {
+        let (begin, mut failures) = (Instant::now(), 0);
+        while self.lock().waiting.len() > CHUNK && failures < 50 && begin.elapsed() < LAST_CHUNKS {
             if !self.send_chunk().await {
                 failures += 1;
+                if self.lock().unwritten.is_some() {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
         let _turn = self.shared.sending.lock().await;
-        let state = self.lock();
+        let mut state = self.lock();
+        state.mark_gap();
         (state.sent, state.waiting.clone())
-    }
-}
-
-/// Splits bytes into lines as they come; a line that is too long is cut.
-#[derive(Default)]
-pub(crate) struct Lines {
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    /// Adds bytes, and returns the lines that they complete.
-    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Vec<String> {
-        let mut lines = Vec::new();
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(&bytes[..end]);
-            bytes = &bytes[end + 1..];
-            lines.push(self.take());
-        }
-        self.partial.extend_from_slice(bytes);
-        while self.partial.len() > LINE {
-            let rest = self.partial.split_off(LINE);
-            lines.push(self.take());
-            self.partial = rest;
-        }
-        lines
-    }
-
-    /// What is left at the end.
-    pub(crate) fn finish(&mut self) -> Option<String> {
-        (!self.partial.is_empty()).then(|| self.take())
-    }
-
-    fn take(&mut self) -> String {
-        let bytes = std::mem::take(&mut self.partial);
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_put_together_over_pieces_and_cut_when_endless() {
-        let mut lines = Lines::default();
-        assert_eq!(lines.push("a\nb".as_bytes()), ["a"]);
-        assert_eq!(lines.push("c\n\n".as_bytes()), ["bc", ""]);
-        let endless = lines.push(&vec![b'x'; 3 * LINE]);
-        assert!(endless.iter().all(|line| line.len() == LINE));
-        let rest = lines.finish().map_or(0, |line| line.len());
-        assert_eq!(endless.len() * LINE + rest, 3 * LINE);
     }
 }

@@ -12,6 +12,8 @@ mod narrate;
 mod pod;
 mod registry;
 mod scratch;
+mod session;
+mod settings;
 mod template;
 
 use crate::Shared;
@@ -22,7 +24,17 @@ use docker::DockerTask;
 use pod::PodTask;
 use proto::v1::Ending;
 use serde_json::Value;
+pub(crate) use settings::Settings;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// What a command needs of the worker that starts it.
+pub(crate) struct Surroundings<'a> {
+    /// Variables by which the watchdog finds it.
+    pub(crate) marks: Vec<(String, String)>,
+    /// Time between SIGTERM and SIGKILL when it is stopped.
+    pub(crate) patience: Box<dyn Fn() -> Duration + Send + Sync + 'a>,
+}
 
 /// A native task with its templates rendered.
 pub(crate) enum NativeTask {
@@ -36,12 +48,15 @@ pub(crate) enum NativeTask {
 ///
 /// # Errors
 /// When it has to run in Python; the text says why.
-pub(crate) fn prepare(facts: &Facts, document: &Value) -> Result<NativeTask, String> {
+pub(crate) fn prepare(settings: &Settings, facts: &Facts, document: &Value) -> Result<NativeTask, String> {
+    settings.allow_native()?;
     match document.get("operator").and_then(Value::as_str) {
         Some("empty") => Ok(NativeTask::Empty),
-        Some("bash") => bash::prepare(facts, document).map(NativeTask::Bash),
-        Some("docker") => docker::prepare(facts, document).map(|task| NativeTask::Docker(Box::new(task))),
-        Some("pod") => pod::prepare(facts, document).map(|task| NativeTask::Pod(Box::new(task))),
+        Some("bash") => bash::prepare(settings, facts, document).map(NativeTask::Bash),
+        Some("docker") => {
+            docker::prepare(settings, facts, document).map(|task| NativeTask::Docker(Box::new(task)))
+        }
+        Some("pod") => pod::prepare(settings, facts, document).map(|task| NativeTask::Pod(Box::new(task))),
         other => Err(format!("operator {other:?} is not known here")),
     }
 }
@@ -66,8 +81,23 @@ pub(crate) async fn run(
     // The larger ones live on the heap: most tasks are small.
     match task {
         NativeTask::Empty => End::of(Ending::Success),
-        NativeTask::Bash(task) => bash::run(shared, facts, task, log, stop).await,
+        NativeTask::Bash(task) => bash::run(&shared.surroundings(), facts, task, log, stop).await,
         NativeTask::Pod(task) => Box::pin(pod::run(shared, facts, *task, log, stop)).await,
         NativeTask::Docker(task) => Box::pin(docker::run(shared, facts, *task, log, stop)).await,
+    }
+}
+
+/// Runs a native task that needs nothing of a worker but what surrounds its command; none for any other.
+pub(crate) async fn run_alone(
+    surroundings: &Surroundings<'_>,
+    facts: &Facts,
+    task: NativeTask,
+    log: &TryLog,
+    stop: &CancellationToken,
+) -> Option<End> {
+    match task {
+        NativeTask::Empty => Some(End::of(Ending::Success)),
+        NativeTask::Bash(task) => Some(bash::run(surroundings, facts, task, log, stop).await),
+        NativeTask::Docker(_) | NativeTask::Pod(_) => None,
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
         };
         let is_hopeless = stop.is_cancelled() || facts.permit.is_over();
         if is_hopeless || tries >= START_TRIES || begin.elapsed() > START_FOR {
-            return End::never_started(facts, lost);
+            return End::never_started(lost.cause);
         }
         tracing::warn!(
             task = facts.ti("task_id"),

@@ -2,6 +2,7 @@
 
 use crate::control::is_transient;
 use crate::log::TryLog;
+use crate::running::RunningTask;
 use crate::{Shared, native, python_task};
 use chrono::Utc;
 use model::Timestamp;
@@ -12,10 +13,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use telemetry::metric;
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tracing::Instrument;
 
 /// How long a report is tried before the worker gives up: by then the lease of a control plane that stays away is over.
 const REPORT_FOR: Duration = Duration::from_secs(600);
+
+/// How long a report waits for its answer before it is written down.
+const SPOOL_AFTER: Duration = Duration::from_millis(250);
 
 /// How long a task runs before its rendered fields are shown.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(500);
@@ -47,9 +52,12 @@ impl End {
         }
     }
 
-    /// The try ended before user code began. Until the control plane knows such an end, it is a failure like others.
-    pub(crate) fn never_started(facts: &Facts, NeverStarted { cause }: NeverStarted) -> Self {
-        Self::failure(facts, cause)
+    /// User code never began, for this cause: the same try is started again, here or elsewhere, at no cost to the user.
+    pub(crate) fn never_started(cause: impl Into<String>) -> Self {
+        Self {
+            exit_cause: Some(cause.into()),
+            ..Self::of(Ending::NeverStarted)
+        }
     }
 
     /// A failure, followed by another try if the task has one left.
@@ -89,7 +97,8 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    fn new(start: StartTask, permit: Permit) -> Self {
+    pub(crate) fn new(start: StartTask, permit: Permit) -> Self {
+        // Nothing that can be run is without it; see `problem`.
         let startup: Value = serde_json::from_slice(&start.startup).unwrap_or_default();
         let native = serde_json::from_slice(&start.native)
             .ok()
@@ -106,6 +115,17 @@ impl Facts {
             should_retry,
             rendered: OnceLock::new(),
         }
+    }
+
+    /// Why it cannot be run: what came with the claim makes no sense.
+    fn problem(&self) -> Option<String> {
+        if self.startup.is_object() {
+            return None;
+        }
+        let bytes = self.start.startup.len();
+        Some(format!(
+            "what the control plane sent to start it with ({bytes} bytes) is no JSON object"
+        ))
     }
 
     /// The templates have been rendered.
@@ -142,7 +162,7 @@ impl Facts {
 pub(crate) async fn run_task(
     shared: Arc<Shared>,
     (start, permit): (StartTask, Permit),
-    stop: CancellationToken,
+    mut task: RunningTask,
 ) -> Ending {
     let facts = Facts::new(start, permit);
     let span = tracing::info_span!(
@@ -153,14 +173,16 @@ pub(crate) async fn run_task(
         ti.try_number = facts.try_number(),
     );
     telemetry::set_parent(&span, Some(&facts.start.trace_context));
-    run_and_report(&shared, &facts, &stop).instrument(span).await
+    run_and_report(&shared, &facts, &mut task).instrument(span).await
 }
 
-async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken) -> Ending {
+async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) -> Ending {
+    let stop = &task.stopped();
     let start = &facts.start;
     let log = TryLog::new(
         shared.control.clone(),
         &start.token,
+        shared.native.masker(),
         start.log_limit,
         start.log_offset,
     );
@@ -188,12 +210,22 @@ async fn run_and_report(shared: &Shared, facts: &Facts, stop: &CancellationToken
         log.send_rest().await;
         return Ending::Unspecified;
     }
-    if let Some(cause) = &end.exit_cause {
-        log.record("error", "task", cause).await;
+    match (end.ending, &end.exit_cause) {
+        (Ending::NeverStarted, cause) => {
+            let cause = cause.as_deref().unwrap_or("its process could not be started");
+            shared.wellness.failed_to_start(cause);
+            let text = format!("The task could not be started, and is started again: {cause}");
+            log.record("warning", "task", &text).await;
+        }
+        (_, Some(cause)) => log.record("error", "task", cause).await,
+        (_, None) => {}
+    }
+    if end.ending != Ending::NeverStarted {
+        shared.wellness.started();
     }
     let ending = end.ending;
     let wakes_triggers = end.trigger.is_some();
-    report(shared, facts, &log, end, stop).await;
+    report(shared, facts, &log, end, task).await;
     if wakes_triggers {
         shared.triggers.notify_one();
     }
@@ -218,12 +250,15 @@ async fn announce(shared: &Shared, facts: &Facts) {
 
 /// Runs natively where that is possible, else in Python.
 async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> (End, &'static str) {
+    if let Some(problem) = facts.problem() {
+        return (End::never_started(problem), "none");
+    }
     if let Some(document) = facts
         .native
         .as_ref()
         .filter(|_| shared.config.updraft.native_tasks)
     {
-        match native::prepare(facts, document) {
+        match native::prepare(&shared.native, facts, document) {
             Ok(task) => return (native::run(shared, facts, task, log, stop).await, "native"),
             // Rendering has no effects, so trying it here and then in Python is the same as only in Python.
             Err(why) => tracing::debug!(task = facts.ti("task_id"), "runs in Python: {why}"),
@@ -232,7 +267,17 @@ async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationTo
     (python_task::run(shared, facts, log, stop).await, "python")
 }
 
-async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &CancellationToken) {
+/// What became of a report.
+enum Sent {
+    /// The control plane has it, or knows better.
+    Settled,
+    /// It will never take this one.
+    Refused(Status),
+    /// It was not reached for as long as it is worth trying.
+    Undelivered,
+}
+
+async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, task: &mut RunningTask) {
     let (log_offset, log_tail) = log.tail().await;
     let (next_method, next_kwargs) = end.next.unzip();
     let request = ReportRequest {
@@ -252,6 +297,70 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
         outlet_events: end.outlet_events,
         trigger: end.trigger,
     };
+    let end_date = request.end_date;
+    let sent = match send(shared, facts, request, task).await {
+        Sent::Refused(status) => {
+            tracing::error!(task = facts.ti("task_id"), "the report was refused: {status}");
+            let plain = refused(facts, end_date, &status);
+            match send(shared, facts, plain, task).await {
+                // Told as lost below, with this as its cause.
+                Sent::Refused(again) => {
+                    task.lose(format!("its report was refused: {}", again.message()));
+                    return;
+                }
+                other => other,
+            }
+        }
+        other => other,
+    };
+    match sent {
+        Sent::Settled => task.settle(),
+        Sent::Refused(_) | Sent::Undelivered => {
+            tracing::error!(task = facts.ti("task_id"), "the report could not be delivered");
+            task.lose("its report could not be delivered".to_owned());
+        }
+    }
+}
+
+/// The report of a try whose own report the control plane will never take: it failed, for that reason.
+fn refused(facts: &Facts, end_date: i64, status: &Status) -> ReportRequest {
+    let end = End::failure(
+        facts,
+        format!(
+            "The control plane refused the report of this try: {}",
+            status.message()
+        ),
+    );
+    ReportRequest {
+        ending: end.ending.into(),
+        end_date,
+        exit_cause: end.exit_cause,
+        ..ReportRequest::default()
+    }
+}
+
+/// Sends a report until somebody has taken or refused it. One that is not taken at once is written down until then, for
+/// others to deliver if this worker dies.
+async fn send(shared: &Shared, facts: &Facts, request: ReportRequest, task: &RunningTask) -> Sent {
+    let sending = deliver(shared, facts, &request, task);
+    tokio::pin!(sending);
+    let sent = tokio::select! {
+        sent = &mut sending => return sent,
+        () = tokio::time::sleep(SPOOL_AFTER) => {
+            let token = &facts.start.token;
+            let (sent, _) = tokio::join!(sending, shared.spool.keep(task.claim(), token, &request));
+            sent
+        }
+    };
+    // One that was not delivered because the worker leaves may still be when it is back.
+    if !matches!(sent, Sent::Undelivered) || !shared.running.has_given_up() {
+        shared.spool.forget(task.claim());
+    }
+    sent
+}
+
+async fn deliver(shared: &Shared, facts: &Facts, request: &ReportRequest, task: &RunningTask) -> Sent {
+    let stop = task.stopped();
     let begin = Instant::now();
     let mut wait = Duration::from_millis(50);
     while begin.elapsed() < REPORT_FOR {
@@ -263,22 +372,28 @@ async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, stop: &C
                         "the report came too late; it changed nothing"
                     );
                 }
-                return;
+                if !reply.refused.is_empty() {
+                    tracing::error!(task = facts.ti("task_id"), "{}", reply.refused);
+                }
+                return Sent::Settled;
             }
+            // Its run was deleted.
+            Err(status) if status.code() == Code::NotFound => return Sent::Settled,
             Err(status) if is_transient(&status) => {
                 if stop.is_cancelled() && begin.elapsed() > Duration::from_secs(5) {
-                    return;
+                    // The claim is void, or the worker leaves and says so.
+                    return match shared.running.has_given_up() {
+                        true => Sent::Undelivered,
+                        false => Sent::Settled,
+                    };
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(3));
             }
-            Err(status) => {
-                tracing::error!(task = facts.ti("task_id"), "the report was refused: {status}");
-                return;
-            }
+            Err(status) => return Sent::Refused(status),
         }
     }
-    tracing::error!(task = facts.ti("task_id"), "the report could not be delivered");
+    Sent::Undelivered
 }
 
 /// Fields for a log record.

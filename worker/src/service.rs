@@ -3,9 +3,10 @@
 use crate::watchdog::{ARGUMENT, Watchdog};
 use crate::{Life, Worker, WorkerName};
 use anyhow::Context;
-use bootstrap::{Health, Lifecycle, open_broker, serve_health, tokens};
+use bootstrap::{Health, HealthPage, open_broker, tokens};
 use broker::{Broker, LocalBroker};
 use config::Config;
+use lifecycle::{Kind, Lifecycle};
 use model::{TaskInstanceId, TryNumber};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,38 +17,37 @@ use tonic::transport::Endpoint;
 ///
 /// # Errors
 /// When the configuration cannot work, or a part of the worker breaks.
-pub async fn run(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let broker = open_broker(&config, "worker")?;
+pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    let page = HealthPage::listen(&config.updraft).await?;
+    let broker = open_broker(&config, "worker", &lifecycle)?;
     let health = Health::default();
     let name = WorkerName::take(&config)?;
     let worker = worker(&config, name, broker.clone(), health.clone())?;
-    let lifecycle = Lifecycle::default();
     let metrics = telemetry.metrics();
-    let page = serve_health(
-        config.updraft.metrics_port,
-        health,
-        config.scheduler.worker_lease,
-        move || metrics.render(),
-        lifecycle.stop().draining().clone(),
-    );
-    lifecycle.spawn("health", page);
-    lifecycle.spawn("worker", worker.run(lifecycle.stop().clone()));
-    lifecycle.run_to_end(grace(&config)).await?;
+    page.serve(&lifecycle, health, config.scheduler.worker_lease, move || {
+        metrics.render()
+    });
+    lifecycle.spawn("worker", Kind::Service, worker.run(lifecycle.clone()));
+    let ended = lifecycle.run_to_end(grace(&config)).await;
     broker.close().await;
-    Ok(())
+    ended
 }
 
 /// Runs a worker that serves triggers only: Airflow's triggerer. `queues` are those of the triggers.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_triggerer(mut config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+pub async fn run_triggerer(
+    mut config: Config,
+    telemetry: &Telemetry,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<()> {
     config.updraft.queues.clear();
     config
         .updraft
         .worker_name
         .get_or_insert_with(|| format!("{}:triggerer", bootstrap::hostname()));
-    run(config, telemetry).await
+    run(config, telemetry, lifecycle).await
 }
 
 /// Runs one task to its end, as a worker of its own: what a pod of the KubernetesExecutor does. There is no broker, and
@@ -55,18 +55,21 @@ pub async fn run_triggerer(mut config: Config, telemetry: &Telemetry) -> anyhow:
 ///
 /// # Errors
 /// When the configuration cannot work, or the task fails.
-pub async fn run_one(mut config: Config, id: TaskInstanceId, try_number: TryNumber) -> anyhow::Result<()> {
+pub async fn run_one(
+    mut config: Config,
+    id: TaskInstanceId,
+    try_number: TryNumber,
+    lifecycle: Lifecycle,
+) -> anyhow::Result<()> {
     config.celery.worker_concurrency = 1;
     config.updraft.queues.clear();
     let name = WorkerName::for_one_task(&config);
     let worker = worker(&config, name, Arc::new(LocalBroker::default()), Health::default())?;
-    let lifecycle = Lifecycle::default();
-    let stop = lifecycle.stop().clone();
     let (tell, outcome) = tokio::sync::oneshot::channel();
-    lifecycle.spawn("worker", async move {
-        tell.send(worker.run_one(id, try_number, stop.clone()).await).ok();
-        stop.end();
-        Ok(())
+    let own = lifecycle.clone();
+    lifecycle.spawn("worker", Kind::Work, async move {
+        tell.send(worker.run_one(id, try_number, own.clone()).await).ok();
+        own.stop().end();
     });
     lifecycle.run_to_end(grace(&config)).await?;
     outcome.await.context("the task was left running")?

@@ -5,8 +5,8 @@
 
 use crate::Shared;
 use crate::control::is_transient;
-use crate::log::{Lines, TryLog};
-use bootstrap::Stop;
+use crate::log::{Line, Lines, TryLog};
+use lifecycle::Stop;
 use nix::sys::signal::Signal;
 use processes::lease::Permit;
 use proto::v1::{RunTrigger, SyncTriggersRequest, TriggerFiredRequest};
@@ -68,6 +68,8 @@ struct Host {
     to_cancel: Vec<i64>,
     /// Those who tell the control plane of events.
     telling: JoinSet<i64>,
+    /// Those who send the logs of triggers along.
+    sending: JoinSet<()>,
 }
 
 /// Runs triggers until told to stop.
@@ -78,6 +80,7 @@ pub(crate) async fn host(shared: Arc<Shared>, stop: Stop) {
         to_start: VecDeque::new(),
         to_cancel: Vec::new(),
         telling: JoinSet::new(),
+        sending: JoinSet::new(),
     };
     loop {
         tokio::select! {
@@ -142,12 +145,18 @@ impl Host {
         let ti: Value = serde_json::from_str(&order.task_instance).unwrap_or_default();
         let log = (!order.token.is_empty()).then(|| {
             let control = self.shared.control.clone();
-            let log = TryLog::new(control, &order.token, order.log_limit, order.log_offset);
+            let log = TryLog::new(
+                control,
+                &order.token,
+                self.shared.native.masker(),
+                order.log_limit,
+                order.log_offset,
+            );
             let sending = log.clone();
-            (
-                log,
-                tokio::spawn(async move { sending.send_along().await }).abort_handle(),
-            )
+            // Those that have ended are not kept.
+            while self.sending.try_join_next().is_some() {}
+            let sending = self.sending.spawn(async move { sending.send_along().await });
+            (log, sending)
         });
         self.to_start.push_back(workload(&order, ti));
         let hosted = Hosted {
@@ -200,7 +209,7 @@ impl Host {
                     tracing::warn!(?exit, "the trigger runner has ended; starting another one");
                     return;
                 }
-                Some(line) = lines.recv() => self.note(&line).await,
+                Some(line) = lines.recv() => self.note(line).await,
                 frame = incoming.recv() => match frame {
                     // What runs in it may run elsewhere by now; dropping it kills it.
                     Some(_) if !permit.holds() => return,
@@ -224,14 +233,14 @@ impl Host {
     }
 
     /// A record of the runner goes to the log of the task that waits, or to ours.
-    async fn note(&self, line: &str) {
-        let trigger = serde_json::from_str::<Value>(line)
+    async fn note(&self, line: Line) {
+        let trigger = serde_json::from_slice::<Value>(&line.bytes)
             .ok()
             .and_then(|record| record.get("trigger_id").and_then(Value::as_i64));
         let hosted = trigger.and_then(|id| self.hosted.get(&id));
         match hosted.and_then(|hosted| hosted.log.as_ref()) {
             Some((log, _)) => log.sdk_record(line).await,
-            None => tracing::debug!(target: "triggers", "{line}"),
+            None => tracing::debug!(target: "triggers", "{}", line.into_text()),
         }
     }
 
@@ -432,7 +441,7 @@ async fn write_replies(mut writer: OwnedWriteHalf, mut replies: Receiver<Reply>)
     }
 }
 
-async fn read_lines(mut stream: UnixStream, records: Sender<String>) {
+async fn read_lines(mut stream: UnixStream, records: Sender<Line>) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {

@@ -7,10 +7,14 @@
 
 use crate::WorkerName;
 use crate::containers::{self, Engine};
+use crate::spool;
 use processes::lease::{BootInstant, Lease};
 use processes::orphans::Kept;
+use proto::v1::worker_service_client::WorkerServiceClient;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,8 +44,14 @@ struct Renewal {
     farewell: Option<Farewell>,
     /// Where containers may be left.
     engines: Vec<Engine>,
+    /// Whether `engines` is not told with this.
+    keeps_engines: bool,
+    /// Reports that are to be delivered before the death is told, and their digests.
+    spooled: BTreeMap<PathBuf, String>,
 }
 
+/// Bytes of a report that is delivered for a dead worker: larger ones were never written down.
+const REPORT: usize = 256 << 20;
 /// The longest wait of a watchdog before it looks at the clock again: waits do not count the time that the machine sleeps.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -53,8 +63,10 @@ const FAREWELL: Duration = Duration::from_secs(30);
 pub struct Watchdog {
     life: String,
     arguments: Vec<String>,
+    /// `None` where there is none to tell anything.
+    process: Option<Arc<Mutex<(Child, Kept)>>>,
     lease: Lease,
-    process: Arc<Mutex<(Child, Kept)>>,
+    spooled: Arc<Mutex<BTreeMap<PathBuf, String>>>,
 }
 
 impl Watchdog {
@@ -70,14 +82,54 @@ impl Watchdog {
         Ok(Self {
             life,
             arguments,
+            process: Some(process),
             lease: Lease::new()?,
-            process,
+            spooled: Arc::default(),
         })
+    }
+
+    /// One without a process, which hears and does nothing.
+    #[cfg(test)]
+    pub(crate) fn deaf() -> Self {
+        Self {
+            life: String::new(),
+            arguments: Vec::new(),
+            process: None,
+            lease: Lease::new().unwrap(),
+            spooled: Arc::default(),
+        }
     }
 
     /// The worker's lease, for whoever starts something.
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Tells of a report in a file, which is to be delivered if the worker dies.
+    pub(crate) fn spooled(&self, path: PathBuf, digest: String) {
+        self.spooled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path, digest);
+        self.say(Renewal {
+            keeps_engines: true,
+            ..Renewal::default()
+        });
+    }
+
+    /// Tells that a report is not to be delivered any more.
+    pub(crate) fn unspooled(&self, path: &Path) {
+        let removed = self
+            .spooled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(path);
+        if removed.is_some() {
+            self.say(Renewal {
+                keeps_engines: true,
+                ..Renewal::default()
+            });
+        }
     }
 
     /// The worker's life.
@@ -99,23 +151,30 @@ impl Watchdog {
             until: Some(deadline.nanos()),
             farewell,
             engines,
+            ..Renewal::default()
         };
-        self.say(&renewal);
+        self.say(renewal);
     }
 
     /// Tells of engines that were not used before, so that it need not learn of them with the next renewal.
     pub(crate) fn know(&self, engines: Vec<Engine>) {
-        self.say(&Renewal {
+        self.say(Renewal {
             engines,
             ..Renewal::default()
         });
     }
 
-    fn say(&self, renewal: &Renewal) {
-        let Ok(line) = serde_json::to_string(renewal) else {
+    fn say(&self, mut renewal: Renewal) {
+        let Some(process) = &self.process else { return };
+        let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
+        renewal.spooled = self
+            .spooled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Ok(line) = serde_json::to_string(&renewal) else {
             return;
         };
-        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         if tell(&mut process.0, &line) {
             return;
         }
@@ -205,7 +264,10 @@ pub fn main(life: &str) -> std::process::ExitCode {
                     deadline = BootInstant::from_nanos(until);
                     last.farewell = renewal.farewell;
                 }
-                last.engines = renewal.engines;
+                if !renewal.keeps_engines {
+                    last.engines = renewal.engines;
+                }
+                last.spooled = renewal.spooled;
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 if deadline.left().is_zero() {
@@ -216,7 +278,7 @@ pub fn main(life: &str) -> std::process::ExitCode {
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 kill_wards(life, &last.engines);
                 if let Some(farewell) = last.farewell {
-                    farewell.say();
+                    farewell.say(&last.spooled);
                 }
                 return std::process::ExitCode::SUCCESS;
             }
@@ -244,10 +306,49 @@ fn runtime() -> Option<tokio::runtime::Runtime> {
 impl Farewell {
     /// Tells the control plane that the worker is dead, so that its tasks need not wait for the lease to run out. If nobody
     /// hears it, they do.
-    fn say(&self) {
+    ///
+    /// Reports that the worker had in hand go first: what they tell has happened, and is not to be done again.
+    fn say(&self, spooled: &BTreeMap<PathBuf, String>) {
         if let Some(runtime) = runtime() {
-            runtime.block_on(async { tokio::time::timeout(FAREWELL, self.until_heard()).await.ok() });
+            runtime.block_on(async {
+                let all = async {
+                    for (path, digest) in spooled {
+                        self.deliver(path, digest).await;
+                    }
+                    self.until_heard().await;
+                };
+                tokio::time::timeout(FAREWELL, all).await.ok()
+            });
         }
+    }
+
+    /// Delivers a report from its file, if the file is as the worker wrote it.
+    async fn deliver(&self, path: &Path, digest: &str) {
+        let Ok(bytes) = std::fs::read(path) else { return };
+        if spool::digest(&bytes) != digest {
+            return;
+        }
+        let Some((page, report)) = serde_json::from_slice::<spool::Page>(&bytes)
+            .ok()
+            .and_then(|page| page.report().map(|report| (page, report)))
+        else {
+            return;
+        };
+        let mut attempts = spool::Attempts::default();
+        while let Err(status) = self.send(&page.token, &report).await {
+            // What is refused now is refused again.
+            if !attempts.again(&status).await {
+                return;
+            }
+        }
+        std::fs::remove_file(path).ok();
+    }
+
+    async fn send(&self, token: &str, report: &proto::v1::ReportRequest) -> Result<(), tonic::Status> {
+        let mut client = self.client().await?;
+        let mut request = tonic::Request::new(report.clone());
+        sign(&mut request, token)?;
+        client.report(request).await.map(|_| ())
     }
 
     async fn until_heard(&self) {
@@ -260,7 +361,7 @@ impl Farewell {
         }
     }
 
-    async fn leave(&self) -> Result<(), tonic::Status> {
+    async fn client(&self) -> Result<WorkerServiceClient<tonic::transport::Channel>, tonic::Status> {
         let away = |error: &dyn std::fmt::Display| tonic::Status::unavailable(error.to_string());
         let endpoint = tonic::transport::Endpoint::from_shared(self.control_plane.clone())
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
@@ -269,17 +370,31 @@ impl Farewell {
             .connect()
             .await
             .map_err(|error| away(&error))?;
+        Ok(WorkerServiceClient::new(channel)
+            .max_decoding_message_size(REPORT)
+            .max_encoding_message_size(REPORT))
+    }
+
+    async fn leave(&self) -> Result<(), tonic::Status> {
+        let mut client = self.client().await?;
         let mut request = tonic::Request::new(proto::v1::LeaveRequest {
             worker_id: self.worker.clone(),
             died: true,
+            tells_held: false,
+            held: Vec::new(),
         });
-        let token = format!("Bearer {}", self.token).parse();
-        let token = token.map_err(|_| tonic::Status::unauthenticated("the token is not text"))?;
-        request.metadata_mut().insert("authorization", token);
-        request.set_timeout(Duration::from_secs(5));
-        let mut client = proto::v1::worker_service_client::WorkerServiceClient::new(channel);
+        sign(&mut request, &self.token)?;
         client.leave(request).await.map(|_| ())
     }
+}
+
+/// Signs a call, and gives it a few seconds.
+fn sign<T>(request: &mut tonic::Request<T>, token: &str) -> Result<(), tonic::Status> {
+    let token = format!("Bearer {token}").parse();
+    let token = token.map_err(|_| tonic::Status::unauthenticated("the token is not text"))?;
+    request.metadata_mut().insert("authorization", token);
+    request.set_timeout(Duration::from_secs(5));
+    Ok(())
 }
 
 /// Kills every process with `mark` in its environment, but none with `spare`, until two looks in a row find none: a

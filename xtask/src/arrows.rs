@@ -5,9 +5,11 @@ use serde_json::Value;
 use std::process::Command;
 
 /// Crates from the ground up: each may use only those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 19] = [
     "updraft-model",
     "updraft-scheduling",
+    "updraft-lifecycle",
+    "updraft-sensitive",
     "updraft-config",
     "updraft-proto",
     "updraft-broker",

@@ -48,6 +48,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Runs native tasks and the same tasks in Python and compares what a user sees: thousands of generated cases
+    Differential {
+        /// Options; see `-- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +67,7 @@ fn main() -> ExitCode {
         }),
         Chore::Arrows => arrows::check(),
         Chore::Conformance { rest } => test::against_airflow("conformance", &rest),
+        Chore::Differential { rest } => test::against_airflow("differential", &rest),
         Chore::Timetables { rest } => test::against_airflow("timetables", &rest),
     };
     match outcome {

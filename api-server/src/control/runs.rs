@@ -4,8 +4,8 @@ use super::{store_status, token_of};
 use crate::App;
 use crate::logs::LogName;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
-use bootstrap::Stop;
 use identity::Role;
+use lifecycle::{Kind, Lifecycle};
 use model::dag_run::DagRunType;
 use model::time::rest_format;
 use model::{DagId, MapIndex, RunId, TaskId};
@@ -35,7 +35,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone)]
 pub(crate) struct Runs {
     pub(crate) app: App,
-    pub(crate) stop: Stop,
+    pub(crate) lifecycle: Lifecycle,
 }
 
 fn shown(run: &RunRecord) -> Run {
@@ -126,7 +126,7 @@ impl Runs {
                 _ = hints.recv() => {}
                 () = tokio::time::sleep(LOOK) => {}
                 () = sender.closed() => return,
-                () = self.stop.now().cancelled() => return,
+                () = self.lifecycle.stop().now().cancelled() => return,
             }
         }
     }
@@ -193,7 +193,7 @@ impl Runs {
             tokio::select! {
                 () = tokio::time::sleep(TAIL) => {}
                 () = sender.closed() => return,
-                () = self.stop.now().cancelled() => return,
+                () = self.lifecycle.stop().now().cancelled() => return,
             }
         }
     }
@@ -259,7 +259,8 @@ impl RunService for Runs {
         self.user(&request, Role::Viewer)?;
         self.find(request.get_ref()).await?;
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(self.clone().watch_to_end(request.into_inner(), sender));
+        let watching = self.clone().watch_to_end(request.into_inner(), sender);
+        self.lifecycle.spawn("watched run", Kind::Request, watching);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -269,7 +270,8 @@ impl RunService for Runs {
     ) -> Result<Response<Self::TailLogStream>, Status> {
         self.user(&request, Role::Viewer)?;
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(self.clone().tail_to_end(request.into_inner(), sender));
+        let tailing = self.clone().tail_to_end(request.into_inner(), sender);
+        self.lifecycle.spawn("followed log", Kind::Request, tailing);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

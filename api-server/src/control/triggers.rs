@@ -148,8 +148,8 @@ pub(super) async fn fired(
     };
     metrics::counter!(metric::TRIGGERS, "outcome" => word).increment(1);
     match done {
-        Fired::Task(run) => app.broker.hint(Hint::Run(run)).await,
-        Fired::Assets => app.broker.hint(Hint::Timetables).await,
+        Fired::Task(run) => app.broker.hint(Hint::Run(run)),
+        Fired::Assets => app.broker.hint(Hint::Timetables),
         Fired::Stale => {}
     }
     Ok(TriggerFiredReply {

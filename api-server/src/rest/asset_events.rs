@@ -143,7 +143,7 @@ pub(crate) async fn create(
         tx.add_asset_event(&event, now).await.map(Some)
     })?;
     let made = made.ok_or_else(|| ApiError::not_found(format!("Asset with ID: `{id}` was not found")))?;
-    app.broker.hint(Hint::Timetables).await;
+    app.broker.hint(Hint::Timetables);
     let mut db = app.store.reader().await?;
     let wanted = listing(vec![Condition::Is("id", made.into())], Vec::new(), (1, 0));
     let event = db.asset_events(&wanted).await?.0.pop();

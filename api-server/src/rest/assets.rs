@@ -5,7 +5,6 @@ use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, listing, path_number};
 use super::runs::{self, References, TriggerBody};
-use super::variables::redact;
 use crate::App;
 use crate::trigger::trigger_run;
 use axum::Json;
@@ -22,9 +21,8 @@ use store::repo::{AssetAliasRecord, AssetRecord, AssetReference, AssetUse, Condi
 
 /// JSON as it is shown to clients: secrets within are hidden.
 pub(super) fn extra(app: &App, text: &str) -> Value {
-    let mut value: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
-    redact(app, &mut value, false);
-    value
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
+    app.names.redact(&value, None)
 }
 
 fn alias_response(alias: &AssetAliasRecord) -> Value {

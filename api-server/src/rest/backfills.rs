@@ -165,7 +165,7 @@ async fn set_paused(app: &App, caller: &Caller, id: &str, paused: bool) -> ApiRe
     if !open {
         return Err(completed());
     }
-    app.broker.hint(Hint::Dag(backfill.dag_id)).await;
+    app.broker.hint(Hint::Dag(backfill.dag_id));
     let backfill = find(app, id).await?;
     response(app, &backfill).await.map(Json)
 }

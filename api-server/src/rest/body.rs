@@ -1,8 +1,8 @@
 //! Bodies of requests, checked strictly, with pydantic's words for what is wrong.
 
 use super::error::{ApiError, ApiResult, problem, problem_with};
-use crate::python_repr::python_repr;
 use axum::http::{HeaderMap, StatusCode, header};
+use model::python_text::repr as python_repr;
 
 use model::Timestamp;
 use serde_json::{Map, Value, json};

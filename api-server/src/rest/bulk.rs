@@ -5,9 +5,9 @@
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use crate::App;
-use crate::python_repr::python_repr;
 use axum::Json;
 use axum::http::HeaderMap;
+use model::python_text::repr as python_repr;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashSet};
 

@@ -9,11 +9,11 @@ use super::mark_run::RunChange;
 use super::runs;
 use super::tasks;
 use crate::App;
-use crate::python_repr::python_repr;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
+use model::python_text::repr as python_repr;
 use model::{DagId, MapIndex, RunId, TaskId};
 use serde_json::{Value, json};
 

@@ -37,9 +37,9 @@ pub(super) async fn clear(
         Ok(runs)
     })?;
     for run in runs {
-        app.broker.hint(Hint::Run(run)).await;
+        app.broker.hint(Hint::Run(run));
     }
-    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    app.broker.hint(Hint::Dag(dag_id.clone()));
     Ok(())
 }
 

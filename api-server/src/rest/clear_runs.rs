@@ -295,7 +295,7 @@ async fn add_new_tasks(app: &App, run: &RunRecord) -> ApiResult<()> {
         }
         tx.note_clearing(run.key, clearing::has_ended(run), now).await
     })?;
-    app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
+    app.broker.hint(Hint::Dag(run.dag_id.clone()));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The tasks of a DAG, as its latest version has them.
 
 use super::access::Caller;
-use super::dags::{find, graph, params, plain, when};
+use super::dags::{find, graph, when};
 use super::error::{ApiError, ApiResult};
 use super::query::Query;
 use crate::App;
@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use identity::Role;
 use model::DagId;
+use model::serialized::unmarked;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use store::Graph;
@@ -24,12 +25,12 @@ fn time_delta(seconds: Option<f64>) -> Value {
 
 /// `TaskResponse`
 fn task_response(graph: &Graph, body: &Value) -> Value {
-    let own = plain(body);
-    let partial = own.get("partial_kwargs").map(plain);
+    let own = unmarked(body);
+    let partial = own.get("partial_kwargs").map(unmarked);
     let field = |key: &str| {
         own.get(key)
             .or_else(|| partial.and_then(|partial| partial.get(key)))
-            .map(plain)
+            .map(unmarked)
     };
     let text = |key: &str, default: &str| field(key).and_then(Value::as_str).unwrap_or(default).to_owned();
     let number = |key: &str, default: f64| field(key).and_then(Value::as_f64).unwrap_or(default);
@@ -67,7 +68,7 @@ fn task_response(graph: &Graph, body: &Value) -> Value {
         "downstream_task_ids": downstream,
         "doc_md": field("doc_md").cloned().unwrap_or(Value::Null),
         "operator_name": task.map_or("", |task| task.operator_name.as_str()),
-        "params": params(field("params"), json!("dag")),
+        "params": crate::params::shown(field("params"), &json!("dag")),
         "class_ref": {"module_path": text("_task_module", ""), "class_name": text("task_type", "")},
         "is_mapped": yes("_is_mapped"),
         "extra_links": [],

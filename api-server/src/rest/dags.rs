@@ -12,9 +12,10 @@ use axum::http::{HeaderMap, StatusCode};
 use broker::Hint;
 use chrono::Utc;
 use identity::Role;
+use model::serialized::decode;
 use model::time::rest_format;
 use model::{DagId, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::Graph;
@@ -97,15 +98,14 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
     let exclude_stale = query.boolean("exclude_stale").unwrap_or(true);
     let (paused, broken) = (query.boolean("paused"), query.boolean("has_import_errors"));
     query.checked()?;
-    let wanted = |terms: Option<Vec<String>>, text: &str| {
-        let text = text.to_lowercase();
-        terms.is_none_or(|terms| terms.iter().any(|term| matches_like(&text, &term.to_lowercase())))
-    };
     let tags: BTreeSet<&str> = query.all("tags").into_iter().collect();
     let owners = query.all("owners");
     let all_tags = query.text("tags_match_mode") == Some("all");
-    let dags = app.store.reader().await?.dags().await?;
-    let prefix = query.terms("dag_id_prefix_pattern");
+    let mut dags = app.store.reader().await?.dags().await?;
+    query.retain("dag_id", &mut dags, |dag| dag.dag_id.as_str());
+    query.retain("dag_display_name", &mut dags, |dag| {
+        dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str())
+    });
     let fits = |dag: &DagRecord| {
         let has = |tag: &&str| dag.tags.iter().any(|own| own == tag);
         (!exclude_stale || !dag.is_stale)
@@ -121,35 +121,11 @@ async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
                 || owners
                     .iter()
                     .any(|owner| dag.owners.iter().any(|own| own.contains(owner))))
-            && wanted(query.terms("dag_id_pattern"), dag.dag_id.as_str())
-            && prefix
-                .as_ref()
-                .is_none_or(|terms| terms.iter().any(|term| dag.dag_id.as_str().starts_with(term)))
-            && wanted(
-                query.terms("dag_display_name_pattern"),
-                dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()),
-            )
             && query
                 .text("bundle_name")
                 .is_none_or(|bundle| dag.bundle_name == bundle)
     };
     Ok(dags.into_iter().filter(fits).collect())
-}
-
-/// SQL's LIKE with `%term%`.
-pub(crate) fn matches_like(text: &str, term: &str) -> bool {
-    fn at(text: &[char], pattern: &[char]) -> bool {
-        match pattern.split_first() {
-            None => true,
-            Some(('%', rest)) => (0..=text.len()).any(|skip| at(&text[skip..], rest)),
-            Some(('_', rest)) => text.split_first().is_some_and(|(_, text)| at(text, rest)),
-            Some((c, rest)) => text
-                .split_first()
-                .is_some_and(|(t, text)| t == c && at(text, rest)),
-        }
-    }
-    let (text, term): (Vec<char>, Vec<char>) = (text.chars().collect(), term.chars().take(200).collect());
-    (0..=text.len()).any(|skip| at(&text[skip..], &term))
 }
 
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> ApiResult {
@@ -194,36 +170,6 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(dag_id): P
     Ok(Json(response(&find(&app, &dag_id).await?)))
 }
 
-pub(super) fn plain(value: &Value) -> &Value {
-    value
-        .get("__var")
-        .filter(|_| value.get("__type").is_some())
-        .unwrap_or(value)
-}
-
-/// Params as the details of a DAG or a task show them.
-pub(super) fn params(value: Option<&Value>, source: Value) -> Value {
-    let Some(items) = value.map(plain).and_then(Value::as_array) else {
-        return json!({});
-    };
-    let mut out = Map::new();
-    for item in items.iter().filter_map(Value::as_array) {
-        let [Value::String(name), body] = item.as_slice() else {
-            continue;
-        };
-        let body = plain(body);
-        let schema = body
-            .get("schema")
-            .map(plain)
-            .cloned()
-            .unwrap_or_else(|| json!({}));
-        let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
-        let entry = json!({"value": field("default"), "schema": schema, "description": field("description"), "source": source});
-        out.insert(name.clone(), entry);
-    }
-    Value::Object(out)
-}
-
 pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id): Path<DagId>) -> ApiResult {
     caller.must_be(Role::Viewer)?;
     let dag = find(&app, &dag_id).await?;
@@ -234,7 +180,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         .await?;
     let version = db.dag_version(dag.version_id).await?;
     let body = graph.document.get("dag").unwrap_or(&Value::Null);
-    let field = |key: &str| body.get(key).map(plain).cloned().unwrap_or(Value::Null);
+    let field = |key: &str| body.get(key).map_or(Value::Null, decode);
     let mut out = response(&dag);
     let Some(fields) = out.as_object_mut() else {
         return Ok(Json(out));
@@ -243,11 +189,7 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         fields.shift_remove("is_backfillable"),
         fields.shift_remove("file_token"),
     );
-    let default_args = body
-        .get("default_args")
-        .map(plain)
-        .cloned()
-        .unwrap_or_else(|| json!({}));
+    let default_args = body.get("default_args").map_or_else(|| json!({}), decode);
     let more = json!({
         "catchup": graph.dag.catchup,
         "dag_run_timeout": graph.dag.dagrun_timeout.map(|timeout| format!("PT{}S", timeout.num_seconds())),
@@ -256,14 +198,14 @@ pub(crate) async fn details(State(app): State<App>, caller: Caller, Path(dag_id)
         "start_date": when(graph.dag.start_date),
         "end_date": when(graph.dag.end_date),
         "is_paused_upon_creation": graph.dag.paused_upon_creation,
-        "params": params(body.get("params"), Value::Null),
+        "params": crate::params::shown(body.get("params"), &Value::Null),
         "render_template_as_native_obj": field("render_template_as_native_obj") == json!(true),
         "template_search_path": null,
         "timezone": field("timezone"),
         "last_parsed": rest_format(dag.last_parsed_at),
         "default_args": default_args,
         "rerun_with_latest_version": field("rerun_with_latest_version"),
-        "owner_links": body.get("owner_links").map(plain).cloned().unwrap_or_else(|| json!({})),
+        "owner_links": body.get("owner_links").map_or_else(|| json!({}), decode),
         "is_favorite": false,
         "active_runs_count": running,
         "is_backfillable": backfillable,
@@ -296,7 +238,7 @@ async fn set_paused(app: &App, dag_id: &DagId, paused: bool) -> ApiResult<()> {
     store::transact!(app.store, "pause dag", |tx| tx
         .set_paused(dag_id, paused, now)
         .await)?;
-    app.broker.hint(Hint::Dag(dag_id.clone())).await;
+    app.broker.hint(Hint::Dag(dag_id.clone()));
     Ok(())
 }
 

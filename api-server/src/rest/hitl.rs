@@ -191,7 +191,7 @@ pub(crate) async fn answer(
     if !noted {
         return Err(taken());
     }
-    app.broker.hint(Hint::Run(ti.run_key)).await;
+    app.broker.hint(Hint::Run(ti.run_key));
     Ok(Json(json!({
         "responded_by": {"id": caller.name, "name": caller.name}, "responded_at": rest_format(now),
         "chosen_options": answer.chosen, "params_input": answer.params,

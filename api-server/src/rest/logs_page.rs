@@ -7,14 +7,14 @@ use super::tasks::map_index;
 use crate::App;
 use crate::logs::LogName;
 use axum::Json;
-use axum::body::Body as Stream;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use identity::Role;
 use model::task_instance::StateName;
 use model::time::rest_format;
@@ -158,7 +158,7 @@ pub(crate) async fn show(
     if ti.try_number.0 == 0 {
         let content = never_ran(&ti);
         return Ok(if as_lines {
-            lines_response(Stream::from(lines(&content)), None)
+            lines_response(at_once(&content), None)
         } else {
             page_response(content, None)
         });
@@ -187,7 +187,7 @@ pub(crate) async fn show(
         content
             .push(json!({"timestamp": rest_format(at), "event": cause, "level": "error", "logger": "task"}));
         return Ok(if as_lines {
-            lines_response(Stream::from(lines(&content)), None)
+            lines_response(at_once(&content), None)
         } else {
             page_response(content, None)
         });
@@ -245,7 +245,7 @@ fn whole(app: &App, wanted: Wanted) -> Response {
         }
     });
     let begin = stream::iter([Ok::<_, std::io::Error>(begin)]);
-    lines_response(Stream::from_stream(begin.chain(rest)), token)
+    lines_response(begin.chain(rest).boxed(), token)
 }
 
 /// One page, and a token if there is more or may be.
@@ -267,8 +267,13 @@ async fn page(app: &App, wanted: Wanted) -> ApiResult<Response> {
     ))
 }
 
-fn lines_response(body: Stream, token: Option<String>) -> Response {
-    let mut response = ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response();
+/// Lines that are there already.
+fn at_once(content: &[Value]) -> BoxStream<'static, std::io::Result<String>> {
+    stream::iter([Ok(lines(content))]).boxed()
+}
+
+fn lines_response(lines: BoxStream<'static, std::io::Result<String>>, token: Option<String>) -> Response {
+    let mut response = super::lines::answer(lines);
     if let Some(token) = token.and_then(|token| token.parse().ok()) {
         response
             .headers_mut()

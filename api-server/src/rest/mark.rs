@@ -136,7 +136,7 @@ impl TaskChange {
             Ok(runs)
         })?;
         for run in runs {
-            app.broker.hint(Hint::Run(run)).await;
+            app.broker.hint(Hint::Run(run));
         }
         Ok(())
     }

@@ -96,8 +96,8 @@ impl RunChange {
             }
             Ok(())
         })?;
-        app.broker.hint(Hint::Run(run.key)).await;
-        app.broker.hint(Hint::Dag(run.dag_id.clone())).await;
+        app.broker.hint(Hint::Run(run.key));
+        app.broker.hint(Hint::Dag(run.dag_id.clone()));
         Ok(())
     }
 }

@@ -188,14 +188,7 @@ pub(crate) async fn import_errors(State(app): State<App>, caller: Caller, mut qu
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     let mut errors = app.store.reader().await?.import_errors().await?;
-    if let Some(terms) = query.terms("filename_pattern") {
-        let fits = |error: &ImportErrorRecord| {
-            terms
-                .iter()
-                .any(|term| super::dags::matches_like(&error.path.to_lowercase(), &term.to_lowercase()))
-        };
-        errors.retain(fits);
-    }
+    query.retain("filename", &mut errors, |error| error.path.as_str());
     let total = errors.len();
     let errors: Vec<Value> = cut(errors, page).iter().map(error_response).collect();
     Ok(Json(json!({"import_errors": errors, "total_entries": total})))
@@ -246,12 +239,17 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
         });
         json!({"status": status, format!("latest_{name}_heartbeat"): latest.map(python_isoformat)})
     };
-    Json(json!({
+    let mut parts = json!({
         "metadatabase": {"status": "healthy"},
         "scheduler": part("scheduler", latest_job("scheduler"), json!("unhealthy")),
         "triggerer": part("triggerer", triggerers, Value::Null),
         "dag_processor": part("dag_processor", latest_job("dag_processor"), Value::Null),
-    }))
+    });
+    // Airflow has no such part, so there is one only when there is something to say.
+    if let Some(problem) = app.logs.problem() {
+        parts["task_logs"] = json!({"status": "unhealthy", "problem": problem});
+    }
+    Json(parts)
 }
 
 pub(crate) async fn old_health() -> Response {

@@ -53,14 +53,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     let mut db = app.store.reader().await?;
     let mut pools = db.pools().await?;
     let used = db.pool_slots().await?;
-    if let Some(terms) = query.terms("pool_name_pattern") {
-        let fits = |pool: &PoolRecord| {
-            terms.iter().any(|term| {
-                super::dags::matches_like(&pool.name.as_str().to_lowercase(), &term.to_lowercase())
-            })
-        };
-        pools.retain(fits);
-    }
+    query.retain("pool_name", &mut pools, |pool| pool.name.as_str());
     if order[0].descending {
         pools.reverse();
     }

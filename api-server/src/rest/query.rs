@@ -1,8 +1,10 @@
 //! Query parameters.
 
 use super::error::{ApiError, ApiResult, problem, problem_with};
+use super::pattern::{Pattern, Pipe, Prefix};
 use crate::App;
 use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use model::Timestamp;
@@ -11,6 +13,8 @@ use store::repo::{Condition, Listing, Order};
 use store::sql::Value as Stored;
 
 const MOST_ORDERS: usize = 10;
+/// Bytes of a query. Longer ones would meet limits of the databases: parameters of a statement, length of a pattern.
+const LONGEST: usize = 24 << 10;
 
 /// Decodes `a=b&c=d`.
 pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
@@ -148,8 +152,13 @@ impl FromRequestParts<App> for Query {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        let query = parts.uri.query().unwrap_or_default();
+        if query.len() > LONGEST {
+            let text = format!("The query of a request has at most {LONGEST} bytes");
+            return Err(ApiError::detail(StatusCode::URI_TOO_LONG, text));
+        }
         Ok(Self {
-            pairs: pairs(parts.uri.query().unwrap_or_default()),
+            pairs: pairs(query),
             problems: Vec::new(),
         })
     }
@@ -316,26 +325,35 @@ impl Query {
 
     /// Adds `KEY_pattern` and `KEY_prefix_pattern`.
     pub(crate) fn pattern(&self, key: &str, column: &'static str, conditions: &mut Vec<Condition>) {
-        if let Some(terms) = self.terms(&format!("{key}_pattern")) {
-            conditions.push(Condition::Contains(column, terms));
+        self.pattern_with(key, column, Pipe::Or, conditions);
+    }
+
+    /// The same, where `|` may be a letter.
+    pub(crate) fn pattern_with(
+        &self,
+        key: &str,
+        column: &'static str,
+        pipe: Pipe,
+        conditions: &mut Vec<Condition>,
+    ) {
+        if let Some(text) = self.text(&format!("{key}_pattern")) {
+            conditions.push(Pattern::read(text, pipe).condition(column));
         }
-        if let Some(terms) = self.terms(&format!("{key}_prefix_pattern")) {
-            let trimmed = terms
-                .iter()
-                .map(|term| term.trim_end_matches(|c: char| !c.is_alphanumeric()).to_owned());
-            conditions.push(Condition::StartsWith(column, trimmed.collect()));
+        if let Some(text) = self.text(&format!("{key}_prefix_pattern")) {
+            conditions.push(Prefix::read(text, pipe).condition(column));
         }
     }
 
-    /// The alternatives of a pattern; `None` when it matches everything.
-    pub(crate) fn terms(&self, key: &str) -> Option<Vec<String>> {
-        let text = self.text(key).filter(|text| !text.is_empty() && *text != "~")?;
-        let terms: Vec<String> = text
-            .split('|')
-            .map(|term| term.trim().to_owned())
-            .filter(|term| !term.is_empty())
-            .collect();
-        (!terms.iter().any(|term| term == "~")).then_some(terms)
+    /// The same for a list that is in memory: keeps what fits `KEY_pattern` and `KEY_prefix_pattern`.
+    pub(crate) fn retain<T>(&self, key: &str, items: &mut Vec<T>, name: impl Fn(&T) -> &str) {
+        if let Some(text) = self.text(&format!("{key}_pattern")) {
+            let pattern = Pattern::read(text, Pipe::Or);
+            items.retain(|item| pattern.fits(name(item)));
+        }
+        if let Some(text) = self.text(&format!("{key}_prefix_pattern")) {
+            let prefix = Prefix::read(text, Pipe::Or);
+            items.retain(|item| prefix.fits(name(item)));
+        }
     }
 
     /// Adds "one of these" for a repeated parameter.

@@ -5,6 +5,7 @@ use super::body::Body;
 use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
+use super::pattern::Pipe;
 use super::query::{DURATION, Query};
 use crate::App;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
@@ -195,7 +196,7 @@ fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
     query.pattern("run_id", "run_id", &mut conditions);
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("triggering_user_name", "triggering_user", &mut conditions);
-    query.pattern("partition_key", "partition_key", &mut conditions);
+    query.pattern_with("partition_key", "partition_key", Pipe::Letter, &mut conditions);
     if let Some(text) = query.text("conf_contains").filter(|text| !text.is_empty()) {
         conditions.push(Condition::Contains("conf", vec![text.to_owned()]));
     }

@@ -5,7 +5,7 @@ use super::body::Body;
 use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
-use super::variables::{python_dumps, redact};
+use super::variables::python_dumps;
 use crate::App;
 use axum::Json;
 use axum::body::Bytes;
@@ -23,10 +23,7 @@ fn response(app: &App, connection: &ConnectionRecord) -> Value {
         .extra
         .as_ref()
         .map(|text| match serde_json::from_str::<Value>(text) {
-            Ok(mut value) => {
-                redact(app, &mut value, false);
-                python_dumps(&value)
-            }
+            Ok(value) => python_dumps(&app.names.redact(&value, None)),
             Err(_) if text.is_empty() => String::new(),
             Err(_) => HIDDEN.to_owned(),
         });
@@ -62,6 +59,9 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let order = query.order(&known, "conn_id", "conn_id")?;
     let mut connections = app.store.reader().await?.connections(&app.cipher).await?;
+    query.retain("connection_id", &mut connections, |connection| {
+        connection.conn_id.as_str()
+    });
     if order[0].descending {
         connections.reverse();
     }

@@ -15,54 +15,6 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::VariableRecord;
 
-/// Words in a name that make its value a secret.
-const SENSITIVE: [&str; 21] = [
-    "access_key",
-    "access_token",
-    "api_key",
-    "apikey",
-    "auth_header",
-    "authorization",
-    "bearer",
-    "connection_string",
-    "dsn",
-    "passphrase",
-    "passwd",
-    "password",
-    "private_key",
-    "proxy",
-    "proxies",
-    "secret",
-    "service_account",
-    "service_key",
-    "token",
-    "keyfile_dict",
-    "webhook_url",
-];
-
-pub(crate) fn is_sensitive(app: &App, name: &str) -> bool {
-    let name = name.to_lowercase();
-    let more = &app.config.core.sensitive_names;
-    app.config.core.hide_sensitive
-        && (SENSITIVE.iter().any(|word| name.contains(word))
-            || more.iter().any(|word| name.contains(&word.to_lowercase())))
-}
-
-/// Replaces texts under sensitive names; everything under `hidden`.
-pub(crate) fn redact(app: &App, value: &mut Value, hidden: bool) {
-    match value {
-        Value::String(text) if hidden => "***".clone_into(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| redact(app, item, hidden)),
-        Value::Object(fields) => {
-            for (key, item) in fields {
-                let hidden = hidden || is_sensitive(app, key);
-                redact(app, item, hidden);
-            }
-        }
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 /// `json.dumps` of Python: spaces after colons and commas, only ASCII.
 pub(crate) fn python_dumps(value: &Value) -> String {
     fn text(text: &str) -> String {
@@ -94,13 +46,9 @@ pub(crate) fn python_dumps(value: &Value) -> String {
 }
 
 fn response(app: &App, variable: &VariableRecord) -> Value {
-    let hidden = is_sensitive(app, &variable.key);
     let value = match serde_json::from_str::<Value>(&variable.value) {
-        Ok(mut value) => {
-            redact(app, &mut value, hidden);
-            python_dumps(&value)
-        }
-        Err(_) if hidden => "***".to_owned(),
+        Ok(value) => python_dumps(&app.names.redact(&value, Some(&variable.key))),
+        Err(_) if app.names.is_sensitive(&variable.key) => "***".to_owned(),
         Err(_) => variable.value.clone(),
     };
     json!({
@@ -125,14 +73,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let order = query.order(&known, "var_key", "var_key")?;
     let mut variables = app.store.reader().await?.variables(&app.cipher).await?;
-    if let Some(terms) = query.terms("variable_key_pattern") {
-        let fits = |variable: &VariableRecord| {
-            terms
-                .iter()
-                .any(|term| super::dags::matches_like(&variable.key.to_lowercase(), &term.to_lowercase()))
-        };
-        variables.retain(fits);
-    }
+    query.retain("variable_key", &mut variables, |variable| variable.key.as_str());
     if order[0].descending {
         variables.reverse();
     }

@@ -2,13 +2,12 @@
 
 use super::access::Caller;
 use super::error::{ApiError, ApiResult, problem, problem_with};
+use super::lines;
 use super::query::Query;
 use super::runs;
 use crate::App;
-use axum::body::Body as Stream;
 use axum::extract::{Path, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::stream;
 use identity::Role;
 use model::dag_run::DagRunState;
@@ -55,7 +54,6 @@ pub(crate) async fn wait(
     let interval = interval(&query)?;
     let tasks: Vec<TaskId> = query.all("result").into_iter().map(TaskId::new).collect();
     let run = runs::find(&app, &dag_id, &run_id).await?;
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     let following = Following {
         app,
         run,
@@ -63,8 +61,7 @@ pub(crate) async fn wait(
         tasks,
         told: false,
     };
-    let lines = stream::unfold(following, Following::next);
-    Ok((kind, Stream::from_stream(lines)).into_response())
+    Ok(lines::answer(stream::unfold(following, Following::next)))
 }
 
 /// A run that a client waits for.

@@ -5,6 +5,7 @@ use anyhow::Context;
 use broker::{Broker, RabbitBroker};
 use config::{Config, DatabaseUrl, Secret};
 use identity::Tokens;
+use lifecycle::{Kind, Lifecycle};
 use python::{Bundle, ForkServer, ForkServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,31 +14,35 @@ use store::{Cipher, Store};
 
 /// Name of the bundle of example DAGs.
 pub const EXAMPLES_BUNDLE: &str = "updraft-examples";
-/// How long a component waits at its start for a database that is not there (yet).
-const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks at a database that is not there (yet), and how often it is told.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+const TELL_EVERY: u32 = 30;
 
-/// Opens the configured store and checks its schema. A database that cannot be reached is waited for.
+/// Opens the configured store and checks its schema. A database that cannot be reached, or takes no more connections, is
+/// waited for until it can be had or the component is stopped.
 ///
 /// # Errors
-/// When it stays away, refuses us, or has another schema.
+/// When it refuses us for good (wrong password, no such database), or has another schema.
 pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let deadline = tokio::time::Instant::now() + DATABASE_PATIENCE;
-    let mut told = false;
-    let store = loop {
-        match connect(config).await {
-            Ok(store) => break store,
-            Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
-                if !told {
-                    tracing::warn!("{error}; trying again for {} s", DATABASE_PATIENCE.as_secs());
-                    told = true;
+    let mut turn = 0;
+    loop {
+        let opened = async {
+            let store = connect(config).await?;
+            store.check_schema().await?;
+            Ok::<_, store::StoreError>(store)
+        };
+        match opened.await {
+            Ok(store) => return Ok(store),
+            Err(error) if error.is_transient() => {
+                if turn % TELL_EVERY == 0 {
+                    tracing::warn!("waiting for the database: {error}");
                 }
-                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(error) => return Err(error).context("check [database] sql_alchemy_conn"),
         }
-    };
-    store.check_schema().await?;
-    Ok(store)
+        turn += 1;
+        tokio::time::sleep(DATABASE_PAUSE).await;
+    }
 }
 
 async fn connect(config: &Config) -> Result<Store, store::StoreError> {
@@ -51,12 +56,30 @@ async fn connect(config: &Config) -> Result<Store, store::StoreError> {
 ///
 /// # Errors
 /// When its URL is not one of RabbitMQ.
-pub fn open_broker(config: &Config, component: &str) -> anyhow::Result<Arc<dyn Broker>> {
+pub fn open_broker(
+    config: &Config,
+    component: &str,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<Arc<dyn Broker>> {
+    let broker = connect_broker(config, component)?;
+    let (sending, end) = (broker.hint_sender().run(), lifecycle.stop().now().clone());
+    lifecycle.spawn("hint sender", Kind::Background, async move {
+        end.run_until_cancelled(sending).await;
+    });
+    Ok(Arc::new(broker))
+}
+
+/// The configured broker for a command that ends soon: it tells its hints when it is closed.
+///
+/// # Errors
+/// As [`open_broker`].
+pub fn open_broker_for_command(config: &Config) -> anyhow::Result<Arc<dyn Broker>> {
+    Ok(Arc::new(connect_broker(config, "cli")?))
+}
+
+fn connect_broker(config: &Config, component: &str) -> Result<RabbitBroker, broker::BrokerError> {
     let name = format!("updraft-{component}@{}", crate::hostname());
-    Ok(Arc::new(RabbitBroker::new(
-        config.celery.broker_url.expose(),
-        &name,
-    )?))
+    RabbitBroker::new(config.celery.broker_url.expose(), &name)
 }
 
 /// The cipher for variables and connections. An installation on one machine that has no key configured makes itself one.

@@ -3,14 +3,18 @@
 mod adapters;
 mod examples;
 mod health;
-mod lifecycle;
 
 pub use adapters::{
-    EXAMPLES_BUNDLE, fork_server, is_secret_variable, open_broker, open_cipher, open_store, shared_secret,
-    tokens,
+    EXAMPLES_BUNDLE, fork_server, is_secret_variable, open_broker, open_broker_for_command, open_cipher,
+    open_store, shared_secret, tokens,
 };
-pub use health::{Health, serve_health};
-pub use lifecycle::{Lifecycle, Stop};
+pub use health::{Health, HealthPage};
+
+use lifecycle::Lifecycle;
+use std::time::Duration;
+
+/// Exit code for arguments that are not understood, as of `updraft` and Airflow's command line.
+const USAGE_ERROR: u8 = 2;
 
 /// The machine's name.
 pub fn hostname() -> String {
@@ -29,28 +33,45 @@ pub fn username() -> String {
 }
 
 /// The frame of a component's `main`: configuration, telemetry, runtime; telemetry is flushed however it ends. Arguments
-/// are not for components on their own (`updraft COMPONENT` has them), except `--help` and `--version`.
+/// are not for components on their own (`updraft COMPONENT` has them), except `--help` and `--version`; others are errors.
 pub fn component_main<F>(component: &'static str, run: F) -> std::process::ExitCode
 where
-    F: AsyncFnOnce(config::Config, &telemetry::Telemetry) -> anyhow::Result<()>,
+    F: AsyncFnOnce(config::Config, &telemetry::Telemetry, Lifecycle) -> anyhow::Result<()>,
 {
     use std::io::Write;
-    let mut out = std::io::stdout();
+    let usage = format!(
+        "Usage: updraft-{component} [--help | --version]\n\nConfigured by $AIRFLOW_HOME/airflow.cfg and AIRFLOW__SECTION__KEY, like Airflow.\n\
+         `updraft {component} --help` lists options, `updraft config list --defaults` the configuration."
+    );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     // A closed standard output is no reason to fail.
-    match std::env::args().nth(1).as_deref() {
-        None => {}
-        Some("--version" | "-V") => {
-            writeln!(out, "updraft-{component} {}", env!("CARGO_PKG_VERSION")).ok();
-            return std::process::ExitCode::SUCCESS;
-        }
-        Some(_) => {
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        [] => {}
+        ["--version" | "-V"] => {
             writeln!(
-                out,
-                "Usage: updraft-{component}\n\nConfigured by $AIRFLOW_HOME/airflow.cfg and AIRFLOW__SECTION__KEY, like Airflow.\n\
-                 `updraft {component} --help` lists options, `updraft config list --defaults` the configuration."
+                std::io::stdout(),
+                "updraft-{component} {}",
+                env!("CARGO_PKG_VERSION")
             )
             .ok();
             return std::process::ExitCode::SUCCESS;
+        }
+        ["--help" | "-h"] => {
+            writeln!(std::io::stdout(), "{usage}").ok();
+            return std::process::ExitCode::SUCCESS;
+        }
+        [unknown, ..] => {
+            writeln!(
+                std::io::stderr(),
+                "error: unexpected argument '{unknown}'\n\n{usage}"
+            )
+            .ok();
+            return std::process::ExitCode::from(USAGE_ERROR);
         }
     }
     match config::Config::load() {
@@ -62,7 +83,7 @@ where
 /// Runs a component with this configuration to its end.
 pub fn run_component<F>(component: &'static str, config: config::Config, run: F) -> std::process::ExitCode
 where
-    F: AsyncFnOnce(config::Config, &telemetry::Telemetry) -> anyhow::Result<()>,
+    F: AsyncFnOnce(config::Config, &telemetry::Telemetry, Lifecycle) -> anyhow::Result<()>,
 {
     // As Airflow's supervisor: what runs as the same user, tasks above all, must not read this process's environment and
     // memory. Against root nothing helps.
@@ -80,16 +101,32 @@ where
     let outcome = runtime.block_on(async {
         let otlp = config.updraft.otlp_endpoint.clone();
         let telemetry = telemetry::Telemetry::start(component, &config.logging.level, otlp.as_deref())?;
-        let outcome = run(config, &telemetry).await;
+        let outcome = run_obeying_signals(config, &telemetry, run).await;
         tokio::task::spawn_blocking(move || telemetry.shutdown())
             .await
             .ok();
         outcome
     });
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    runtime.shutdown_timeout(Duration::from_secs(5));
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// Runs a component; a signal before it is ready ends it as it stands, since nothing runs yet that would have to end first.
+async fn run_obeying_signals<F>(
+    config: config::Config,
+    telemetry: &telemetry::Telemetry,
+    run: F,
+) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(config::Config, &telemetry::Telemetry, Lifecycle) -> anyhow::Result<()>,
+{
+    let lifecycle = Lifecycle::with_signals()?;
+    tokio::select! {
+        outcome = run(config, telemetry, lifecycle.clone()) => outcome,
+        () = lifecycle.stopped_while_starting() => lifecycle.run_to_end(Duration::ZERO).await,
     }
 }
 

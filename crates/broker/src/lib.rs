@@ -11,7 +11,7 @@ mod rabbit;
 
 pub use local::LocalBroker;
 pub use message::{Hint, TaskMessage};
-pub use rabbit::RabbitBroker;
+pub use rabbit::{HintSender, RabbitBroker};
 
 use async_trait::async_trait;
 use model::QueueName;
@@ -55,8 +55,8 @@ pub trait Broker: Send + Sync {
     /// When the broker cannot be asked.
     async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError>;
 
-    /// Tells every scheduler something, without any guarantee.
-    async fn hint(&self, hint: Hint);
+    /// Tells every scheduler something, without any guarantee. Never waits: whoever serves a request may call it.
+    fn hint(&self, hint: Hint);
 
     /// The hints from now on.
     ///
@@ -67,7 +67,7 @@ pub trait Broker: Send + Sync {
     /// Whether the broker was reachable when it was last needed.
     fn is_healthy(&self) -> bool;
 
-    /// Ends all connections.
+    /// Sends the hints that still wait, for a short time, and ends all connections.
     async fn close(&self);
 }
 

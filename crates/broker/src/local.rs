@@ -99,7 +99,7 @@ impl Broker for LocalBroker {
         Ok(self.queue(queue).lock().len() as u64)
     }
 
-    async fn hint(&self, hint: Hint) {
+    fn hint(&self, hint: Hint) {
         // Nobody listening is no error: hints promise nothing.
         self.hints.send(hint).ok();
     }

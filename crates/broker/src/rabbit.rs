@@ -5,6 +5,7 @@
 
 mod connection;
 mod consumer;
+mod sender;
 
 use crate::{Broker, BrokerError, Deliveries, Hint, Hints, TaskMessage};
 use async_trait::async_trait;
@@ -14,10 +15,13 @@ use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use model::QueueName;
+use sender::Hinting;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
+
+pub use sender::HintSender;
 
 /// How long handing over a batch may take; a broker with a memory alarm answers nothing at all.
 const PUBLISH: Duration = Duration::from_secs(10);
@@ -34,12 +38,12 @@ fn queue_name(queue: &QueueName) -> String {
 pub struct RabbitBroker {
     link: Link,
     publisher: Mutex<Option<Publisher>>,
+    hinting: Hinting,
     healthy: AtomicBool,
 }
 
 struct Publisher {
     tasks: Channel,
-    hints: Channel,
     declared: HashSet<QueueName>,
 }
 
@@ -52,6 +56,7 @@ impl RabbitBroker {
         Ok(Self {
             link: Link::new(url, name)?,
             publisher: Mutex::new(None),
+            hinting: Hinting::new(),
             healthy: AtomicBool::new(true),
         })
     }
@@ -62,11 +67,8 @@ impl RabbitBroker {
         tasks
             .confirm_select(lapin::options::ConfirmSelectOptions::default())
             .await?;
-        let hints = connection.create_channel().await?;
-        consumer::declare_hints(&hints).await?;
         Ok(Publisher {
             tasks,
-            hints,
             declared: HashSet::new(),
         })
     }
@@ -208,33 +210,8 @@ impl Broker for RabbitBroker {
         }
     }
 
-    async fn hint(&self, hint: Hint) {
-        let Ok(bytes) = serde_json::to_vec(&hint) else {
-            return;
-        };
-        let mut slot = self.publisher.lock().await;
-        let work = async {
-            if slot.is_none() {
-                *slot = Some(self.open().await?);
-            }
-            if let Some(publisher) = slot.as_ref() {
-                let options = BasicPublishOptions::default();
-                let properties = BasicProperties::default();
-                publisher
-                    .hints
-                    .basic_publish(HINTS.into(), "".into(), options, &bytes, properties)
-                    .await?;
-            }
-            Ok::<_, lapin::Error>(())
-        };
-        // Hints promise nothing, so a failure is only worth a note; but the connection is not to be used again.
-        let sent = tokio::time::timeout(Duration::from_secs(2), work).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            tracing::debug!("a hint was not sent");
-            *slot = None;
-            self.healthy.store(false, Ordering::Relaxed);
-            self.link.reset().await;
-        }
+    fn hint(&self, hint: Hint) {
+        self.hinting.give(hint);
     }
 
     async fn hints(&self) -> Result<Box<dyn Hints>, BrokerError> {
@@ -246,6 +223,7 @@ impl Broker for RabbitBroker {
     }
 
     async fn close(&self) {
+        self.flush_hints().await;
         self.publisher.lock().await.take();
         self.link.reset().await;
     }

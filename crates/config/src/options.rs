@@ -147,6 +147,30 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "core",
+        "max_templated_field_length",
+        "4096",
+        "Characters of a rendered field that are kept; a longer one is cut.",
+    ),
+    option(
+        "core",
+        "dag_run_conf_overrides_params",
+        "True",
+        "Whether a run's conf changes the params that tasks see.",
+    ),
+    option(
+        "core",
+        "default_impersonation",
+        "",
+        "User that tasks run as if they name none; with one every task runs in Python.",
+    ),
+    option(
+        "core",
+        "unit_test_mode",
+        "False",
+        "Whether this is a test of Airflow itself; then every task runs in Python.",
+    ),
+    option(
+        "core",
         "simple_auth_manager_users",
         "admin:admin",
         "Users as name:role, separated by commas; roles are viewer, user, op, admin.",
@@ -193,12 +217,43 @@ pub const OPTIONS: &[OptionSpec] = &[
         "INFO",
         "Level of the components' logs and of the tasks'.",
     ),
+    option(
+        "logging",
+        "min_length_masked_secret",
+        "5",
+        "Characters that a secret must have to be masked.",
+    ),
+    option(
+        "logging",
+        "secret_mask_adapter",
+        "",
+        "Function with more forms of a secret to mask; with one every task runs in Python.",
+    ),
+    option(
+        "logging",
+        "namespace_levels",
+        "",
+        "Levels of single loggers; with any every task runs in Python.",
+    ),
+    option(
+        "logging",
+        "logging_config_class",
+        "",
+        "Logging set up by a class; with one every task runs in Python.",
+    ),
     secret(
         "celery",
         "broker_url",
         "amqp://guest:guest@localhost:5672//",
         "RabbitMQ (Airflow's own default is a Redis URL).",
     ),
+    option(
+        "secrets",
+        "backend",
+        "",
+        "Class that knows connections and variables; native tasks that need one then run in Python.",
+    ),
+    option("workers", "secrets_backend", "", "The same for workers alone."),
     option(
         "celery",
         "worker_concurrency",
@@ -378,8 +433,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(
         "dag_processor",
         "min_file_process_interval",
-        "30",
-        "Seconds between looks at a file that cannot be watched.",
+        "",
+        "Seconds after which a file is parsed again although nothing changed. If it is not set: ten minutes or more, so that all of these take at most 5 % of a core.",
     ),
     option(
         "dag_processor",
@@ -425,6 +480,12 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "updraft",
+        "metrics_host",
+        "127.0.0.1",
+        "Address that /metrics and /health of scheduler, worker and DAG processor listen on; 0.0.0.0: all of the machine.",
+    ),
+    option(
+        "updraft",
         "metrics_port",
         "0",
         "Port of /metrics and /health of scheduler, worker and DAG processor; 0: none.",
@@ -458,6 +519,18 @@ pub const OPTIONS: &[OptionSpec] = &[
         "infra_retries",
         "3",
         "Tries of a task instance that may be lost to a dead worker without counting against its retries.",
+    ),
+    option(
+        "updraft",
+        "worker_losses",
+        "2",
+        "Workers in a row that meet their end while they run the same task instance before it is taken to be the reason and fails; 0 for never.",
+    ),
+    option(
+        "updraft",
+        "start_retries",
+        "20",
+        "How often a try that could not be started goes back to the queue, with pauses of up to a minute, before it fails.",
     ),
     option(
         "updraft",

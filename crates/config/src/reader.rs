@@ -174,6 +174,17 @@ impl Reader<'_> {
             killed_task_cleanup_time: self.seconds("core", "killed_task_cleanup_time")?,
             hide_sensitive: self.boolean("core", "hide_sensitive_var_conn_fields")?,
             sensitive_names: self.list("core", "sensitive_var_conn_names"),
+            max_templated_field_length: self.number(
+                "core",
+                "max_templated_field_length",
+                "a whole number",
+            )?,
+            dag_run_conf_overrides_params: self.boolean("core", "dag_run_conf_overrides_params")?,
+            default_impersonation: self.text("core", "default_impersonation"),
+            unit_test_mode: self.boolean("core", "unit_test_mode")?,
+            has_secrets_backend: [("secrets", "backend"), ("workers", "secrets_backend")]
+                .iter()
+                .any(|(section, key)| self.optional(section, key).is_some()),
             users: self.users()?,
             all_admins: self.boolean("core", "simple_auth_manager_all_admins")?,
             passwords_file,
@@ -184,7 +195,10 @@ impl Reader<'_> {
     pub(super) fn dag_processor(&self) -> Result<DagProcessor, ConfigError> {
         Ok(DagProcessor {
             refresh_interval: self.seconds("dag_processor", "refresh_interval")?,
-            min_file_process_interval: self.seconds("dag_processor", "min_file_process_interval")?,
+            min_file_process_interval: self
+                .optional("dag_processor", "min_file_process_interval")
+                .map(|_| self.seconds("dag_processor", "min_file_process_interval"))
+                .transpose()?,
             parsing_processes: self.positive("dag_processor", "parsing_processes")? as usize,
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
             file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),
@@ -273,12 +287,15 @@ impl Reader<'_> {
             grpc_host: self.text("updraft", "grpc_host"),
             grpc_port: self.number("updraft", "grpc_port", "a port from 0 to 65535")?,
             control_plane: self.control_plane()?,
+            metrics_host: self.text("updraft", "metrics_host"),
             metrics_port: self.number("updraft", "metrics_port", "a port from 0 to 65535")?,
             worker_name: self.optional("updraft", "worker_name"),
             queues,
             drain_grace: self.seconds("updraft", "drain_grace")?,
             native_tasks: self.boolean("updraft", "native_tasks")?,
             infra_retries: self.number("updraft", "infra_retries", "a whole number from 0")?,
+            worker_losses: self.number("updraft", "worker_losses", "a whole number from 0")?,
+            start_retries: self.number("updraft", "start_retries", "a whole number from 0")?,
             max_task_log_bytes: u64::from(self.positive("updraft", "max_task_log_mb")?) << 20,
             max_message_bytes: (self.positive("updraft", "max_message_mb")?.min(1024) as usize) << 20,
             otlp_endpoint: self.optional("updraft", "otlp_endpoint").or_else(|| {

@@ -61,6 +61,12 @@ pub struct Core {
     pub killed_task_cleanup_time: Duration,
     pub hide_sensitive: bool,
     pub sensitive_names: Vec<String>,
+    pub max_templated_field_length: i64,
+    pub dag_run_conf_overrides_params: bool,
+    pub default_impersonation: String,
+    pub unit_test_mode: bool,
+    /// Whether connections and variables are looked for in a secrets backend first.
+    pub has_secrets_backend: bool,
     pub users: Vec<SimpleUser>,
     pub all_admins: bool,
     pub passwords_file: PathBuf,
@@ -103,6 +109,10 @@ pub enum DatabaseUrl {
 pub struct Logging {
     pub base_log_folder: PathBuf,
     pub level: String,
+    pub min_length_masked_secret: usize,
+    pub secret_mask_adapter: String,
+    pub namespace_levels: String,
+    pub logging_config_class: String,
 }
 
 /// `[celery]`
@@ -193,7 +203,7 @@ pub struct KubernetesExecutor {
 )]
 pub struct DagProcessor {
     pub refresh_interval: Duration,
-    pub min_file_process_interval: Duration,
+    pub min_file_process_interval: Option<Duration>,
     pub parsing_processes: usize,
     pub file_timeout: Duration,
     pub file_memory_mb: u64,
@@ -210,12 +220,15 @@ pub struct Updraft {
     pub grpc_host: String,
     pub grpc_port: u16,
     pub control_plane: String,
+    pub metrics_host: String,
     pub metrics_port: u16,
     pub worker_name: Option<String>,
     pub queues: Vec<String>,
     pub drain_grace: Duration,
     pub native_tasks: bool,
     pub infra_retries: u32,
+    pub worker_losses: u32,
+    pub start_retries: u32,
     pub max_task_log_bytes: u64,
     pub max_message_bytes: usize,
     pub otlp_endpoint: Option<String>,
@@ -235,6 +248,14 @@ impl Config {
             logging: Logging {
                 base_log_folder: read.absolute("logging", "base_log_folder")?,
                 level: read.level()?,
+                min_length_masked_secret: read.number(
+                    "logging",
+                    "min_length_masked_secret",
+                    "a whole number from 0",
+                )?,
+                secret_mask_adapter: read.text("logging", "secret_mask_adapter"),
+                namespace_levels: read.text("logging", "namespace_levels"),
+                logging_config_class: read.text("logging", "logging_config_class"),
             },
             celery: Celery {
                 broker_url: Secret::new(read.text("celery", "broker_url")),

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 const WORKERS: &str = "urn:updraft:worker";
 const CLAIMS: &str = "urn:updraft:claim";
+const SEALS: &str = "urn:updraft:seal";
 /// How long a worker's own token is good for; it signs a new one for every connection.
 const WORKER_LIFETIME: Duration = Duration::from_secs(3600);
 /// A claim's token dies with the claim; this only bounds what a leak could do after the database is gone.
@@ -95,6 +96,12 @@ struct Envelope<'a, T> {
 
 #[derive(Serialize, Deserialize)]
 struct WorkerBody {
+    sub: String,
+}
+
+/// What is sealed: a digest, as a token tells.
+#[derive(Serialize, Deserialize)]
+struct SealBody {
     sub: String,
 }
 
@@ -185,6 +192,21 @@ impl Tokens {
         self.sign(claim, CLAIMS, CLAIM_LIFETIME)
     }
 
+    /// A token that proves that a holder of the key has written what has that digest. It opens nothing.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn seal(&self, digest: &str) -> Result<String, TokenError> {
+        let sub = digest.to_owned();
+        self.sign(&SealBody { sub }, SEALS, CLAIM_LIFETIME)
+    }
+
+    /// Returns `true` if `seal` is one of ours for that digest.
+    pub fn is_sealed(&self, seal: &str, digest: &str) -> bool {
+        let body: Result<SealBody, TokenError> = self.check(seal, SEALS);
+        body.is_ok_and(|body| body.sub == digest)
+    }
+
     /// The claim that a token is about.
     ///
     /// # Errors
@@ -231,6 +253,10 @@ mod tests {
         };
         assert_eq!(ours.claim(&ours.for_claim(&claim).unwrap()), Ok(claim));
         assert!(ours.worker(&ours.for_claim(&claim).unwrap()).is_err());
+        let seal = ours.seal("abc").unwrap();
+        assert!(ours.is_sealed(&seal, "abc") && !ours.is_sealed(&seal, "abd"));
+        assert!(!tokens("two").is_sealed(&seal, "abc"));
+        assert!(ours.claim(&seal).is_err() && ours.worker(&seal).is_err());
     }
 
     #[test]

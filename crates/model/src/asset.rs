@@ -2,6 +2,7 @@
 //!
 //! Follows `airflow/serialization/definitions/assets.py` and `airflow/assets/evaluation.py`.
 
+use crate::serialized::decode;
 use serde_json::{Map, Value, json};
 
 /// What tells assets apart.
@@ -123,8 +124,18 @@ impl AssetLike {
 
 /// The extra facts of an asset, which serialization may have wrapped.
 fn extra(value: Option<&Value>) -> Map<String, Value> {
-    let value = value.map(|value| value.get("__var").unwrap_or(value));
-    value.and_then(Value::as_object).cloned().unwrap_or_default()
+    // Without a mark it is the user's own, as it is.
+    let is_marked = |value: &Value| value.get("__type").is_some() && value.get("__var").is_some();
+    match value.map(|value| {
+        if is_marked(value) {
+            decode(value)
+        } else {
+            value.clone()
+        }
+    }) {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// Which assets must have been updated for a run.

@@ -159,7 +159,7 @@ async fn install(
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     let stderr = child.stderr.take();
-    let errors = tokio::spawn(async move {
+    let errors = async move {
         let mut last = String::new();
         let mut lines = stderr.map(|stderr| BufReader::new(stderr).lines());
         while let Some(lines) = lines.as_mut()
@@ -170,20 +170,24 @@ async fn install(
             }
         }
         last
-    });
-    if let Some(stdout) = child.stdout.take() {
-        let mut lines = BufReader::new(stdout).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+    };
+    let stdout = child.stdout.take();
+    let steps = async {
+        let mut lines = stdout.map(|stdout| BufReader::new(stdout).lines());
+        while let Some(lines) = lines.as_mut()
+            && let Ok(Some(line)) = lines.next_line().await
+        {
             if let Some(name) = line.strip_prefix("Collecting ") {
                 progress(&format!("  {}", name.split_whitespace().next().unwrap_or(name)));
             } else if line.starts_with("Installing") {
                 progress("  installing");
             }
         }
-    }
+    };
+    let (last_error, ()) = tokio::join!(errors, steps);
     let status = child.wait().await.map_err(|error| failed(error.to_string()))?;
     if status.success() {
         return Ok(());
     }
-    Err(failed(errors.await.unwrap_or_default()))
+    Err(failed(last_error))
 }

@@ -297,9 +297,17 @@ impl ForkServer {
         if keeper.is_none() && !matches!(*self.inner.state.borrow(), State::Stopped) {
             processes::orphans::adopt();
             let work = keep(Arc::downgrade(&self.inner), Arc::clone(&self.inner.died));
-            *keeper = Some(tokio::spawn(work).abort_handle());
+            *keeper = Some(spawn(work));
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it ends with the fork server, and whoever asks for a child hears what became of it"
+)]
+fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    tokio::spawn(work).abort_handle()
 }
 
 /// Starts fork servers, one after the other died, and keeps a copy at hand.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 /// A result may be this large, in bytes.
 const RESULT_LIMIT: usize = 256 << 20;
@@ -58,8 +59,15 @@ pub struct ParsedFile {
     pub dags: Vec<PythonDag>,
     /// Errors by file.
     pub import_errors: BTreeMap<String, String>,
-    /// Modules of the bundle that it imported, by path within the bundle.
-    pub imports: Vec<String>,
+    /// What it depended on, `kind:name` each; paths within the bundle are relative to it.
+    #[serde(default)]
+    pub dependencies: Vec<String>,
+    /// Whether it depended on more than is kept.
+    #[serde(default)]
+    pub too_many: bool,
+    /// Seconds that parsing took, without the start of Python.
+    #[serde(default)]
+    pub seconds: f64,
     /// The hooks that listeners of plugins have.
     #[serde(default)]
     pub listeners: Vec<String>,
@@ -71,7 +79,7 @@ pub struct ParsedFile {
 }
 
 /// One use of what Airflow 3 no longer has.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct OldForm {
     /// The file, in full.
     pub file: String,
@@ -103,6 +111,9 @@ pub struct PythonDag {
     pub serialized: String,
     pub canonical: String,
     pub native: String,
+    /// The file of the bundle that it was made in, if the parsed file only imported that one.
+    #[serde(default)]
+    pub other_file: Option<String>,
 }
 
 /// Why a file gave no result. The text is what users see as the file's import error.
@@ -155,12 +166,17 @@ where
     let (Some(stdout), Some(stderr)) = (take(&mut child.stdout), take(&mut child.stderr)) else {
         return Err(PythonError::System("the child has no output".to_owned()).into());
     };
-    let stdout = tokio::spawn(last_output(stdout));
-    let stderr = tokio::spawn(last_output(stderr));
-    let logs = take(&mut child.logs).map(|logs| tokio::spawn(last_output(logs)));
+    // Reading ends with this call.
+    let mut readers = JoinSet::new();
+    readers.spawn(async { (0, last_output(stdout).await) });
+    readers.spawn(async { (1, last_output(stderr).await) });
+    let mut unread = JoinSet::new();
+    if let Some(logs) = take(&mut child.logs) {
+        unread.spawn(last_output(logs));
+    }
     let outcome = tokio::time::timeout(request.limits.time, conversation(&mut child, &answer)).await;
     child.signal(Signal::SIGKILL);
-    let failure = match outcome {
+    match outcome {
         Ok(Ok(Some(parsed))) => Ok(parsed),
         Ok(Ok(None)) => {
             let how = match tokio::time::timeout(Duration::from_secs(5), &mut child.exit).await {
@@ -168,16 +184,15 @@ where
                 Ok(Ok(ChildExit::Signal(signal))) => format!("was ended by signal {signal}"),
                 Ok(Ok(ChildExit::Lost) | Err(_)) | Err(_) => return Err(ParseFailure::Lost),
             };
-            let mut output = String::new();
-            for stream in [stdout, stderr] {
-                output.push_str(
-                    &tokio::time::timeout(Duration::from_secs(1), stream)
-                        .await
-                        .ok()
-                        .and_then(Result::ok)
-                        .unwrap_or_default(),
-                );
-            }
+            let mut output = BTreeMap::new();
+            let reading = async {
+                while let Some(read) = readers.join_next().await {
+                    output.extend(read);
+                }
+            };
+            // A grandchild may hold them open.
+            tokio::time::timeout(Duration::from_secs(1), reading).await.ok();
+            let output: String = output.into_values().collect();
             let output = if output.trim().is_empty() {
                 String::new()
             } else {
@@ -187,11 +202,7 @@ where
         }
         Ok(Err(problem)) => Err(ParseFailure::Nonsense(problem)),
         Err(_) => Err(ParseFailure::TooSlow(request.limits.time.as_secs())),
-    };
-    if let Some(logs) = logs {
-        logs.abort();
     }
-    failure
 }
 
 /// Takes a stream out of a child, leaving a closed one.

@@ -1,12 +1,15 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 15] = [
+pub(crate) const PROGRAM: [(&str, &str); 17] = [
+    // Before anything is imported, so that the SDK itself profits.
+    ("updraft_bytecode", include_str!("shim/bytecode.py")),
     (
         "updraft_old_modules",
         concat!("TABLE = '''", include_str!("shim/old_modules.txt"), "'''"),
     ),
     ("updraft_notes", include_str!("shim/notes.py")),
+    ("updraft_dependencies", include_str!("shim/dependencies.py")),
     ("updraft_stand_ins", include_str!("shim/stand_ins.py")),
     ("updraft_old_names", include_str!("shim/old_names.py")),
     ("updraft_compat", include_str!("shim/compat.py")),

@@ -14,6 +14,9 @@ pub struct SchemaState {
     pub needed: i64,
 }
 
+/// Name of the lock on MariaDB; names are the server's, so that of the database is part of it.
+const LOCK: &str = "CONCAT('updraft_migrate.', MD5(DATABASE()))";
+
 const TABLE_OPTIONS: &str = " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 impl Store {
@@ -105,7 +108,7 @@ impl Tx {
         }
         let row = self
             .query_one(
-                "SELECT CAST(COALESCE(GET_LOCK('updraft_migrate', 10), 0) AS SIGNED)",
+                &format!("SELECT CAST(COALESCE(GET_LOCK({LOCK}, 10), 0) AS SIGNED)"),
                 &[],
             )
             .await?;
@@ -121,7 +124,7 @@ impl Tx {
 
     async fn unlock_migrations(&mut self) -> Result<(), StoreError> {
         if self.dialect() == Dialect::MariaDb {
-            self.query("SELECT CAST(RELEASE_LOCK('updraft_migrate') AS SIGNED)", &[])
+            self.query(&format!("SELECT CAST(RELEASE_LOCK({LOCK}) AS SIGNED)"), &[])
                 .await?;
         }
         Ok(())

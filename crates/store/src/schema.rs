@@ -133,6 +133,16 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "limits over pools, and mutations",
         steps: MUTATIONS,
     },
+    Migration {
+        version: 19,
+        name: "dependencies of DAG files",
+        steps: DEPENDENCIES,
+    },
+    Migration {
+        version: 20,
+        name: "claims beside heartbeats",
+        steps: BEATS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

@@ -61,7 +61,9 @@ impl Telemetry {
     pub fn start(component: &'static str, level: &str, otlp: Option<&str>) -> Result<Self, TelemetryError> {
         let traces = otlp.map(|endpoint| exporter(component, endpoint)).transpose()?;
         let spans = traces.as_ref().map(|provider| {
-            let filter = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
+            // Parts last as long as their program: they are for logs, and no roots of traces.
+            let filter =
+                EnvFilter::new("info,lifecycle=off,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
             tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer("updraft"))
                 .with_filter(filter)

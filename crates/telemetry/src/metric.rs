@@ -31,6 +31,8 @@ pub const LAST_SWEEP: &str = "updraft_scheduler_last_sweep_timestamp";
 pub const CLAIMS: &str = "updraft_api_claims_total";
 /// Reports, by outcome.
 pub const REPORTS: &str = "updraft_api_reports_total";
+/// Pieces of tasks' logs that could not be written.
+pub const LOG_WRITES_FAILED: &str = "updraft_api_log_writes_failed_total";
 /// REST requests, by status class.
 pub const REQUESTS: &str = "updraft_api_requests_total";
 /// Time that a REST request took.
@@ -64,6 +66,10 @@ pub(crate) fn describe() {
         (TASKS_LOST, "Task instances taken from workers that are gone"),
         (CLAIMS, "Claims of task instances"),
         (REPORTS, "Reports of workers"),
+        (
+            LOG_WRITES_FAILED,
+            "Pieces of tasks' logs that could not be written",
+        ),
         (REQUESTS, "REST requests"),
         (TASKS_ENDED, "Tasks ended"),
         (FILES_PARSED, "DAG files parsed"),

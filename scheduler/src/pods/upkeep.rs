@@ -3,11 +3,11 @@
 use super::manifest::{self, BASE, SEEN};
 use super::{INSTALLATION, lock};
 use crate::Shared;
-use bootstrap::Stop;
 use chrono::Utc;
 use config::KubernetesExecutor;
 use k8s_openapi::api::core::v1::Pod;
 use kubernetes::state;
+use lifecycle::Stop;
 use model::task_instance::StateName;
 use model::{TaskInstanceId, Timestamp, WorkerId};
 use std::collections::HashMap;

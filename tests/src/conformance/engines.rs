@@ -35,7 +35,7 @@ impl Engines {
     /// # Errors
     /// When one does not come up.
     pub fn start(python: &str, dags: &Path, plugins: Option<&Path>, cluster: bool) -> anyhow::Result<Self> {
-        let airflow = airflow(python, dags, plugins)?;
+        let airflow = airflow(python, dags, plugins, "WARNING")?;
         let updraft = if cluster {
             updraft_cluster(python, dags, plugins)?
         } else {
@@ -89,7 +89,11 @@ fn installation(python: &str, dags: &Path, plugins: Option<&Path>) -> Installati
     installation
 }
 
-fn airflow(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<Side> {
+/// Starts real Airflow alone; records of tasks below this level are not in their logs.
+///
+/// # Errors
+/// When it does not come up.
+pub fn airflow(python: &str, dags: &Path, plugins: Option<&Path>, level: &str) -> anyhow::Result<Side> {
     let mut installation = installation(python, dags, plugins);
     let port = installation.port;
     let own = [
@@ -98,7 +102,7 @@ fn airflow(python: &str, dags: &Path, plugins: Option<&Path>) -> anyhow::Result<
             format!("http://127.0.0.1:{port}/execution/"),
         ),
         ("AIRFLOW__API__WORKERS", "1".to_owned()),
-        ("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING".to_owned()),
+        ("AIRFLOW__LOGGING__LOGGING_LEVEL", level.to_owned()),
         ("AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME", "0.2".to_owned()),
         (
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL",

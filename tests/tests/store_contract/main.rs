@@ -5,6 +5,7 @@
     reason = "a contract that cannot be set up is a failed contract"
 )]
 
+mod claims;
 mod lists;
 mod outside;
 mod slots;
@@ -12,7 +13,7 @@ mod world;
 
 use chrono::{Duration, Utc};
 use model::dag_run::DagRunState;
-use model::task_instance::{Outcome, StateName};
+use model::task_instance::{LossCause, Outcome, StateName};
 use model::{DagRunKey, DagVersionId};
 use std::collections::HashSet;
 use std::time::Duration as StdDuration;
@@ -320,8 +321,8 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
             tx.lose_all(
                 &store::Graphs::default(),
                 &lost,
-                3,
-                "worker_restarted",
+                LIMITS,
+                &LossCause::WorkerRestarted,
                 Utc::now(),
             )
             .await
@@ -371,12 +372,8 @@ async fn leases_run_out_by_the_databases_clock() {
             .unwrap();
         assert_eq!((expired, alive), (vec![worker.id], 1));
         assert!(store::transact!(world.store, "expire", |tx| tx.expire_worker(worker.id).await).unwrap());
-        assert!(
-            !store::transact!(world.store, "renew", |tx| tx
-                .renew_lease(worker.id, LEASE, false)
-                .await)
-            .unwrap()
-        );
+        let heard = world.beat(worker.id, 1, &[], &[]).await;
+        assert!(!heard.alive, "what has ended is not renewed");
     }
 }
 

@@ -3,19 +3,24 @@
 use chrono::Utc;
 use model::dag::Dag;
 use model::dag_run::DagRunType;
-use model::task_instance::{Outcome, StateName};
+use model::task_instance::{BeatNumber, Finding, LossCause, NamedClaims, Outcome, StateName};
 use model::{ClaimEpoch, DagRunKey, DagVersionId, TaskInstanceId, TryNumber, WorkerId};
 use scheduling::{Decision, Move};
 use serde_json::json;
 use std::time::Duration as StdDuration;
 use store::repo::{
-    ClaimRequest, Claimed, DispatchLimits, LockedRun, NewRun, NewXCom, ParsedDag, PoolRecord, Report,
-    Reported, WorkerRecord,
+    Beat, ClaimRequest, Claimed, DispatchLimits, HeardBeat, LockedRun, LossLimits, LostTask, NewRun, NewXCom,
+    ParsedDag, PoolRecord, Report, Reported, TaskInstanceRecord, WorkerRecord,
 };
 use store::{Store, StoreError};
 use uuid::Uuid;
 
 pub(crate) const LEASE: StdDuration = StdDuration::from_secs(60);
+pub(crate) const LIMITS: LossLimits = LossLimits {
+    infra_retries: 3,
+    worker_losses: 2,
+    start_retries: 3,
+};
 
 pub(crate) fn ti_id() -> TaskInstanceId {
     TaskInstanceId::new(Uuid::now_v7())
@@ -151,6 +156,12 @@ impl World {
 
     /// Schedules the first so many tasks of a run that are not.
     pub(crate) async fn schedule_some(&self, key: DagRunKey, most: usize) {
+        self.move_some(key, StateName::NoStatus, &Decision::Schedule, most)
+            .await;
+    }
+
+    /// Makes this move with the first so many task instances of a run that are in that state.
+    pub(crate) async fn move_some(&self, key: DagRunKey, from: StateName, decision: &Decision, most: usize) {
         store::transact!(self.store, "schedule", |tx| {
             let LockedRun::Mine(run) = tx.lock_run(key).await? else {
                 panic!("the run is free")
@@ -159,12 +170,12 @@ impl World {
                 .snapshot(key)
                 .await?
                 .into_iter()
-                .filter(|ti| ti.state == StateName::NoStatus)
+                .filter(|ti| ti.state == from)
                 .take(most)
                 .map(|ti| Move {
                     id: ti.id,
                     from: ti.state,
-                    decision: Decision::Schedule,
+                    decision: decision.clone(),
                 })
                 .collect();
             tx.apply_moves(&run, &self.dag, &moves, &mut ti_id, Utc::now())
@@ -215,11 +226,28 @@ impl World {
         claim_id: &str,
         any_of_queue: bool,
     ) -> Claimed {
+        self.claim_after(id, worker, claim_id, any_of_queue, 0).await
+    }
+
+    /// Claims as a worker does that has begun so many heartbeats.
+    pub(crate) async fn claim_after(
+        &self,
+        id: TaskInstanceId,
+        worker: WorkerId,
+        claim_id: &str,
+        any_of_queue: bool,
+        beat: i64,
+    ) -> Claimed {
+        let try_number = match self.task(id).await.try_number {
+            TryNumber(0) => TryNumber(1),
+            current => current,
+        };
         let request = ClaimRequest {
             id,
-            try_number: TryNumber(1),
+            try_number,
             claim_id: claim_id.into(),
             worker,
+            beat: BeatNumber(beat),
             hostname: "h".into(),
             unixname: "u".into(),
             pid: 1,
@@ -230,6 +258,17 @@ impl World {
     }
 
     pub(crate) async fn report(&self, id: TaskInstanceId, epoch: i64, outcome: Outcome) -> Reported {
+        self.report_with(id, epoch, outcome, None).await
+    }
+
+    /// Reports a try that goes on with that method and arguments after it has waited.
+    pub(crate) async fn report_with(
+        &self,
+        id: TaskInstanceId,
+        epoch: i64,
+        outcome: Outcome,
+        next: Option<(String, String)>,
+    ) -> Reported {
         let report = Report {
             id,
             epoch: ClaimEpoch(epoch),
@@ -243,7 +282,7 @@ impl World {
             }],
             rendered_fields: Some("{}".into()),
             map_label: None,
-            next: None,
+            next,
             outlets: Vec::new(),
             outlet_events: Vec::new(),
             trigger: None,
@@ -251,16 +290,69 @@ impl World {
         store::transact!(self.store, "report", |tx| tx.report(&report, Utc::now()).await).unwrap()
     }
 
+    pub(crate) async fn task(&self, id: TaskInstanceId) -> TaskInstanceRecord {
+        let mut db = self.store.reader().await.unwrap();
+        db.task_instance_by_id(id).await.unwrap().unwrap()
+    }
+
     pub(crate) async fn state(&self, id: TaskInstanceId) -> StateName {
-        self.store
-            .reader()
-            .await
-            .unwrap()
-            .task_instance_by_id(id)
-            .await
-            .unwrap()
-            .unwrap()
-            .state
+        self.task(id).await.state
+    }
+
+    /// A worker's heartbeat, with what follows from it.
+    pub(crate) async fn beat(
+        &self,
+        worker: WorkerId,
+        number: i64,
+        held: &[(TaskInstanceId, i64)],
+        asked: &[&str],
+    ) -> HeardBeat {
+        let named = NamedClaims {
+            number: BeatNumber(number),
+            held: held.iter().map(|(id, epoch)| (*id, ClaimEpoch(*epoch))).collect(),
+            asked: asked.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        let beat = Beat {
+            worker,
+            draining: false,
+            unwell: None,
+            named,
+        };
+        let heard = store::transact!(self.store, "beat", |tx| tx.hear_beat(&beat, LEASE).await).unwrap();
+        for (claim, finding) in &heard.findings {
+            store::transact!(self.store, "compare", |tx| {
+                match finding {
+                    Finding::Nothing => {}
+                    Finding::Named => tx.note_unnamed(claim, None).await?,
+                    Finding::Unnamed => tx.note_unnamed(claim, Some(beat.named.number)).await?,
+                    Finding::Unknown => {
+                        let held = (claim.id, claim.epoch);
+                        let graphs = store::Graphs::default();
+                        tx.give_back(&graphs, held, LIMITS, "unheard", Utc::now()).await?;
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        }
+        heard
+    }
+
+    /// Loses everything that a worker holds.
+    pub(crate) async fn lose(&self, worker: WorkerId, cause: LossCause) {
+        let graphs = store::Graphs::default();
+        store::transact!(self.store, "lose", |tx| {
+            let mut lost = tx.tasks_of_worker(worker).await?;
+            LostTask::accuse(&mut lost, &cause, LIMITS);
+            tx.lose_all(&graphs, &lost, LIMITS, &cause, Utc::now()).await
+        })
+        .unwrap();
+    }
+
+    /// Queues again whatever of a run waits to be tried or started again.
+    pub(crate) async fn queue_again(&self, key: DagRunKey, from: StateName) {
+        self.move_some(key, from, &Decision::Schedule, usize::MAX).await;
+        self.dispatch(worker_id(), 100).await.unwrap();
     }
 
     /// One task instance, queued.

@@ -4,10 +4,11 @@
 use super::narrate;
 use super::scratch::Scratch;
 use super::template::Renderer;
-use crate::Shared;
-use crate::log::{Lines, TryLog};
+use super::{Settings, Surroundings, session};
+use crate::log::{LINE, Lines, TryLog};
 use crate::permission;
 use crate::run::{End, Facts, NeverStarted};
+use model::python_text::{decode_with_backslashes, repr_text, rstrip};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
@@ -22,6 +23,11 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 const HOOK: &str = "airflow.task.hooks.airflow.providers.standard.hooks.subprocess.SubprocessHook";
+
+/// Bytes of a command, or of a variable, that are surely not too many for the system; longer ones are left to Python.
+const ARGUMENT: usize = 100_000;
+/// Bytes of all given variables together, likewise.
+const VARIABLES: usize = 500_000;
 
 /// A BashOperator with its templates rendered.
 pub(crate) struct BashTask {
@@ -46,35 +52,33 @@ impl BashTask {
 ///
 /// # Errors
 /// When a template needs Python.
-pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, String> {
-    let renderer = Renderer::new(facts, document.get("params"));
+pub(super) fn prepare(settings: &Settings, facts: &Facts, document: &Value) -> Result<BashTask, String> {
+    let renderer = Renderer::new(settings, facts, document);
     let text = |key: &str| document.get(key).and_then(Value::as_str);
     let command = renderer.render(text("bash_command").ok_or("it has no bash_command")?)?;
     if command.ends_with(".sh") || command.ends_with(".bash") {
         return Err("the command is written to a script".to_owned());
     }
-    if command.contains('\0') {
-        return Err("the command contains a NUL byte".to_owned());
+    if command.contains('\0') || command.len() > ARGUMENT {
+        return Err("the command is one that the system may refuse".to_owned());
     }
     let cwd = text("cwd").map(|cwd| renderer.render(cwd)).transpose()?;
-    let env = match document.get("env").and_then(Value::as_object) {
-        Some(env) => {
-            let render = |(key, value): (&String, &Value)| {
-                Ok((key.clone(), renderer.render(value.as_str().unwrap_or_default())?))
-            };
-            Some(env.iter().map(render).collect::<Result<Vec<_>, String>>()?)
-        }
-        None => None,
-    };
+    if cwd
+        .as_ref()
+        .is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0'))
+    {
+        return Err("where its cwd is depends on the process".to_owned());
+    }
+    let env = variables(&renderer, document.get("env"))?;
     let shown_env = env.as_ref().map(|env| {
         env.iter()
             .map(|(k, v)| (k.clone(), v.as_str().into()))
             .collect::<Map<String, Value>>()
     });
     let fields = json!({
-        "bash_command": narrate::shown(&command.as_str().into(), "bash_command"),
-        "env": shown_env.map(|env| narrate::shown(&env.into(), "env")),
-        "cwd": cwd,
+        "bash_command": narrate::shown(settings, &command.as_str().into(), "bash_command"),
+        "env": shown_env.map(|env| narrate::shown(settings, &env.into(), "env")),
+        "cwd": cwd.as_deref().map(|cwd| narrate::shown(settings, &cwd.into(), "cwd")),
     });
     Ok(BashTask {
         command,
@@ -98,6 +102,33 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<BashTask, Strin
     })
 }
 
+/// The variables that a task gives, rendered.
+fn variables(renderer: &Renderer, env: Option<&Value>) -> Result<Option<Vec<(String, String)>>, String> {
+    let Some(env) = env.and_then(Value::as_object) else {
+        return Ok(None);
+    };
+    let mut variables = Vec::with_capacity(env.len());
+    for (name, value) in env {
+        let value = renderer.render(value.as_str().ok_or("a variable is no text")?)?;
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') || value.len() > ARGUMENT {
+            return Err("a variable is one that the system may refuse".to_owned());
+        }
+        variables.push((name.clone(), value));
+    }
+    if variables.iter().map(|(_, value)| value.len()).sum::<usize>() > VARIABLES {
+        return Err("its variables are more than the system may take".to_owned());
+    }
+    Ok(Some(variables))
+}
+
+/// The last line of output.
+#[derive(Default)]
+struct Last {
+    text: String,
+    /// Bytes of it that were too many to be kept.
+    left_out: u64,
+}
+
 /// How the command ended.
 enum Ended {
     Exit(ExitStatus),
@@ -108,18 +139,18 @@ enum Ended {
 
 /// Runs a BashOperator.
 pub(super) async fn run(
-    shared: &Shared,
+    surroundings: &Surroundings<'_>,
     facts: &Facts,
     task: BashTask,
     log: &TryLog,
     stop: &CancellationToken,
 ) -> End {
     narrate::begins(log).await;
-    let end = match execute(shared, facts, &task, log, stop).await {
+    let end = match execute(surroundings, facts, &task, log, stop).await {
         Ok((Ended::Exit(status), last)) => judge(facts, &task, status, last, log).await,
         Ok((Ended::TimedOut, _)) => narrate::timed_out(facts, log).await,
         Ok((Ended::Stopped, _)) => narrate::stopped(facts),
-        Ok((Ended::NeverStarted(why), _)) => End::never_started(facts, why),
+        Ok((Ended::NeverStarted(why), _)) => End::never_started(why.cause),
         Err(problem) => narrate::failed(facts, log, "AirflowException", &problem, "").await,
     };
     narrate::ended(log).await;
@@ -129,7 +160,7 @@ pub(super) async fn run(
     }
 }
 
-async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: String, log: &TryLog) -> End {
+async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: Last, log: &TryLog) -> End {
     let code = status
         .code()
         .map_or_else(|| -i64::from(status.signal().unwrap_or(0)), i64::from);
@@ -143,7 +174,13 @@ async fn judge(facts: &Facts, task: &BashTask, status: ExitStatus, last: String,
         let text = format!("Bash command failed. The command returned a non-zero exit code {code}.");
         return narrate::failed(facts, log, "AirflowException", &text, "").await;
     }
-    narrate::succeeded(log, Some(last.into()), task.push).await
+    let value = Value::from(last.text);
+    if task.push && (last.left_out > 0 || value.to_string().len() > LINE) {
+        let text =
+            format!("The last line of output is too long for an XCom: it may have {LINE} bytes at most.");
+        return narrate::failed(facts, log, "AirflowException", &text, "").await;
+    }
+    narrate::succeeded(log, Some(value), task.push).await
 }
 
 fn bash() -> &'static str {
@@ -158,12 +195,12 @@ fn bash() -> &'static str {
 }
 
 async fn execute(
-    shared: &Shared,
+    surroundings: &Surroundings<'_>,
     facts: &Facts,
     task: &BashTask,
     log: &TryLog,
     stop: &CancellationToken,
-) -> Result<(Ended, String), String> {
+) -> Result<(Ended, Last), String> {
     let scratch = match &task.cwd {
         Some(cwd) if !std::path::Path::new(cwd).exists() => {
             return Err(format!("Can not find the cwd: {cwd}"));
@@ -180,7 +217,7 @@ async fn execute(
         &format!("Tmp dir root location: {}", std::env::temp_dir().display()),
     )
     .await;
-    let shown = python_repr(&task.command);
+    let shown = repr_text(&task.command);
     log.record(
         "info",
         HOOK,
@@ -194,7 +231,7 @@ async fn execute(
         (None, Some(scratch)) => command.current_dir(scratch.path()),
         (None, None) => &mut command,
     };
-    environment(shared, facts, task, &mut command);
+    environment(surroundings, facts, task, &mut command);
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"))?;
     let copy = writer
         .try_clone()
@@ -203,25 +240,23 @@ async fn execute(
         .stdin(Stdio::null())
         .stdout(Stdio::from(writer))
         .stderr(Stdio::from(copy));
-    command.process_group(0).kill_on_drop(true);
+    session::own(&mut command, facts.permit.clone());
+    command.kill_on_drop(true);
     processes::pause::point("bash");
     if let Err(why) = permission::granted(facts, stop).await {
-        return Ok((Ended::NeverStarted(why), String::new()));
+        return Ok((Ended::NeverStarted(why), Last::default()));
     }
-    // No await from the look at the claim to here.
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("cannot start {}: {error}", bash()))?;
+    // The child looks again, as its last step before bash.
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.raw_os_error() == Some(session::VOID) => {
+            let cause = "the claim became void; the task was not started".to_owned();
+            return Ok((Ended::NeverStarted(NeverStarted { cause }), Last::default()));
+        }
+        Err(error) => return Err(format!("cannot start {}: {error}", bash())),
+    };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let _kept = pid.map(Kept::new);
-    if !facts.permit.holds()
-        && let Some(pid) = pid
-    {
-        // We were stopped in between. It is gone before bash has read its first command.
-        killpg(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        child.wait().await.ok();
-        return Ok((Ended::Stopped, String::new()));
-    }
     // The parent's ends of the pipe are in `command`; the reader sees the end only when they are closed.
     drop(command);
     log.record("info", HOOK, "Output:").await;
@@ -230,13 +265,12 @@ async fn execute(
     let reader =
         tokio::net::unix::pipe::Receiver::from_owned_fd(reader).map_err(|error| error.to_string())?;
     let limit = facts.start.execution_timeout;
-    let patience = || shared.kill_patience();
-    let ended = wait(&mut child, reader, log, limit, patience, stop).await;
+    let ended = wait(&mut child, reader, log, limit, &surroundings.patience, stop).await;
     drop(scratch);
     ended
 }
 
-fn environment(shared: &Shared, facts: &Facts, task: &BashTask, command: &mut Command) {
+fn environment(surroundings: &Surroundings<'_>, facts: &Facts, task: &BashTask, command: &mut Command) {
     if task.env.is_some() && !task.append_env {
         command.env_clear();
     } else {
@@ -251,14 +285,17 @@ fn environment(shared: &Shared, facts: &Facts, task: &BashTask, command: &mut Co
         );
     }
     command.envs(task.env.iter().flatten().map(|(key, value)| (key, value)));
-    command.envs(shared.watchdog.environment(&shared.name));
+    command.envs(surroundings.marks.iter().map(|(name, value)| (name, value)));
     for (name, value) in [
         ("AIRFLOW_CTX_DAG_OWNER", task.owner.as_str()),
         ("AIRFLOW_CTX_DAG_ID", facts.ti("dag_id")),
         ("AIRFLOW_CTX_TASK_ID", facts.ti("task_id")),
         ("AIRFLOW_CTX_DAG_RUN_ID", facts.ti("run_id")),
     ] {
-        command.env(name, value);
+        // Airflow leaves out what is empty.
+        if !value.is_empty() {
+            command.env(name, value);
+        }
     }
     command.env(crate::python_task::EPOCH, facts.start.epoch.to_string());
     command.env("AIRFLOW_CTX_TRY_NUMBER", facts.try_number().to_string());
@@ -281,14 +318,14 @@ async fn wait(
     limit: f64,
     patience: impl Fn() -> Duration,
     stop: &CancellationToken,
-) -> Result<(Ended, String), String> {
+) -> Result<(Ended, Last), String> {
     let group = child
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
         .map(Pid::from_raw);
     let signal = |signal| group.map(|group| killpg(group, signal));
     let work = async {
-        let mut last = String::new();
+        let mut last = Last::default();
         let mut lines = Lines::default();
         let mut buffer = vec![0; 16 << 10];
         loop {
@@ -297,8 +334,11 @@ async fn wait(
                 Ok(0) | Err(_) => (lines.finish().into_iter().collect(), true),
             };
             for line in complete {
-                last = line.trim_end().to_owned();
-                log.record("info", HOOK, &last).await;
+                let left_out = line.left_out;
+                let mut text = decode_with_backslashes(&line.bytes);
+                text.truncate(rstrip(&text).len());
+                log.record("info", HOOK, &text).await;
+                last = Last { text, left_out };
             }
             if ended {
                 break;
@@ -330,42 +370,5 @@ async fn wait(
     }
     // What ignored SIGTERM and let go of the output is still in the group.
     signal(Signal::SIGKILL);
-    Ok((why, String::new()))
-}
-
-/// Python's `repr()` of a string.
-fn python_repr(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_shown_as_python_shows_them() {
-        assert_eq!(python_repr("echo 'a'\n"), r#""echo 'a'\n""#);
-        assert_eq!(python_repr("a'b\"c\\"), r#"'a\'b"c\\'"#);
-    }
+    Ok((why, Last::default()))
 }

@@ -1,5 +1,6 @@
 //! Connections of native tasks: those of the metadata database, read through the control plane.
 
+use super::Settings;
 use crate::Shared;
 use crate::control::is_away;
 use crate::log::TryLog;
@@ -12,15 +13,9 @@ const AWAY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether a connection is looked for in this worker's environment or in a secrets backend first.
-pub(super) fn is_elsewhere(conn_id: &str) -> bool {
+pub(super) fn is_elsewhere(settings: &Settings, conn_id: &str) -> bool {
     let variable = format!("AIRFLOW_CONN_{}", conn_id.to_uppercase());
-    [
-        variable.as_str(),
-        "AIRFLOW__SECRETS__BACKEND",
-        "AIRFLOW__WORKERS__SECRETS_BACKEND",
-    ]
-    .iter()
-    .any(|name| std::env::var_os(name).is_some())
+    settings.has_secrets_backend || std::env::var_os(variable).is_some()
 }
 
 /// Reads a connection (`ConnectionResult`); `None` if there is none of that id. What is secret of it is masked in the log.

@@ -4,6 +4,7 @@ mod container;
 mod outcome;
 mod words;
 
+use super::Settings;
 use super::connection;
 use super::narrate;
 use super::registry;
@@ -85,14 +86,14 @@ impl DockerTask {
 ///
 /// # Errors
 /// When something of it needs Python.
-pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<DockerTask, String> {
-    let renderer = Renderer::new(facts, document.get("params"));
+pub(super) fn prepare(settings: &Settings, facts: &Facts, document: &Value) -> Result<DockerTask, String> {
+    let renderer = Renderer::new(settings, facts, document);
     let document: Document = Deserialize::deserialize(document).map_err(|error| error.to_string())?;
     let fields = renderer.render_all(&document.fields)?;
     let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
     let conn_id = text("docker_conn_id").filter(|id| !id.is_empty());
     if let Some(id) = &conn_id
-        && connection::is_elsewhere(id)
+        && connection::is_elsewhere(settings, id)
     {
         return Err("its connection comes from outside of the metadata database".to_owned());
     }
@@ -118,7 +119,7 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<DockerTask, Str
         "docker_conn_id",
     ] {
         let value = fields.get(name).unwrap_or(&Value::Null);
-        shown.insert(name.to_owned(), narrate::shown(value, name));
+        shown.insert(name.to_owned(), narrate::shown(settings, value, name));
     }
     Ok(DockerTask {
         image: text("image").ok_or("it has no image")?,

@@ -1,12 +1,11 @@
 //! What Airflow's task runner writes to the log around an operator, and what it makes of the operator's result.
 
+use super::Settings;
 use crate::log::TryLog;
 use crate::run::{End, Facts, fields};
+use model::python_text;
 use proto::v1::{Ending, XCom};
 use serde_json::{Value, json};
-
-/// Rendered fields that are longer are cut (`[core] max_templated_field_length`).
-const FIELD: usize = 4096;
 
 pub(super) async fn begins(log: &TryLog) {
     log.record("info", "task", "::group::Pre Execute").await;
@@ -68,53 +67,85 @@ pub(super) async fn succeeded(log: &TryLog, value: Option<Value>, push: bool) ->
     end
 }
 
-/// A rendered field as it is shown: secrets by their names are hidden, long texts cut.
-pub(super) fn shown(value: &Value, name: &str) -> Value {
-    let value = redact(value, name);
-    let text = match &value {
-        Value::String(text) => text.clone(),
-        Value::Array(_) | Value::Object(_) => value.to_string(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => return value,
-    };
-    if text.chars().count() <= FIELD {
-        value
+/// A rendered field as it is shown: secrets by their names are hidden, long texts cut, keys sorted.
+pub(super) fn shown(settings: &Settings, value: &Value, name: &str) -> Value {
+    let value = sorted(value);
+    let length = python_text::str(&value).chars().count();
+    let redacted = settings.names.redact(&value, Some(name));
+    if i64::try_from(length).unwrap_or(i64::MAX) <= settings.field_length {
+        redacted
     } else {
-        shorten(&text).into()
+        shorten(&python_text::str(&redacted), settings.field_length).into()
     }
 }
 
-fn redact(value: &Value, name: &str) -> Value {
+fn sorted(value: &Value) -> Value {
     match value {
-        Value::String(_) if crate::mask::is_sensitive(name) => "***".into(),
-        Value::Array(items) => items.iter().map(|item| redact(item, name)).collect(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(key, item)| (key.clone(), redact(item, key)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        Value::Object(fields) => {
+            let pairs = fields.iter().map(|(key, item)| (key.clone(), sorted(item)));
+            let pairs: std::collections::BTreeMap<String, Value> = pairs.collect();
+            Value::Object(pairs.into_iter().collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
-fn shorten(text: &str) -> String {
-    let head = "Truncated. You can change this behaviour in [core]max_templated_field_length. ";
-    let kept: String = text.chars().take(FIELD - head.len() - 3).collect();
-    format!("{head}{}...", kept.trim_end())
+/// `truncate_rendered_value` of Airflow.
+fn shorten(text: &str, length: i64) -> String {
+    const HEAD: &str = "Truncated. You can change this behaviour in [core]max_templated_field_length. ";
+    const END: &str = "...";
+    /// Fewer characters of the text itself are not worth it.
+    const LEAST: usize = 7;
+    if length <= 0 {
+        return String::new();
+    }
+    let room = usize::try_from(length).unwrap_or(usize::MAX);
+    let room = room.saturating_sub(HEAD.len() + END.len());
+    if room < LEAST {
+        return format!("{HEAD}{END}");
+    }
+    let kept: String = text.chars().take(room).collect();
+    format!("{HEAD}{}{END}", python_text::rstrip(&kept))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shown_with(length: &str, value: &Value, name: &str) -> Value {
+        let env = [
+            ("AIRFLOW_HOME", "/nonexistent"),
+            ("AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH", length),
+            ("AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES", "pin"),
+        ];
+        let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let raw = config::RawConfig::load_from(env.into_iter().collect()).unwrap();
+        let settings = Settings::of(&config::Config::from_raw(&raw).unwrap());
+        shown(&settings, value, name)
+    }
+
     #[test]
     fn fields_are_cut_and_hidden_as_airflow_does() {
-        let long = shown(&"x".repeat(5000).into(), "command");
+        let long = shown_with("4096", &"ü".repeat(5000).into(), "command");
         let cut = long.as_str().unwrap();
-        assert!(cut.starts_with("Truncated. ") && cut.ends_with("...") && cut.len() <= FIELD);
-        let value = json!({"API_KEY": "abcdef", "n": 1, "list": ["a"]});
+        assert!(cut.starts_with("Truncated. ") && cut.ends_with("ü...") && cut.chars().count() == 4096);
         assert_eq!(
-            shown(&value, "environment"),
-            json!({"API_KEY": "***", "n": 1, "list": ["a"]})
+            shown_with("4096", &"ü".repeat(4096).into(), "c"),
+            "ü".repeat(4096)
         );
+        let value = json!({"n": 1, "API_KEY": "abcdef", "my_pin": "1", "list": ["a"]});
+        let hidden = json!({"API_KEY": "***", "list": ["a"], "my_pin": "***", "n": 1});
+        assert_eq!(shown_with("4096", &value, "environment"), hidden);
+        let head = "Truncated. You can change this behaviour in [core]max_templated_field_length. ";
+        assert_eq!(
+            shown_with("95", &json!({"b": true, "a": "x".repeat(90)}), "c"),
+            format!("{head}{{'a': 'xxxxxxx...")
+        );
+        assert_eq!(
+            shown_with("87", &json!("x".repeat(90)), "c"),
+            format!("{head}...")
+        );
+        assert_eq!(shown_with("0", &json!("x"), "c"), "");
     }
 }

@@ -9,6 +9,7 @@ mod startup;
 mod watch;
 mod xcom;
 
+use super::Settings;
 use super::connection;
 use super::narrate;
 use super::template::Renderer;
@@ -164,8 +165,8 @@ impl From<kube::Error> for Problem {
 ///
 /// # Errors
 /// When something of it needs Python.
-pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<PodTask, String> {
-    let renderer = Renderer::new(facts, document.get("params"));
+pub(super) fn prepare(settings: &Settings, facts: &Facts, document: &Value) -> Result<PodTask, String> {
+    let renderer = Renderer::new(settings, facts, document);
     let document: Document = Deserialize::deserialize(document).map_err(|error| error.to_string())?;
     let render = |(mark, template): (&String, &String)| Ok((mark.clone(), renderer.render(template)?));
     let texts = document.templates.iter().map(render);
@@ -183,8 +184,8 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<PodTask, String
     }
     let mut shown = Map::new();
     for (name, value) in document.fields.as_object().into_iter().flatten() {
-        let value = manifest::without_secrets(&manifest::substitute(value, &texts));
-        shown.insert(name.clone(), narrate::shown(&value, name));
+        let value = manifest::without_secrets(&settings.names, &manifest::substitute(value, &texts));
+        shown.insert(name.clone(), narrate::shown(settings, &value, name));
     }
     let mut task = PodTask {
         rendered: Value::from(shown).to_string(),
@@ -198,7 +199,11 @@ pub(super) fn prepare(facts: &Facts, document: &Value) -> Result<PodTask, String
         .as_deref()
         .map(|id| task.text(id))
         .filter(|id| !id.is_empty());
-    if task.conn_id.as_deref().is_some_and(connection::is_elsewhere) {
+    if task
+        .conn_id
+        .as_deref()
+        .is_some_and(|id| connection::is_elsewhere(settings, id))
+    {
         return Err("its connection comes from outside of the metadata database".to_owned());
     }
     let file = task.document.config_file.as_deref().map(|file| task.text(file));

@@ -1,35 +1,37 @@
 //! Templates, rendered exactly as Airflow's Jinja would, or not at all.
+//!
+//! minijinja reads them; what the tree that it makes comes to is evaluated here with Python's semantics, so that nothing
+//! prints, compares or counts as Rust would have it. Whatever is not known exactly is declined: the task runs in Python.
 
-use super::datetime::{Pendulum, ds_add};
+mod arguments;
+mod eval;
+mod filters;
+mod methods;
+mod names;
+mod operators;
+mod value;
+
+pub(super) use arguments::Arguments;
+pub(super) use value::{Outcome, Py};
+
+use super::Settings;
 use crate::run::Facts;
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
-use minijinja::value::{Object, Serde, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value, context};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// Steps that rendering one template may take.
-const FUEL: u64 = 1_000_000;
+use eval::Evaluation;
+use minijinja::machinery::parse;
+use minijinja::syntax::SyntaxConfig;
+use names::{Names, names};
 
 /// Renders templates of one try.
 pub(super) struct Renderer {
-    environment: Environment<'static>,
-    context: Value,
+    /// The names that templates use, or why there are none that we know.
+    names: Outcome<Names>,
 }
 
 impl Renderer {
-    pub(super) fn new(facts: &Facts, params: Option<&serde_json::Value>) -> Self {
-        let mut environment = Environment::empty();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_formatter(format_value);
-        environment.add_function("range", minijinja::functions::range);
-        add_filters(&mut environment);
+    /// A renderer for a task with this side document.
+    pub(super) fn new(settings: &Settings, facts: &Facts, document: &serde_json::Value) -> Self {
         Self {
-            environment,
-            context: context(facts, params),
+            names: names(settings, facts, document),
         }
     }
 
@@ -37,27 +39,27 @@ impl Renderer {
     ///
     /// # Errors
     /// When anything in it is not known here.
-    pub(super) fn render(&self, template: &str) -> Result<String, String> {
-        if !template.contains('{') {
-            // Jinja drops one newline at the end of every template.
-            return Ok(template.strip_suffix('\n').unwrap_or(template).to_owned());
+    pub(super) fn render(&self, template: &str) -> Outcome<String> {
+        // Jinja writes every line end as one newline, and drops one at the end.
+        let mut source = template.replace("\r\n", "\n").replace('\r', "\n");
+        if source.ends_with('\n') {
+            source.pop();
         }
-        let template = self
-            .environment
-            .template_from_str(template)
-            .map_err(|error| error.to_string())?;
-        template
-            .render(self.context.clone())
-            .map_err(|error| error.to_string())
+        // Params are checked even where no template asks for them.
+        let names = self.names.as_ref().map_err(Clone::clone)?;
+        if !source.contains('{') {
+            return Ok(source);
+        }
+        let tree =
+            parse(&source, "<template>", SyntaxConfig::default()).map_err(|error| error.to_string())?;
+        Evaluation::new(&source, names).render(&tree)
     }
-}
 
-impl Renderer {
     /// Renders every text in a value, but no key of an object, as Airflow's templater does.
     ///
     /// # Errors
     /// When anything in it is not known here.
-    pub(super) fn render_all(&self, value: &serde_json::Value) -> Result<serde_json::Value, String> {
+    pub(super) fn render_all(&self, value: &serde_json::Value) -> Outcome<serde_json::Value> {
         use serde_json::Value;
         Ok(match value {
             Value::String(text) => self.render(text)?.into(),
@@ -65,172 +67,16 @@ impl Renderer {
                 items
                     .iter()
                     .map(|item| self.render_all(item))
-                    .collect::<Result<_, _>>()?,
+                    .collect::<Outcome<_>>()?,
             ),
             Value::Object(fields) => Value::Object(
                 fields
                     .iter()
                     .map(|(key, item)| Ok((key.clone(), self.render_all(item)?)))
-                    .collect::<Result<_, String>>()?,
+                    .collect::<Outcome<_>>()?,
             ),
             Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         })
-    }
-}
-
-/// Values print as in Python; those that could print otherwise are refused.
-fn format_value(out: &mut minijinja::Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::String | ValueKind::Bool | ValueKind::None | ValueKind::Plain => write!(out, "{value}")?,
-        ValueKind::Number if value.is_integer() => write!(out, "{value}")?,
-        kind => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("how Python prints a {kind} is not known here"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn add_filters(environment: &mut Environment<'static>) {
-    fn instant(value: &Value) -> Result<&Pendulum, Error> {
-        value
-            .downcast_object_ref()
-            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not an instant"))
-    }
-    environment.add_filter("ds", |value: &Value| {
-        instant(value).map(|at| at.0.format("%Y-%m-%d").to_string())
-    });
-    environment.add_filter("ds_nodash", |value: &Value| {
-        instant(value).map(|at| at.0.format("%Y%m%d").to_string())
-    });
-    environment.add_filter("ts", |value: &Value| instant(value).map(|at| at.iso('T')));
-    environment.add_filter("ts_nodash", |value: &Value| {
-        instant(value).map(|at| at.0.format("%Y%m%dT%H%M%S").to_string())
-    });
-    environment.add_filter("upper", |text: &str| text.to_uppercase());
-    environment.add_filter("lower", |text: &str| text.to_lowercase());
-    environment.add_filter("trim", |text: &str| text.trim().to_owned());
-    environment.add_filter("replace", |text: &str, from: &str, to: &str| {
-        text.replace(from, to)
-    });
-}
-
-/// Names that Airflow 2 had around a run's logical date, as far as they follow from the run itself.
-fn old_names(
-    names: &mut BTreeMap<&str, Value>,
-    facts: &Facts,
-    date: Pendulum,
-    interval_end: Option<Pendulum>,
-) {
-    let at = date.0;
-    let day = chrono::Duration::days(1);
-    let mut dated = |name: &'static str, nodash: &'static str, at: DateTime<Tz>| {
-        names.insert(name, at.format("%Y-%m-%d").to_string().into());
-        names.insert(nodash, at.format("%Y%m%d").to_string().into());
-    };
-    if let (Some(after), Some(before)) = (at.checked_add_signed(day), at.checked_sub_signed(day)) {
-        dated("tomorrow_ds", "tomorrow_ds_nodash", after);
-        dated("yesterday_ds", "yesterday_ds_nodash", before);
-    }
-    let is_manual = facts.run("run_type") == Some("manual");
-    let follows = facts
-        .native
-        .as_ref()
-        .is_some_and(|document| document.get("intervals_follow") == Some(&true.into()));
-    let next = if is_manual {
-        Some(date)
-    } else {
-        interval_end.filter(|end| follows && end.0 > at)
-    };
-    if let Some(next) = next {
-        dated("next_ds", "next_ds_nodash", next.0);
-        names.insert("next_execution_date", Value::from_object(next));
-    }
-    names.insert("execution_date", Value::from_object(date));
-}
-
-/// The names that templates may use. Everything else is undefined, and so sends the task to Python.
-fn context(facts: &Facts, params: Option<&serde_json::Value>) -> Value {
-    let mut names: BTreeMap<&str, Value> = BTreeMap::new();
-    let instant = |key: &str| {
-        let at = DateTime::parse_from_rfc3339(facts.run(key)?)
-            .ok()?
-            .with_timezone(&Utc)
-            .with_timezone(&Tz::UTC);
-        Some(Pendulum(at))
-    };
-    if let Some(date) = instant("logical_date") {
-        let at = date.0;
-        names.insert("logical_date", Value::from_object(date));
-        names.insert("ds", at.format("%Y-%m-%d").to_string().into());
-        names.insert("ds_nodash", at.format("%Y%m%d").to_string().into());
-        names.insert("ts", date.iso('T').into());
-        names.insert("ts_nodash", at.format("%Y%m%dT%H%M%S").to_string().into());
-        names.insert("ts_nodash_with_tz", date.iso('T').replace(['-', ':'], "").into());
-        old_names(&mut names, facts, date, instant("data_interval_end"));
-        for key in ["data_interval_start", "data_interval_end"] {
-            if let Some(at) = instant(key) {
-                names.insert(key, Value::from_object(at));
-            }
-        }
-    }
-    names.insert("run_id", facts.ti("run_id").into());
-    names.insert(
-        "partition_key",
-        facts
-            .run("partition_key")
-            .map_or_else(|| Value::from(()), Value::from),
-    );
-    let date = instant("partition_date").map_or_else(|| Value::from(()), Value::from_object);
-    names.insert("partition_date", date);
-    let ti = context! {
-        task_id => facts.ti("task_id"), dag_id => facts.ti("dag_id"), run_id => facts.ti("run_id"),
-        try_number => facts.try_number(), map_index => -1,
-    };
-    names.insert("ti", ti.clone());
-    names.insert("task_instance", ti);
-    names.insert("dag", context! { dag_id => facts.ti("dag_id") });
-    names.insert("task", context! { task_id => facts.ti("task_id") });
-    let conf = facts
-        .startup
-        .pointer("/ti_context/dag_run/conf")
-        .cloned()
-        .filter(|conf| !conf.is_null());
-    let conf = conf.unwrap_or_else(|| serde_json::json!({}));
-    let mut merged = params
-        .and_then(serde_json::Value::as_object)
-        .cloned()
-        .unwrap_or_default();
-    if let Some(conf) = conf.as_object() {
-        merged.extend(conf.clone());
-    }
-    names.insert("params", Value::from(Serde(&merged)));
-    let run_type = facts.run("run_type").unwrap_or_default();
-    names.insert("dag_run", context! { run_id => facts.ti("run_id"), dag_id => facts.ti("dag_id"), conf => Value::from(Serde(&conf)), is_manual => run_type == "manual" });
-    names.insert("macros", Value::from_object(Macros));
-    Value::from_pairs(names)
-}
-
-/// `macros`
-#[derive(Debug)]
-struct Macros;
-
-impl Object for Macros {
-    fn call_method(
-        self: &Arc<Self>,
-        _: &mut State<'_, '_>,
-        method: &str,
-        args: &[Value],
-    ) -> Result<Value, Error> {
-        match method {
-            "ds_add" => {
-                let (ds, days): (&str, i64) = from_args(args)?;
-                ds_add(ds, days).map(Value::from)
-            }
-            _ => Err(ErrorKind::UnknownMethod.into()),
-        }
     }
 }
 
@@ -259,11 +105,10 @@ mod tests {
     }
 
     fn render(template: &str) -> Result<String, String> {
-        Renderer::new(
-            &facts(Some("2025-03-01T16:30:00Z")),
-            Some(&json!({"color": "red", "n": 3})),
-        )
-        .render(template)
+        let document =
+            json!({"params": {"color": "red", "n": 3, "x": 2.5, "l": [1, "a"]}, "checked_params": []});
+        let facts = facts(Some("2025-03-01T16:30:00Z"));
+        Renderer::new(&Settings::default(), &facts, &document).render(template)
     }
 
     #[test]
@@ -305,7 +150,27 @@ mod tests {
                 "{{ dag_run.conf['color'] }} {{ ti.task_id }} {{ ti.try_number }}",
                 "blue t 2",
             ),
-            ("{{ true }} {{ none }}", "True None"),
+            (
+                "{{ true }} {{ none }} {{ params }}",
+                "True None {'color': 'blue', 'n': 3, 'x': 2.5, 'l': [1, 'a']}",
+            ),
+            (
+                "{{ 7 // -2 }} {{ -7 % 3 }} {{ 1 / 4 }} {{ 1e16 }} {{ 2 * 'ab' }} {{ 1 < 2 < 2 }}",
+                "-4 2 0.25 1e+16 abab False",
+            ),
+            (
+                "{{ ds[-2:] }} {{ 'abc'[::-1] }} {{ [1, 2][-1] }} {{ params.nope | default('d') }}",
+                "01 cba 2 d",
+            ),
+            (
+                "{{ 'a-b-c' | replace('-', '', 1) }} {{ 'xay' | trim('xy') }}",
+                "ab-c a",
+            ),
+            ("a\r\nb\rc\n\n", "a\nb\nc\n"),
+            (
+                "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %}",
+                "a1True",
+            ),
             (
                 "{{ execution_date | ds }} {{ next_ds }} {{ tomorrow_ds_nodash }} {{ yesterday_ds }}",
                 "2025-03-01 2025-03-01 20250302 2025-02-28",
@@ -323,8 +188,14 @@ mod tests {
             "{{ conn.c.host }}",
             "{{ nope }}",
             "{{ ds | tojson }}",
-            "{{ params }}",
-            "{{ 1 / 3 }}",
+            "{{ ti }}",
+            "{{ params.items }}",
+            "{{ params.items() }}",
+            "{{ 'b' if dag_run.state == 'failed' else 'n' }}",
+            "{{ 9223372036854775807 + 1 }}",
+            "{{ '\\x41' }}",
+            "{{ 'x'.replace('x') }}",
+            "{{ ds | trim('-', 1) }}",
             "{{ logical_date.diff_for_humans() }}",
             "{{ macros.uuid.uuid4() }}",
             "{% include 'x' %}",
@@ -334,6 +205,7 @@ mod tests {
         ] {
             assert!(render(template).is_err(), "{template}: {:?}", render(template));
         }
-        assert!(Renderer::new(&facts(None), None).render("{{ ds }}").is_err());
+        let undated = Renderer::new(&Settings::default(), &facts(None), &json!({}));
+        assert!(undated.render("{{ ds }}").is_err());
     }
 }

@@ -482,9 +482,15 @@ async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
         for line in complete {
             match kind {
                 Stream::Output { level, logger } => {
-                    log.record(level, logger, line.trim_end()).await;
+                    let left_out = line.left_out;
+                    let mut text = line.into_text();
+                    text.truncate(text.trim_ascii_end().len());
+                    if left_out > 0 {
+                        text.push_str(&format!(" ... [{left_out} bytes more are left out]"));
+                    }
+                    log.record(level, logger, &text).await;
                 }
-                Stream::Records => log.sdk_record(&line).await,
+                Stream::Records => log.sdk_record(line).await,
             }
         }
         if ended {

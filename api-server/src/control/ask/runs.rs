@@ -90,7 +90,7 @@ impl Asked<'_> {
             let text = format!("DAG {dag_id} has no run {run_id} that could be reset");
             return Ok(Answer::failure(404, text));
         }
-        self.app.broker.hint(Hint::Dag(dag_id.clone())).await;
+        self.app.broker.hint(Hint::Dag(dag_id.clone()));
         Ok(Answer::ok())
     }
 

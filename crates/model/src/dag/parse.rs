@@ -42,13 +42,7 @@ fn malformed(what: impl Into<String>) -> SerializedDagError {
     SerializedDagError::Malformed(what.into())
 }
 
-/// Strips `{"__type": ..., "__var": v}` down to `v`.
-pub(super) fn plain(value: &Value) -> &Value {
-    value
-        .get("__var")
-        .filter(|_| value.get("__type").is_some())
-        .unwrap_or(value)
-}
+pub(super) use crate::serialized::unmarked as plain;
 
 fn seconds(value: &Value) -> Option<Duration> {
     let micros = plain(value).as_f64()? * 1e6;

@@ -116,6 +116,13 @@ pub enum TaskEvent {
         /// Earliest start of the next try, if there is one.
         retry_at: Option<Timestamp>,
     },
+    /// User code never began under claim `epoch`: the same try waits to be started again.
+    Return {
+        /// The claim that ends.
+        epoch: ClaimEpoch,
+        /// Earliest start of the next attempt.
+        at: Timestamp,
+    },
     /// Hand-over `sequence` came to nothing: its executor could not start it.
     Refuse {
         /// The hand-over.
@@ -208,6 +215,9 @@ impl TaskInstanceState {
             TaskEvent::Report { epoch, outcome } => self.end_of_claim(epoch, outcome).ok_or(refused),
             TaskEvent::Lose { epoch, retry_at } => self
                 .end_of_claim(epoch, Outcome::Failed { retry_at })
+                .ok_or(refused),
+            TaskEvent::Return { epoch, at } => self
+                .end_of_claim(epoch, Outcome::Reschedule { at })
                 .ok_or(refused),
             TaskEvent::Refuse { sequence, retry_at } if self == (Self::Queued { sequence }) => {
                 Ok(Self::after(Outcome::Failed { retry_at }))
@@ -398,6 +408,22 @@ mod tests {
             restarting.apply(report(7, Outcome::Success), LAST),
             Ok(TaskInstanceState::NoStatus)
         );
+    }
+
+    #[test]
+    fn a_try_that_never_started_waits_to_be_started_again_under_another_claim() {
+        let back = |epoch| TaskEvent::Return {
+            epoch: ClaimEpoch(epoch),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let waits = TaskInstanceState::UpForReschedule {
+            not_before: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(running().apply(back(7), LAST), Ok(waits));
+        assert!(running().apply(back(6), LAST).is_err(), "an old claim");
+        assert!(TaskInstanceState::Success.apply(back(7), LAST).is_err());
+        let cleared = running().apply(TaskEvent::Clear, LAST).unwrap();
+        assert_eq!(cleared.apply(back(7), LAST), Ok(TaskInstanceState::NoStatus));
     }
 
     #[test]

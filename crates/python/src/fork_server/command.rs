@@ -16,7 +16,8 @@ pub(super) fn command(config: &ForkServerConfig) -> Command {
         })
         .collect();
     let mut command = Command::new(&config.python);
-    command.args(["-u", "-c", LOADER]);
+    // Nothing is written beside sources; what Python itself is not told by a variable, programs of tasks do not inherit.
+    command.args(["-u", "-B", "-c", LOADER]);
     for name in &config.hidden_env {
         command.env_remove(name);
     }
@@ -33,7 +34,6 @@ pub(super) fn command(config: &ForkServerConfig) -> Command {
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
             Value::from(bundles).to_string(),
         )
-        .env("_AIRFLOW_PROCESS_CONTEXT", "client")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
+        .env("_AIRFLOW_PROCESS_CONTEXT", "client");
     command
 }

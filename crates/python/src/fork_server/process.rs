@@ -188,6 +188,8 @@ impl Drop for Process {
 pub(super) async fn launch(config: &ForkServerConfig, died: &Arc<Notify>) -> Result<Process, PythonError> {
     let (control, its) = pair(SockType::SeqPacket)?;
     setsockopt(&control, sockopt::SendTimeout, &TimeVal::new(10, 0)).map_err(|error| system(&error))?;
+    // The program is one packet, nearly as large as what a socket takes by default.
+    setsockopt(&control, sockopt::SndBuf, &(1 << 20)).map_err(|error| system(&error))?;
     let program = json!(PROGRAM).to_string();
     send(control.as_raw_fd(), program.as_bytes(), MsgFlags::empty()).map_err(|error| system(&error))?;
     let mut command = command(config);

@@ -15,6 +15,7 @@ import os
 import sys
 import types
 
+import updraft_dependencies
 import updraft_notes
 import updraft_stand_ins
 from updraft_notes import note
@@ -28,6 +29,8 @@ _old_dag = contextvars.ContextVar("old_dag", default=False)
 
 
 def _target(module, entry, name):
+    if updraft_notes.is_handled(updraft_notes.IMPORTS):
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     where, now = entry if isinstance(entry, tuple) else (entry, name)
     value = getattr(importlib.import_module(where), now)
     if where == "updraft_stand_ins":
@@ -41,8 +44,10 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds old modules after everybody else has looked for them in vain."""
 
     def find_spec(self, name, path=None, target=None):
+        if not name.startswith("airflow."):
+            return None
         is_package = any(module.startswith(name + ".") for module in MODULES)
-        if name in MODULES or (is_package and name.startswith("airflow.")):
+        if (name in MODULES or is_package) and not updraft_notes.is_handled(updraft_notes.IMPORTS):
             return importlib.machinery.ModuleSpec(name, self, is_package=is_package)
         return None
 
@@ -62,13 +67,11 @@ class _OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _add_names():
-    for module, name, value in (
-        ("airflow.utils.decorators", "apply_defaults", updraft_stand_ins.apply_defaults),
-        ("airflow.exceptions", "RemovedInAirflow3Warning", DeprecationWarning),
+    for module, name, where in (
+        ("airflow.utils.decorators", "apply_defaults", "updraft_stand_ins"),
+        ("airflow.exceptions", "RemovedInAirflow3Warning", ("builtins", "DeprecationWarning")),
     ):
-        module = importlib.import_module(module)
-        if not hasattr(module, name):
-            setattr(module, name, value)
+        give(importlib.import_module(module), {name: where})
     from airflow.task.trigger_rule import TriggerRule
 
     for name, value in (("DUMMY", "ALWAYS"), ("NONE_FAILED_OR_SKIPPED", "NONE_FAILED_MIN_ONE_SUCCESS")):
@@ -178,6 +181,11 @@ class _Old:
         return self if instance is None else getattr(instance, self.new)
 
 
+def _knows(args, arguments):
+    """Whether DAG of Airflow 3 takes all of these arguments."""
+    return len(args) < 2 and not any(name in arguments for names in (SCHEDULES, DAG_ARGUMENTS, DAG_NOTHING) for name in names)
+
+
 def _wrap_dag():
     from airflow.sdk.definitions import dag as module
     from airflow.sdk.definitions.timetables.interval import CronDataIntervalTimetable, DeltaDataIntervalTimetable
@@ -186,6 +194,11 @@ def _wrap_dag():
 
     @functools.wraps(original)
     def init(self, *args, **kwargs):
+        if not _knows(args, kwargs) and updraft_notes.is_handled(updraft_notes.ARGUMENTS):
+            # Airflow 3 raises TypeError, and the file has an answer to it.
+            original(self, *args, **kwargs)
+            updraft_dependencies.made(self)
+            return
         if len(args) > 1 and isinstance(args[1], str):
             # What came second and third before Airflow 3.
             note("DAG(id, description, schedule)", "DAG(id, description=..., schedule=...)")
@@ -196,6 +209,7 @@ def _wrap_dag():
             original(self, *args, **kwargs)
         finally:
             _old_dag.reset(token)
+        updraft_dependencies.made(self)
 
     def timetable(schedule, zone):
         presets = getattr(sys.modules.get("airflow.utils.dates"), "cron_presets", {})
@@ -326,7 +340,8 @@ def _wrap_operators():
     from airflow.sdk.bases.operator import BaseOperatorMeta
 
     renamed = set().union(*CLASS_ARGUMENTS.values())
-    interesting = {*TASK_ARGUMENTS, *TASK_NOTHING, *renamed, "trigger_rule", "email", "start_date", "end_date", "use_dill"}
+    unknown = {*TASK_ARGUMENTS, *TASK_NOTHING, *renamed, "use_dill"}
+    interesting = {*unknown, "trigger_rule", "email", "start_date", "end_date"}
 
     def operator_arguments(cls, arguments):
         for kind in cls.__mro__:
@@ -350,6 +365,8 @@ def _wrap_operators():
 
     def call(cls, *args, **kwargs):
         kept_back = {}
+        if not unknown.isdisjoint(kwargs) and updraft_notes.is_handled(updraft_notes.ARGUMENTS):
+            return super(BaseOperatorMeta, cls).__call__(*args, **kwargs)
         if not interesting.isdisjoint(kwargs):
             kept_back = {name: kwargs.pop(name) for name in interesting & kwargs.keys() & own(cls)}
             _renamed(kwargs, TASK_ARGUMENTS, [name for name in TASK_NOTHING if name in kwargs])
@@ -455,3 +472,4 @@ def install():
     _wrap_options()
     _wrap_operators()
     _wrap_context()
+    updraft_dependencies.install()

@@ -52,6 +52,7 @@ try:
     import updraft_compat
     import updraft_containers
     import updraft_deadlines
+    import updraft_dependencies
     import updraft_listeners
     import updraft_mutations
     import updraft_notes
@@ -223,16 +224,18 @@ def parse(request):
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
     decoder = comms.CommsDecoder()
     task_runner.SUPERVISOR_COMMS = decoder
-    bundle, before = Path(request["bundle_path"]), set(sys.modules)
+    bundle, began = Path(request["bundle_path"]), time.monotonic()
     # Maths libraries reserve room for a thread per core when they are imported; parsing needs none of them.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
     if request.get("question"):
         answer = ANSWERS.get(request["question"]["kind"], updraft_timetables.answer)(request["question"])
-        empty = {"dags": [], "import_errors": {}, "imports": [], "old_forms": []}
+        empty = {"dags": [], "import_errors": {}, "old_forms": []}
         decoder.send(Message({"type": "UpdraftParseResult", "answer": answer, **empty}))
         return
+    recorder = updraft_dependencies.Recorder(bundle, request["file"])
+    recorder.start()
     bag = BundleDagBag(
         dag_folder=request["file"], bundle_path=bundle, bundle_name=request["bundle_name"], load_op_links=False
     )
@@ -242,20 +245,19 @@ def parse(request):
         bag.dags.clear()
     for dag in bag.dags.values():
         try:
-            dags.append(describe(dag, DagSerialization.to_dict(dag)))
+            described = describe(dag, DagSerialization.to_dict(dag))
+            described["other_file"] = updraft_dependencies.other_file(dag, request["file"], bundle)
+            dags.append(described)
         except Exception:  # noqa: BLE001 - the other DAGs of the file are to go on
             errors[dag.relative_fileloc or dag.fileloc] = traceback.format_exc(limit=-2)
     for key, text in errors.items():
         if "MemoryError" in text:
             errors[key] = f"{text}\nThe file took more memory than [updraft] dag_file_memory_mb allows."
-    imports = set()
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and Path(file).is_relative_to(bundle) and str(file) != request["file"]:
-            imports.add(str(Path(file).relative_to(bundle)))
+    dependencies, too_many = recorder.entries()
     result = {
-        "type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "imports": sorted(imports),
-        "old_forms": updraft_notes.notes(), "listeners": LISTENERS,
+        "type": "UpdraftParseResult", "dags": dags, "import_errors": errors, "dependencies": dependencies,
+        "too_many": too_many, "old_forms": updraft_notes.notes(), "listeners": LISTENERS,
+        "seconds": time.monotonic() - began,
     }
     decoder.send(Message(result))
 

@@ -28,7 +28,9 @@ CALLBACKS = (
 
 
 def runs_without_python(dag, task):
-    """Whether nothing of the user's own would run around the operator itself."""
+    """Whether nothing of the user's own would run around the operator itself, and no file is read for its template."""
+    if getattr(task, "_updraft_template_is_file", False):
+        return False
     if any(getattr(task, name, None) for name in CALLBACKS):
         return False
     if getattr(task, "_pre_execute_hook", None) or getattr(task, "_post_execute_hook", None):
@@ -42,7 +44,8 @@ def runs_without_python(dag, task):
         return False
     if dag.user_defined_macros or dag.user_defined_filters or dag.jinja_environment_kwargs:
         return False
-    if has_xcom_backend():
+    # What a policy adds to the variables of commands only Python knows.
+    if has_xcom_backend() or has_policy("get_airflow_context_vars"):
         return False
     import jinja2
 
@@ -92,8 +95,15 @@ def native_bash(task):
         return None
     return {
         "operator": "bash", "bash_command": command, "env": env, "append_env": bool(task.append_env), "cwd": cwd,
-        "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
+        "skip_on_exit_code": exit_codes(task.skip_on_exit_code),
     }
+
+
+def exit_codes(codes):
+    """Exit codes that are numbers in a container that can be listed; raises TypeError for anything else."""
+    if type(codes) not in (list, tuple, set, frozenset, range) or not all(type(code) in (int, bool) for code in codes):
+        raise TypeError(type(codes))
+    return [int(code) for code in codes]
 
 
 def native_empty(task):
@@ -164,7 +174,7 @@ def native_docker(task):
         "tls": tls if all(tls) else None, "timeout": int(task.timeout), "force_pull": bool(task.force_pull),
         "mount_tmp_dir": bool(task.mount_tmp_dir), "tmp_dir": task.tmp_dir, "host_tmp_dir": task.host_tmp_dir,
         "auto_remove": task.auto_remove, "xcom_all": bool(task.xcom_all),
-        "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
+        "skip_on_exit_code": exit_codes(task.skip_on_exit_code),
         "sealed": json.dumps({"environment": task._private_environment}) if task._private_environment else None,
     }
     # Mounts and limits are dictionaries of docker's own kinds.
@@ -223,10 +233,11 @@ class Unconnected:
     get_xcom_sidecar_container_security_context = get_xcom_sidecar_container_resources
 
 
-def has_pod_mutation_hook():
+def has_policy(name):
+    """Whether a cluster policy of that name is somebody's own."""
     from airflow.settings import get_policy_plugin_manager
 
-    hooks = get_policy_plugin_manager().hook.pod_mutation_hook.get_hookimpls()
+    hooks = getattr(get_policy_plugin_manager().hook, name).get_hookimpls()
     return any(hook.function.__module__ != "airflow.policies" for hook in hooks)
 
 
@@ -241,7 +252,7 @@ def names_of_containers(value, otherwise):
 
 def native_pod(task):
     kind = loaded("airflow.providers.cncf.kubernetes.operators.pod", "KubernetesPodOperator")
-    if kind is None or type(task) is not kind or has_pod_mutation_hook():
+    if kind is None or type(task) is not kind or has_policy("pod_mutation_hook"):
         return None
     # A template file is read when the task runs, and what is user code runs in Python.
     if task.callbacks or task._progress_callback or task.log_formatter or task.trigger_kwargs or task.pod_template_file:
@@ -280,11 +291,17 @@ def native_pod(task):
         "prefix": bool(task.container_name_log_prefix_enabled), "events_on_startup": bool(task.log_events_on_startup),
         "events_on_failure": bool(task.log_events_on_failure), "spec_on_failure": bool(task.log_pod_spec_on_failure),
         "on_finish": task.on_finish_action.value, "on_kill": task.on_kill_action.value,
-        "grace": task.termination_grace_period, "skip_on_exit_code": [int(code) for code in task.skip_on_exit_code],
+        "grace": task.termination_grace_period, "skip_on_exit_code": exit_codes(task.skip_on_exit_code),
         "sidecar_image": PodDefaults.SIDECAR_CONTAINER.image,
         "sidecar_context": task.xcom_sidecar_container_security_context is not None,
     }
     return json.loads(json.dumps(document))
+
+
+def checked_params(dag, task):
+    """Names of params with a schema, which Python holds a run's conf against."""
+    params = [param for owner in (dag, task) for param in owner.params.items()]
+    return sorted({name for name, param in params if getattr(param, "schema", None)})
 
 
 def side_document(dag):
@@ -301,6 +318,7 @@ def side_document(dag):
             if document is None or not runs_without_python(dag, task):
                 continue
             document["params"] = plain({**dag.params.dump(), **task.params.dump()})
+            document["checked_params"] = checked_params(dag, task)
             document["do_xcom_push"] = bool(task.do_xcom_push)
             document["owner"] = task.owner
             document["intervals_follow"] = follow

@@ -55,6 +55,11 @@ pub struct PoolSlots {
 const CONNECTION: &str =
     "conn_id, conn_type, description, host, schema_name, login, password, port, extra, is_encrypted";
 
+/// A name for this setting of a variable or connection, by which DAG processors see that it is another one.
+fn new_version() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
 fn read_connection(mut row: Row, cipher: &Cipher) -> Result<ConnectionRecord, StoreError> {
     let mut record = ConnectionRecord {
         conn_id: row.next()?,
@@ -123,11 +128,12 @@ impl Tx {
         let (stored, is_encrypted) = cipher.seal(value);
         let tail = self
             .dialect()
-            .on_duplicate("var_key", &["value", "description", "is_encrypted"]);
+            .on_duplicate("var_key", &["value", "description", "is_encrypted", "version"]);
         let sql = format!(
-            "INSERT INTO variable (var_key, value, description, is_encrypted) VALUES (?, ?, ?, ?){tail}"
+            "INSERT INTO variable (var_key, value, description, is_encrypted, version) VALUES (?, ?, ?, ?, ?){tail}"
         );
-        self.execute(&sql, params![key, stored, description, is_encrypted])
+        let version = new_version();
+        self.execute(&sql, params![key, stored, description, is_encrypted, version])
             .await
             .map(|_| ())
     }
@@ -196,10 +202,12 @@ impl Tx {
                 "port",
                 "extra",
                 "is_encrypted",
+                "version",
             ],
         );
-        let sql =
-            format!("INSERT INTO connection ({CONNECTION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?){tail}");
+        let sql = format!(
+            "INSERT INTO connection ({CONNECTION}, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?){tail}"
+        );
         let values = params![
             &record.conn_id,
             &record.conn_type,
@@ -211,6 +219,7 @@ impl Tx {
             record.port,
             seal(&record.extra),
             is_encrypted,
+            new_version(),
         ];
         self.execute(&sql, values).await.map(|_| ())
     }

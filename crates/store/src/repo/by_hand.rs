@@ -60,7 +60,8 @@ impl Tx {
         )
         .await?;
         let sql = "UPDATE task_instance SET state = ?, max_tries = ?, not_before = NULL, next_method = NULL, \
-                   next_kwargs = NULL, reschedules = 0, exit_cause = NULL, updated_at = ? WHERE id = ? AND state = ?";
+                   next_kwargs = NULL, reschedules = 0, exit_cause = NULL, infra_losses = 0, unstarted = NULL, worker_losses = NULL, \
+                   updated_at = ? WHERE id = ? AND state = ?";
         let max_tries = if next == StateName::Restarting {
             ti.max_tries
         } else {

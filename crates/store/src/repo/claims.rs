@@ -3,15 +3,12 @@
 use super::runs::RunRecord;
 use super::tasks::{COLUMNS, TaskInstanceRecord};
 use super::triggers::NewTrigger;
-use super::workers::LostTask;
 use super::xcoms::NewXCom;
-use crate::graphs::Graphs;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use chrono::Duration;
 use model::asset::{Outlet, OutletEvent};
-use model::task_instance::{Outcome, StateName, TaskEvent};
-use model::{ClaimEpoch, DagRunKey, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
+use model::task_instance::{BeatNumber, Outcome, StateName, TaskEvent};
+use model::{ClaimEpoch, QueueName, TaskInstanceId, Timestamp, TryNumber, WorkerId};
 
 /// A worker's wish to run a task instance.
 #[derive(Debug, Clone)]
@@ -24,6 +21,8 @@ pub struct ClaimRequest {
     pub claim_id: String,
     /// The worker's present life.
     pub worker: WorkerId,
+    /// The last heartbeat of this life that began before the worker noted that it asks; every later one names the claim.
+    pub beat: BeatNumber,
     /// Its machine.
     pub hostname: String,
     /// The user that it runs as.
@@ -183,7 +182,7 @@ impl Tx {
     async fn claim_one(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Claimed, StoreError> {
         let sql = format!(
             "UPDATE task_instance SET state = 'running', claim_epoch = claim_epoch + 1, claim_id = ?, worker_id = ?, \
-             hostname = ?, unixname = ?, pid = ?, end_date = NULL, exit_cause = NULL, updated_at = ?, \
+             claim_beat = ?, unnamed_beat = NULL, hostname = ?, unixname = ?, pid = ?, end_date = NULL, exit_cause = NULL, updated_at = ?, \
              start_date = CASE WHEN next_method IS NULL OR start_date IS NULL THEN ? ELSE start_date END, \
              first_start = CASE WHEN reschedules > 0 THEN first_start ELSE ? END \
              WHERE id = ? AND state = 'queued' AND try_number = ? \
@@ -193,6 +192,7 @@ impl Tx {
         let values = params![
             &request.claim_id,
             request.worker,
+            request.beat.0,
             &request.hostname,
             &request.unixname,
             request.pid,
@@ -323,7 +323,7 @@ impl Tx {
         let (method, kwargs) = report.next.clone().filter(|_| !begins_anew).unzip();
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, reschedules = ?, exit_cause = ?, \
                    last_report = ?, rendered_map_index = COALESCE(?, rendered_map_index), next_method = ?, next_kwargs = ?, \
-                   updated_at = ? WHERE id = ? AND claim_epoch = ? AND state = ?";
+                   unstarted = NULL, worker_losses = NULL, updated_at = ? WHERE id = ? AND claim_epoch = ? AND state = ?";
         let values = params![
             next.as_str(),
             report.end_date,
@@ -343,87 +343,5 @@ impl Tx {
             1 => Ok(()),
             _ => Err(self.moved_meanwhile("report", ti.id)),
         }
-    }
-
-    /// Ends the claims of workers that are gone. Each task instance is tried again, up to `budget` times over its life,
-    /// without counting against its own retries; callbacks that its process would have called are noted. Returns the runs
-    /// concerned.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn lose_all(
-        &mut self,
-        graphs: &Graphs,
-        lost: &[LostTask],
-        budget: u32,
-        cause: &str,
-        now: Timestamp,
-    ) -> Result<Vec<DagRunKey>, StoreError> {
-        let mut runs = Vec::new();
-        for task in lost {
-            let wait = Duration::seconds(1 << task.infra_losses.min(5));
-            let retry_at = (task.infra_losses < budget).then(|| now + wait);
-            if self.lose(task.id, task.epoch, retry_at, cause, now).await? {
-                let row = self
-                    .query_one("SELECT run_key FROM task_instance WHERE id = ?", params![task.id])
-                    .await?;
-                runs.extend(row.map(|mut row| row.next::<DagRunKey>()).transpose()?);
-                // Its process is gone, and with it whoever would have called them.
-                self.add_task_callback(graphs, task.id, cause, now).await?;
-            }
-        }
-        Ok(runs)
-    }
-
-    /// Ends the claim of a worker that is gone. Whether the claim was still held.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn lose(
-        &mut self,
-        id: TaskInstanceId,
-        epoch: ClaimEpoch,
-        retry_at: Option<Timestamp>,
-        cause: &str,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let lock = self.dialect().for_update();
-        let sql = format!("SELECT {COLUMNS} FROM task_instance WHERE id = ?{lock}");
-        let Some(row) = self.query_one(&sql, params![id]).await? else {
-            return Ok(false);
-        };
-        let ti = TaskInstanceRecord::read(row)?;
-        let Ok(next) = ti
-            .full_state()?
-            .apply(TaskEvent::Lose { epoch, retry_at }, ti.counters())
-        else {
-            return Ok(false);
-        };
-        let next = next.name();
-        // A try that the infrastructure lost does not count against the task's own retries.
-        let extra = u32::from(next == StateName::UpForRetry && !ti.should_retry());
-        let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, exit_cause = ?, reschedules = 0, \
-                   infra_losses = infra_losses + 1, max_tries = max_tries + ?, next_method = NULL, next_kwargs = NULL, \
-                   updated_at = ? \
-                   WHERE id = ? AND claim_epoch = ? AND state = ?";
-        let values = params![
-            next.as_str(),
-            now,
-            retry_at,
-            cause,
-            extra,
-            now,
-            id,
-            epoch,
-            ti.state.as_str()
-        ];
-        if self.execute(sql, values).await?.rows != 1 {
-            return Err(self.moved_meanwhile("lose", id));
-        }
-        if next == StateName::UpForRetry {
-            self.keep_lost_try(&ti, cause, now).await?;
-        }
-        self.add_task_event(ti.run_key, ti.id, now).await?;
-        Ok(true)
     }
 }

@@ -421,7 +421,7 @@ impl Tx {
         }
         self.activate_assets().await?;
         // A file that is still there is read again, and brings the DAG back.
-        let sql = "UPDATE dag_file SET fingerprint = '' WHERE path IN (SELECT relative_fileloc FROM dag WHERE dag_id = ?)";
+        let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path IN (SELECT relative_fileloc FROM dag WHERE dag_id = ?)";
         self.execute(sql, params![dag_id]).await?;
         Ok(self
             .execute("DELETE FROM dag WHERE dag_id = ?", params![dag_id])

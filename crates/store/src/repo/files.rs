@@ -1,20 +1,27 @@
 //! DAG files: what was parsed, and what could not be.
 
 use super::news::News;
-use crate::sql::Row;
+use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::Timestamp;
+use model::{DagId, Timestamp};
+use std::collections::HashMap;
 
 /// A file as it was when it was parsed last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileRecord {
     /// Path within the bundle.
     pub path: String,
-    /// Hash of its content and of what it imported from the bundle.
+    /// Hash of its content and of all that it depended on. Empty when it is to be parsed again.
     pub fingerprint: String,
-    /// Paths within the bundle of the modules that it imported (JSON list).
-    pub imports: String,
+    /// What it depended on (JSON list); empty when that is not known.
+    pub dependencies: String,
+    /// How many times in a row it could not be imported.
+    pub failures: u32,
+    /// When it was parsed.
+    pub parsed_at: Timestamp,
+    /// How long that took, in seconds.
+    pub parse_duration: f64,
 }
 
 /// A file that could not be imported.
@@ -32,6 +39,20 @@ pub struct ImportErrorRecord {
     pub stack_trace: String,
     /// When.
     pub created_at: Timestamp,
+}
+
+/// Settings of variables and connections by key: each time that one is set it gets another version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecretVersions {
+    /// Of variables.
+    pub variables: HashMap<String, String>,
+    /// Of connections.
+    pub connections: HashMap<String, String>,
+}
+
+/// What the import error of a file says when another one has the same DAG; the other's path follows.
+pub fn duplicate_words(dag_id: &DagId) -> String {
+    format!("AirflowDagDuplicatedIdException: DAG {dag_id} is already defined in ")
 }
 
 const ERROR_COLUMNS: &str = "id, path, bundle_name, fileloc, stack_trace, created_at";
@@ -53,44 +74,125 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn files(&mut self) -> Result<Vec<FileRecord>, StoreError> {
-        let rows = self
-            .query(
-                "SELECT path, fingerprint, imports FROM dag_file ORDER BY path",
-                &[],
-            )
-            .await?;
+        let sql = "SELECT path, fingerprint, COALESCE(dependencies, ''), COALESCE(failures, 0), parsed_at, parse_duration \
+                   FROM dag_file ORDER BY path";
         let read = |mut row: Row| {
             Ok(FileRecord {
                 path: row.next()?,
                 fingerprint: row.next()?,
-                imports: row.next()?,
+                dependencies: row.next()?,
+                failures: row.next()?,
+                parsed_at: row.next()?,
+                parse_duration: row.next()?,
             })
         };
-        rows.into_iter().map(read).collect()
+        self.query(sql, &[]).await?.into_iter().map(read).collect()
+    }
+
+    /// Whether any file is to be parsed again although it did not change.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn files_are_asked_for(&mut self) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM dag_file WHERE fingerprint = '' LIMIT 1";
+        Ok(self.query_one(sql, &[]).await?.is_some())
     }
 
     /// Notes that a file was parsed.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn save_file(
-        &mut self,
-        file: &FileRecord,
-        now: Timestamp,
-        seconds: f64,
-    ) -> Result<(), StoreError> {
-        let tail = self
-            .dialect()
-            .on_duplicate("path", &["fingerprint", "imports", "parsed_at", "parse_duration"]);
-        let sql = format!(
-            "INSERT INTO dag_file (path, fingerprint, imports, parsed_at, parse_duration) VALUES (?, ?, ?, ?, ?){tail}"
+    pub async fn save_file(&mut self, file: &FileRecord) -> Result<(), StoreError> {
+        let tail = self.dialect().on_duplicate(
+            "path",
+            &[
+                "fingerprint",
+                "dependencies",
+                "failures",
+                "parsed_at",
+                "parse_duration",
+            ],
         );
-        self.execute(
-            &sql,
-            params![&file.path, &file.fingerprint, &file.imports, now, seconds],
-        )
-        .await
-        .map(|_| ())
+        let sql = format!(
+            "INSERT INTO dag_file (path, fingerprint, imports, dependencies, failures, parsed_at, parse_duration) \
+             VALUES (?, ?, '[]', ?, ?, ?, ?){tail}"
+        );
+        let values = params![
+            &file.path,
+            &file.fingerprint,
+            &file.dependencies,
+            file.failures,
+            file.parsed_at,
+            file.parse_duration
+        ];
+        self.execute(&sql, values).await.map(|_| ())
+    }
+
+    /// Takes a file that did not change, to parse it once more: of several DAG processors that saw it at the same time,
+    /// one gets `true`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn take_file(&mut self, file: &FileRecord, now: Timestamp) -> Result<bool, StoreError> {
+        let sql = "UPDATE dag_file SET parsed_at = ? WHERE path = ? AND parsed_at = ? AND parsed_at < ?";
+        let values = params![now, &file.path, file.parsed_at, now];
+        Ok(self.execute(sql, values).await?.rows == 1)
+    }
+
+    /// Lets files be parsed again that could not have one of these DAGs because another file had it.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn wake_duplicates(&mut self, dag_ids: &[DagId]) -> Result<(), StoreError> {
+        for dag_id in dag_ids {
+            let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path IN \
+                       (SELECT path FROM import_error WHERE stack_trace LIKE ?)";
+            let words = format!("%{}%", duplicate_words(dag_id));
+            self.execute(sql, params![words]).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets a file be parsed again at the next look.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn wake_file(&mut self, path: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path = ?";
+        self.execute(sql, params![path]).await.map(|_| ())
+    }
+
+    /// Which setting of each of these variables and connections is the current one; those that are absent are left out.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn secret_versions(
+        &mut self,
+        variables: &[String],
+        connections: &[String],
+    ) -> Result<SecretVersions, StoreError> {
+        Ok(SecretVersions {
+            variables: self.versions("variable", "var_key", variables).await?,
+            connections: self.versions("connection", "conn_id", connections).await?,
+        })
+    }
+
+    async fn versions(
+        &mut self,
+        table: &str,
+        key: &str,
+        wanted: &[String],
+    ) -> Result<HashMap<String, String>, StoreError> {
+        let mut found = HashMap::new();
+        for some in wanted.chunks(500) {
+            let marks = placeholders(some.len());
+            let sql = format!("SELECT {key}, COALESCE(version, '') FROM {table} WHERE {key} IN ({marks})");
+            let values: Vec<Value> = some.iter().map(|key| key.as_str().into()).collect();
+            for mut row in self.query(&sql, &values).await? {
+                found.insert(row.next()?, row.next()?);
+            }
+        }
+        Ok(found)
     }
 
     /// Forgets a file: so that it is parsed again, or because it is gone.

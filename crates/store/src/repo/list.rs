@@ -23,8 +23,10 @@ pub enum Condition {
     Below(&'static str, Value),
     /// Contains the text, whatever its case; `%` and `_` are wildcards. Several alternatives.
     Contains(&'static str, Vec<String>),
-    /// Starts with the text. Several alternatives.
-    StartsWith(&'static str, Vec<String>),
+    /// One of these holds; of none, none does.
+    Any(Vec<Condition>),
+    /// All of these hold.
+    All(Vec<Condition>),
     /// The column is NULL.
     IsNull(&'static str),
     /// The condition does not hold.
@@ -79,26 +81,17 @@ impl Condition {
                 params.extend(values.iter().cloned());
             }
             Self::Contains(column, texts) => {
-                let parts: Vec<String> = texts
-                    .iter()
-                    .map(|_| format!("{column} {} ?", dialect.ilike()))
-                    .collect();
-                sql.push_str(&format!("({})", parts.join(" OR ")));
-                params.extend(texts.iter().map(|text| Value::Text(format!("%{text}%"))));
+                join(texts, "OR", sql, &mut |text, sql| {
+                    sql.push_str(&dialect.ilike(column));
+                    params.push(Value::Text(format!("%{}%", dialect.like_text(text))));
+                });
             }
-            Self::StartsWith(column, texts) => {
-                let parts: Vec<String> = texts
-                    .iter()
-                    .map(|_| format!("SUBSTR({column}, 1, ?) = ?"))
-                    .collect();
-                sql.push_str(&format!("({})", parts.join(" OR ")));
-                for text in texts {
-                    params.push(Value::Integer(
-                        text.chars().count().try_into().unwrap_or(i64::MAX),
-                    ));
-                    params.push(Value::Text(text.clone()));
-                }
-            }
+            Self::Any(inner) => join(inner, "OR", sql, &mut |condition, sql| {
+                condition.write(dialect, sql, params);
+            }),
+            Self::All(inner) => join(inner, "AND", sql, &mut |condition, sql| {
+                condition.write(dialect, sql, params);
+            }),
             Self::IsNull(column) => sql.push_str(&format!("{column} IS NULL")),
             Self::Not(inner) => {
                 sql.push_str("NOT (");
@@ -120,6 +113,22 @@ impl Condition {
                 inner.write(dialect, sql, params);
                 sql.push(')');
             }
+        }
+    }
+}
+
+/// Writes `(a OR b) OR (c OR d)`: in pairs, since the depth of an expression is limited.
+fn join<T>(items: &[T], word: &str, sql: &mut String, write: &mut dyn FnMut(&T, &mut String)) {
+    match items {
+        [] => sql.push_str(if word == "AND" { "1 = 1" } else { "1 = 0" }),
+        [item] => write(item, sql),
+        items => {
+            let (left, right) = items.split_at(items.len() / 2);
+            sql.push('(');
+            join(left, word, sql, write);
+            sql.push_str(&format!(" {word} "));
+            join(right, word, sql, write);
+            sql.push(')');
         }
     }
 }

@@ -93,7 +93,7 @@ impl Tx {
     }
 
     /// The run before; of a DAG that makes up for the past, the one before that is not by hand.
-    async fn run_before(
+    pub(super) async fn run_before(
         &mut self,
         dag: &Dag,
         logical_date: Timestamp,

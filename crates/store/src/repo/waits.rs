@@ -45,6 +45,18 @@ fn waits_for_pod(ti: &TaskInstanceRecord) -> Wait {
     Wait::new(STATE, reason)
 }
 
+/// A try that never began waits until it is started again; a sensor between two pokes has no cause.
+fn waits_to_be_started(ti: &TaskInstanceRecord, cause: &str) -> Wait {
+    let at = ti
+        .not_before
+        .map(|at| format!(" at {}", model::time::rest_format(at)));
+    let reason = format!(
+        "it could not be started: {cause}; the same try is started again{}",
+        at.unwrap_or_default()
+    );
+    Wait::new("Ready To Reschedule", reason)
+}
+
 impl Tx {
     /// Why a task instance that is not running waits, the most decisive first. Empty for one that runs or has ended, and
     /// for one that goes on at once. `in_pod` says that its executor is the KubernetesExecutor.
@@ -62,6 +74,13 @@ impl Tx {
             && let Some(trigger) = self.trigger_of(ti).await?
         {
             return Ok(vec![self.waits_for_trigger(&trigger).await?]);
+        }
+        if ti.state == StateName::UpForReschedule
+            && let Some(cause) = &ti.exit_cause
+        {
+            let mut waits = vec![waits_to_be_started(ti, cause)];
+            waits.extend(self.waits_in_run(graphs, ti, now).await?);
+            return Ok(waits);
         }
         match ti.state {
             StateName::NoStatus
@@ -145,7 +164,11 @@ impl Tx {
             now,
         };
         let found = blockers(&snapshot, ti.id);
-        Ok(found.iter().map(Wait::of).collect())
+        let mut waits: Vec<Wait> = found.iter().map(Wait::of).collect();
+        if found.iter().any(|blocker| matches!(blocker, Blocker::Past)) {
+            waits.extend(self.is_waited_for_by_the_past(dag, &run).await?);
+        }
+        Ok(waits)
     }
 
     async fn waits_for_run(
@@ -177,10 +200,17 @@ impl Tx {
             |record| i64::from(record.max_active_runs),
         );
         if running.len() as i64 >= limit {
-            let reason = format!(
+            let mut reason = format!(
                 "the run is queued: max_active_runs {limit} of {limit} are taken by {}; it starts when one of them ends",
                 some(&running)
             );
+            if let Some(successor) = self.successor_that_waits(dag, run, &running).await? {
+                reason.push_str(&format!(
+                    "; but {successor} waits itself for the run before it by depends_on_past, so neither goes on: raise \
+                     max_active_runs to {} until this run has ended, or mark {successor} as failed and clear it afterwards",
+                    limit + 1
+                ));
+            }
             waits.push(Wait::new("Dagrun Running", reason));
         }
         if waits.is_empty() {
@@ -190,6 +220,58 @@ impl Tx {
             ));
         }
         Ok(waits)
+    }
+
+    /// One of these running runs that is later than `run`, does nothing, and has a task that the past holds back.
+    async fn successor_that_waits(
+        &mut self,
+        dag: &Dag,
+        run: &RunRecord,
+        running: &[String],
+    ) -> Result<Option<String>, StoreError> {
+        for run_id in running {
+            let Some(other) = self.run(&run.dag_id, &run_id.as_str().into()).await? else {
+                continue;
+            };
+            let is_later = other.logical_date > run.logical_date && run.logical_date.is_some();
+            if !is_later || self.held_by_past(dag, &other).await?.is_empty() {
+                continue;
+            }
+            let sql = "SELECT COUNT(*) FROM task_instance WHERE run_key = ? \
+                       AND state IN ('scheduled', 'queued', 'running', 'restarting', 'up_for_retry', 'up_for_reschedule', \
+                       'deferred', 'awaiting_input')";
+            let row = self.query_one(sql, params![other.key]).await?;
+            if row.map_or(Ok(0), |mut row| row.next::<i64>())? == 0 {
+                return Ok(Some(run_id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says so when the run before is queued, and cannot start because this one has the place that it needs.
+    async fn is_waited_for_by_the_past(
+        &mut self,
+        dag: &Dag,
+        run: &RunRecord,
+    ) -> Result<Option<Wait>, StoreError> {
+        let Some(date) = run.logical_date else {
+            return Ok(None);
+        };
+        let Some((previous, _)) = self.run_before(dag, date).await? else {
+            return Ok(None);
+        };
+        let Some(previous) = self.run_by_key(previous).await? else {
+            return Ok(None);
+        };
+        if previous.state != DagRunState::Queued {
+            return Ok(None);
+        }
+        let reason = format!(
+            "the run before it, {}, is queued; if it waits for a place among max_active_runs that this run holds, neither \
+             goes on until the limit is raised or this run is ended",
+            previous.run_id
+        );
+        Ok(Some(Wait::new("Previous Dagrun State", reason)))
     }
 
     async fn waits_for_slots(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
@@ -254,18 +336,32 @@ impl Tx {
     }
 
     async fn waits_for_worker(&mut self, ti: &TaskInstanceRecord) -> Result<Vec<Wait>, StoreError> {
-        let sql = "SELECT id, queues, concurrency FROM worker WHERE state = 'active'";
+        let sql =
+            "SELECT id, name, queues, concurrency, unwell FROM worker WHERE state = 'active' ORDER BY name";
         // On a laptop the one worker serves every queue.
         let any_queue = self.dialect() == Dialect::Sqlite;
-        let (mut ids, mut slots) = (Vec::new(), 0);
+        let (mut ids, mut slots, mut unwell) = (Vec::new(), 0, Vec::new());
         for mut row in self.query(sql, &[]).await? {
-            let (id, queues, concurrency): (model::WorkerId, String, i64) =
+            let (id, name, queues): (model::WorkerId, String, String) =
                 (row.next()?, row.next()?, row.next()?);
+            let (concurrency, problem): (i64, Option<String>) = (row.next()?, row.next()?);
             let queues: Vec<String> = serde_json::from_str(&queues).unwrap_or_default();
-            if any_queue || queues.iter().any(|queue| queue == ti.queue.as_str()) {
-                ids.push(Value::from(id));
-                slots += concurrency;
+            if !any_queue && queues.iter().all(|queue| queue != ti.queue.as_str()) {
+                continue;
             }
+            if let Some(problem) = problem {
+                let reason = format!(
+                    "worker {name} serves queue {} but is not well, and takes no task: {problem}",
+                    ti.queue
+                );
+                unwell.push(Wait::new(STATE, reason));
+                continue;
+            }
+            ids.push(Value::from(id));
+            slots += concurrency;
+        }
+        if ids.is_empty() && !unwell.is_empty() {
+            return Ok(unwell);
         }
         if ids.is_empty() {
             let reason = format!(
@@ -291,6 +387,8 @@ impl Tx {
                 ti.queue
             )
         };
-        Ok(vec![Wait::new(STATE, reason)])
+        let mut waits = vec![Wait::new(STATE, reason)];
+        waits.extend(unwell);
+        Ok(waits)
     }
 }

@@ -1,9 +1,8 @@
 //! Workers and their leases.
 
-use crate::sql::Row;
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
-use model::{ClaimEpoch, TaskInstanceId, Timestamp, WorkerId};
+use model::{Timestamp, WorkerId};
 use std::time::Duration;
 
 /// A worker's present life.
@@ -23,18 +22,7 @@ pub struct WorkerRecord {
     pub trigger_capacity: u32,
 }
 
-/// A task instance whose worker is gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostTask {
-    /// The task instance.
-    pub id: TaskInstanceId,
-    /// The claim that was held.
-    pub epoch: ClaimEpoch,
-    /// How often the infrastructure has lost it before.
-    pub infra_losses: u32,
-}
-
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -80,25 +68,6 @@ impl Tx {
         ];
         self.execute(&sql, values).await?;
         Ok(earlier)
-    }
-
-    /// Renews a lease that has not ended. Whether it could be renewed.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn renew_lease(
-        &mut self,
-        id: WorkerId,
-        lease: Duration,
-        draining: bool,
-    ) -> Result<bool, StoreError> {
-        let now = self.dialect().now();
-        let sql = format!(
-            "UPDATE worker SET seen_at = {now}, lease_expires_at = {now} + ?, state = ? \
-             WHERE id = ? AND state IN ('active', 'draining')"
-        );
-        let state = if draining { "draining" } else { "active" };
-        Ok(self.execute(&sql, params![micros(lease), state, id]).await?.rows == 1)
     }
 
     /// Ends a worker's life: it left, or its lease ran out. Whether it was alive.
@@ -158,61 +127,5 @@ impl Tx {
         let sql = "SELECT name FROM worker WHERE id = ? AND state <> 'gone'";
         let row = self.query_one(sql, params![id]).await?;
         row.map(|mut row| row.next()).transpose()
-    }
-
-    /// Task instances that a worker holds, by its claims.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn tasks_of_worker(&mut self, id: WorkerId) -> Result<Vec<LostTask>, StoreError> {
-        let sql = "SELECT id, claim_epoch, infra_losses FROM task_instance WHERE worker_id = ? \
-                   AND state IN ('running', 'restarting')";
-        let read = |mut row: Row| {
-            Ok(LostTask {
-                id: row.next()?,
-                epoch: row.next()?,
-                infra_losses: row.next()?,
-            })
-        };
-        self.query(sql, params![id])
-            .await?
-            .into_iter()
-            .map(read)
-            .collect()
-    }
-
-    /// Task instances still held by workers that are gone: what a crash between ending a worker's life and ending its
-    /// claims left over.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn tasks_of_gone_workers(&mut self) -> Result<Vec<LostTask>, StoreError> {
-        let sql = "SELECT t.id, t.claim_epoch, t.infra_losses FROM worker w JOIN task_instance t ON t.worker_id = w.id \
-                   WHERE w.state = 'gone' AND t.state IN ('running', 'restarting')";
-        let read = |mut row: Row| {
-            Ok(LostTask {
-                id: row.next()?,
-                epoch: row.next()?,
-                infra_losses: row.next()?,
-            })
-        };
-        self.query(sql, &[]).await?.into_iter().map(read).collect()
-    }
-
-    /// Claims of a worker that it may go on with: those that are still current, by task instance and epoch.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn current_claims(
-        &mut self,
-        id: WorkerId,
-    ) -> Result<Vec<(TaskInstanceId, ClaimEpoch)>, StoreError> {
-        let sql = "SELECT id, claim_epoch FROM task_instance WHERE worker_id = ? AND state = 'running'";
-        let read = |mut row: Row| Ok((row.next()?, row.next()?));
-        self.query(sql, params![id])
-            .await?
-            .into_iter()
-            .map(read)
-            .collect()
     }
 }

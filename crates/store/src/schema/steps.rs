@@ -432,3 +432,61 @@ pub(super) const INITIAL: &[Step] = &[
         columns: "name NAME NOT NULL PRIMARY KEY, value TEXT NOT NULL",
     },
 ];
+
+/// What a file's last parse depended on and how often it failed in a row; which setting of a variable or connection it is.
+pub(super) const DEPENDENCIES: &[Step] = &[
+    Step::Column {
+        table: "dag_file",
+        name: "dependencies",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "dag_file",
+        name: "failures",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "variable",
+        name: "version",
+        word: "WORD",
+    },
+    Step::Column {
+        table: "connection",
+        name: "version",
+        word: "WORD",
+    },
+];
+
+/// What heartbeats named, how often a try could not be started, and how many workers in a row a task instance lost.
+pub(super) const BEATS: &[Step] = &[
+    Step::Column {
+        table: "worker",
+        name: "beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "worker",
+        name: "unwell",
+        word: "TEXT",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "claim_beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "unnamed_beat",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "unstarted",
+        word: "INT64",
+    },
+    Step::Column {
+        table: "task_instance",
+        name: "worker_losses",
+        word: "INT64",
+    },
+];

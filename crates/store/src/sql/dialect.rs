@@ -64,12 +64,18 @@ impl Dialect {
         }
     }
 
-    /// A case-insensitive LIKE (`column LIKE ?`), as Airflow's ILIKE.
-    pub const fn ilike(self) -> &'static str {
+    /// `column LIKE ?` whatever the case, for a parameter that [`Dialect::like_text`] has written.
+    pub(crate) fn ilike(self, column: &str) -> String {
         match self {
-            Self::MariaDb => "COLLATE utf8mb4_general_ci LIKE",
-            Self::Sqlite => "LIKE",
+            Self::MariaDb => format!("LOWER({column}) LIKE LOWER(?) ESCAPE '!'"),
+            Self::Sqlite => format!("{column} LIKE ? ESCAPE '!'"),
         }
+    }
+
+    /// A text in a LIKE, in which only `%` and `_` mean more than themselves. MariaDB takes a backslash for an escape
+    /// unless another one is named, and SQLite takes none.
+    pub(crate) fn like_text(self, text: &str) -> String {
+        text.replace('!', "!!")
     }
 }
 

@@ -288,6 +288,7 @@ impl Run<'_> {
                 None => err.finish().into_iter().chain(out.finish()).collect(),
             };
             for line in complete {
+                let line = line.into_text();
                 let line = line.trim_end();
                 self.say("info", line).await;
                 kept.push(line);

@@ -159,7 +159,7 @@ async fn read(
             Ok(Err(_)) | Err(_) => (Vec::new(), Some(false)),
         };
         for line in complete {
-            write(&line, position, container, prefix, log).await;
+            write(&line.into_text(), position, container, prefix, log).await;
         }
         if let Some(whole) = end {
             return whole;

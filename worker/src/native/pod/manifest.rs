@@ -62,18 +62,18 @@ pub(super) fn selector(own: &Value, facts: &Facts) -> String {
 }
 
 /// The pod without what its environment keeps secret, for the log.
-pub(super) fn without_secrets(pod: &Value) -> Value {
+pub(super) fn without_secrets(names: &sensitive::Names, pod: &Value) -> Value {
     match pod {
-        Value::Array(items) => items.iter().map(without_secrets).collect(),
+        Value::Array(items) => items.iter().map(|item| without_secrets(names, item)).collect(),
         Value::Object(fields) => {
             let name = fields.get("name").and_then(Value::as_str).unwrap_or_default();
-            let is_secret = crate::mask::is_sensitive(name);
+            let is_secret = names.is_sensitive(name);
             let shown = fields.iter().map(|(key, item)| {
                 let hidden = is_secret && key == "value";
                 let item = if hidden {
                     "***".into()
                 } else {
-                    without_secrets(item)
+                    without_secrets(names, item)
                 };
                 (key.clone(), item)
             });
@@ -105,7 +105,7 @@ mod tests {
     fn secret_variables_are_not_shown() {
         let pod = json!({"env": [{"name": "API_KEY", "value": "abc"}, {"name": "PLAIN", "value": "abc"}]});
         assert_eq!(
-            without_secrets(&pod),
+            without_secrets(&sensitive::Names::default(), &pod),
             json!({"env": [{"name": "API_KEY", "value": "***"}, {"name": "PLAIN", "value": "abc"}]})
         );
     }

@@ -276,7 +276,7 @@ impl Run<'_> {
             text.push_str(&format!("\n{message}"));
         }
         if document.spec_on_failure {
-            let shown = manifest::without_secrets(&json!(pod));
+            let shown = manifest::without_secrets(self.log.masker().names(), &json!(pod));
             text.push_str(&format!("\nremote_pod: {shown}"));
         }
         Ok(Outcome::Failure {

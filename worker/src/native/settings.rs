@@ -1,0 +1,82 @@
+//! Options of `airflow.cfg` that an operator in Python would heed, too.
+
+use config::Config;
+use sensitive::{Masker, Names};
+
+/// What native tasks heed.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(super) names: Names,
+    shortest_secret: usize,
+    /// Characters of a rendered field that are kept (`[core] max_templated_field_length`).
+    pub(super) field_length: i64,
+    /// Whether a run's conf changes params (`[core] dag_run_conf_overrides_params`).
+    pub(super) conf_overrides_params: bool,
+    /// Whether connections are looked for in a secrets backend first.
+    pub(super) has_secrets_backend: bool,
+    /// An option that only Python heeds, if one is set.
+    needs_python: Option<&'static str>,
+}
+
+impl Settings {
+    /// The options as they are.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            names: Names::new(config.core.hide_sensitive, &config.core.sensitive_names),
+            shortest_secret: config.logging.min_length_masked_secret,
+            field_length: config.core.max_templated_field_length,
+            conf_overrides_params: config.core.dag_run_conf_overrides_params,
+            has_secrets_backend: config.core.has_secrets_backend,
+            needs_python: needs_python(config),
+        }
+    }
+
+    /// A masker for the log of a try.
+    pub(crate) fn masker(&self) -> Masker {
+        Masker::new(self.names.clone(), self.shortest_secret)
+    }
+
+    /// # Errors
+    /// When an option is set that only Python heeds; the text names it.
+    pub(super) fn allow_native(&self) -> Result<(), String> {
+        match self.needs_python {
+            Some(option) => Err(format!("{option} is set")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Default for Settings {
+    /// The options with nothing set.
+    fn default() -> Self {
+        let env = std::collections::BTreeMap::from([("AIRFLOW_HOME".to_owned(), "/nonexistent".to_owned())]);
+        let raw = config::RawConfig::load_from(env).expect("defaults");
+        Self::of(&Config::from_raw(&raw).expect("defaults"))
+    }
+}
+
+fn needs_python(config: &Config) -> Option<&'static str> {
+    let (core, logging) = (&config.core, &config.logging);
+    // At another level Python writes other records.
+    let is_usual = logging.level == "INFO";
+    [
+        (!is_usual, "[logging] logging_level"),
+        (!logging.namespace_levels.is_empty(), "[logging] namespace_levels"),
+        (
+            !logging.logging_config_class.is_empty(),
+            "[logging] logging_config_class",
+        ),
+        (
+            !logging.secret_mask_adapter.is_empty(),
+            "[logging] secret_mask_adapter",
+        ),
+        (
+            !core.default_impersonation.is_empty(),
+            "[core] default_impersonation",
+        ),
+        (core.unit_test_mode, "[core] unit_test_mode"),
+    ]
+    .into_iter()
+    .find_map(|(is_set, option)| is_set.then_some(option))
+}
