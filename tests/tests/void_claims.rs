@@ -72,14 +72,15 @@ impl Scene {
     fn set() -> Option<Self> {
         let engine = Engine::find();
         let mut cluster = Cluster::start_and(|installation| {
+            // Before anything is started: plugins are looked for once.
+            let plugins = installation.path().join("plugins");
+            std::fs::create_dir_all(&plugins).expect("a folder");
+            std::fs::write(plugins.join("void_trigger.py"), TRIGGER).expect("a module");
             if let Some(engine) = &engine {
                 installation.set("DOCKER_HOST", engine.address());
             }
         })?;
         let witness = cluster.installation.path().join("starts");
-        let plugins = cluster.installation.path().join("plugins");
-        std::fs::create_dir_all(&plugins).expect("a folder");
-        std::fs::write(plugins.join("void_trigger.py"), TRIGGER).expect("a module");
         let waiting = WAITING.replace("WITNESS", &witness.to_string_lossy());
         cluster.installation.dag("waiting.py", &waiting);
         cluster
