@@ -230,7 +230,7 @@ fn a_worker_whose_python_cannot_start_takes_no_tasks_until_it_can() {
         .collect();
     eventually("the worker stops taking tasks", PATIENCE, || {
         let output = scene.process.output();
-        if output.contains("takes no tasks until Python can be started") {
+        if output.contains("takes no tasks until this is mended") {
             Ok(())
         } else {
             Err(output)

@@ -1,7 +1,7 @@
 //! A worker that is stopped between its claim and the start of the task, for longer than its lease: others have the task by
 //! then, so it must not start it when it goes on.
 
-use harness::{Cluster, Process, eventually, wait_until};
+use harness::{Cluster, Engine, IMAGE, Process, eventually, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,47 @@ fn dags(witness: &Path) -> String {
     )
 }
 
+/// A trigger that writes down which worker runs it, and a task that waits for it.
+const TRIGGER: &str = r#"
+import os
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+class Note(BaseTrigger):
+    def __init__(self, path, run_id):
+        super().__init__()
+        self.path, self.run_id = path, run_id
+
+    def serialize(self):
+        return "void_trigger.Note", {"path": self.path, "run_id": self.run_id}
+
+    async def run(self):
+        with open(self.path, "a") as out:
+            print(self.run_id, 2 if "two" in os.environ["UPDRAFT_WORKER_NAME"] else 1, file=out)
+        yield TriggerEvent("seen")
+"#;
+
+const WAITING: &str = r#"
+from airflow.sdk import DAG, BaseOperator
+from void_trigger import Note
+
+class Wait(BaseOperator):
+    def execute(self, context):
+        self.defer(trigger=Note("WITNESS", context["run_id"]), method_name="go_on")
+
+    def go_on(self, context, event):
+        return event
+
+with DAG("void_trigger", schedule=None):
+    Wait(task_id="t")
+"#;
+
+const CONTAINER: &str = r#"
+from airflow.sdk import DAG
+from airflow.providers.docker.operators.docker import DockerOperator
+with DAG("void_docker", schedule=None):
+    DockerOperator(task_id="t", image="IMAGE", command="true", auto_remove="never", mount_tmp_dir=False)
+"#;
+
 struct Scene {
     cluster: Cluster,
     witness: PathBuf,
@@ -29,9 +70,24 @@ struct Scene {
 
 impl Scene {
     fn set() -> Option<Self> {
-        let mut cluster = Cluster::start()?;
+        let engine = Engine::find();
+        let mut cluster = Cluster::start_and(|installation| {
+            // Before anything is started: plugins are looked for once.
+            let plugins = installation.path().join("plugins");
+            std::fs::create_dir_all(&plugins).expect("a folder");
+            std::fs::write(plugins.join("void_trigger.py"), TRIGGER).expect("a module");
+            if let Some(engine) = &engine {
+                installation.set("DOCKER_HOST", engine.address());
+            }
+        })?;
         let witness = cluster.installation.path().join("starts");
+        let waiting = WAITING.replace("WITNESS", &witness.to_string_lossy());
+        cluster.installation.dag("waiting.py", &waiting);
+        cluster
+            .installation
+            .dag("container.py", &CONTAINER.replace("IMAGE", IMAGE));
         cluster.installation.dag("void.py", &dags(&witness));
+        cluster.api.wait_for_dag("void_trigger");
         cluster.api.wait_for_dag("void_bash");
         cluster.api.wait_for_dag("void_python");
         cluster.kill("worker-1");
@@ -92,6 +148,7 @@ fn a_worker_that_was_stopped_before_it_started_a_task_never_starts_it() {
         ("void_python", "claimed"),
         ("void_python", "python-fork"),
         ("void_python", "python-forked"),
+        ("void_trigger", "triggers-fork"),
     ] {
         let stopped = scene
             .cluster
@@ -122,4 +179,32 @@ fn a_worker_that_was_stopped_while_its_python_started_never_starts_the_task() {
     first.signal(Signal::SIGSTOP);
     assert!(!first.output().contains("Python is ready"), "{}", first.output());
     scene.take_over_and_go_on(&first, "void_python", &run_id);
+}
+
+#[test]
+fn a_worker_that_was_stopped_before_it_made_a_container_never_starts_it() {
+    let Some(engine) = Engine::find() else { return };
+    let Some(scene) = Scene::set() else { return };
+    scene.cluster.api.wait_for_dag("void_docker");
+    let stopped = scene.cluster.installation.path().join("stopped");
+    let at = format!("docker:{}", stopped.display());
+    let first = scene.worker("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
+    // Of a name of its own, by which its containers are found.
+    let run_id = scene.trigger("void_docker", &uuid::Uuid::new_v4().simple().to_string());
+    wait_until("the worker is stopped", PATIENCE, || stopped.exists());
+    let second = scene.worker("two", &[]);
+    assert_eq!(scene.cluster.api.wait_for_end("void_docker", &run_id), "success");
+    first.signal(Signal::SIGCONT);
+    wait_until("the first worker begins a new life", PATIENCE, || {
+        first.output().contains("registering anew")
+    });
+    drop(second);
+    let after = scene.trigger("void_bash", "after-container");
+    assert_eq!(scene.cluster.api.wait_for_end("void_bash", &after), "success");
+    let label = format!("label=updraft.dag_run_id={run_id}");
+    let all = engine.run(&["ps", "--all", "--quiet", "--filter", &label]);
+    assert_eq!(all.lines().count(), 1, "{all}\n{}", first.output());
+    for container in all.lines() {
+        engine.run(&["rm", "--force", container]);
+    }
 }

@@ -139,6 +139,16 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// A permit without a lease behind it: it always holds.
+    ///
+    /// # Errors
+    /// When the system gives no memory for it.
+    pub fn without_end() -> io::Result<Self> {
+        let lease = Lease::new()?;
+        lease.begin(BootInstant(u64::MAX));
+        Ok(lease.permit())
+    }
+
     /// The life of the worker that it was given in.
     pub fn life(&self) -> u64 {
         self.life

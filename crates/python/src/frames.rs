@@ -437,18 +437,20 @@ mod tests {
     async fn a_read_that_is_cancelled_loses_nothing() {
         let bytes = said(7, &"z".repeat(2_000));
         let (mut writer, mut socket) = tokio::io::duplex(1);
-        #[expect(clippy::disallowed_methods, reason = "the test itself notices its end")]
-        let sending = tokio::spawn(async move { writer.write_all(&bytes).await });
+        let sending = async move { writer.write_all(&bytes).await };
         let mut reader = FrameReader::within(1 << 20, FrameReader::room_for(1 << 20));
         let mut cancelled = 0;
-        let frame = loop {
-            tokio::select! {
-                biased;
-                frame = reader.next(&mut socket) => break frame.unwrap().unwrap(),
-                () = tokio::task::yield_now() => cancelled += 1,
+        let reading = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    frame = reader.next(&mut socket) => break frame.unwrap().unwrap(),
+                    () = tokio::task::yield_now() => cancelled += 1,
+                }
             }
         };
-        sending.await.unwrap().unwrap();
+        let (sent, frame) = tokio::join!(sending, reading);
+        sent.unwrap();
         assert!(cancelled > 100, "cancelled {cancelled} times");
         assert!(
             matches!(frame, Incoming::Request(frame) if frame.body["value"].as_str().unwrap().len() == 2_000)

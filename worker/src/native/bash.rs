@@ -297,6 +297,7 @@ fn environment(surroundings: &Surroundings<'_>, facts: &Facts, task: &BashTask, 
             command.env(name, value);
         }
     }
+    command.env(crate::python_task::EPOCH, facts.start.epoch.to_string());
     command.env("AIRFLOW_CTX_TRY_NUMBER", facts.try_number().to_string());
     if let Some(date) = facts
         .run("logical_date")

@@ -6,12 +6,15 @@ import fcntl
 import os
 import signal
 import struct
+import threading
 import time
 
 # The page of the worker's lease: the life, the end of the lease in nanoseconds of CLOCK_BOOTTIME, and a seal over both.
 PAGE = struct.Struct("<QQQ")
 SEAL = 0x7570647261667431
 F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
+# Signals by which processes are asked to end.
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 # Exit code of a child that did not begin.
 VOID = 121
 
@@ -48,12 +51,22 @@ def keep_handlers_from_forks(module):
     """Processes that user code forks do not inherit the handlers of that module: one that cannot be ended by SIGTERM is
     waited for for ever, by multiprocessing.Pool for one."""
 
+    masks = {}
+
+    def hold():
+        # One that comes before the handlers are gone would be lost.
+        masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+
+    def let_go():
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
+
     def forget():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in ENDS:
             if getattr(signal.getsignal(number), "__module__", None) == module:
                 signal.signal(number, signal.SIG_DFL)
+        let_go()
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=forget)
 
 
 class SignalsWithoutCrashes:
