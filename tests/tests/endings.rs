@@ -18,14 +18,18 @@ use tonic::transport::{Channel, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 const DAGS: &str = r#"
-from airflow.sdk import DAG, Asset, AssetAlias, task
+from datetime import timedelta
+from airflow.sdk import DAG, BaseOperator
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+class Defers(BaseOperator):
+    def execute(self, context):
+        # The name of a method has 1000 characters at most.
+        self.defer(trigger=TimeDeltaTrigger(timedelta(hours=1)), method_name="m" * 1200)
 
 with DAG("refused", schedule=None):
-    @task(outlets=[AssetAlias("whatever")], retries=0)
-    def updates(*, outlet_events):
-        outlet_events[AssetAlias("whatever")].add(Asset("n" * 812))
-    updates()
+    Defers(task_id="updates", retries=0)
 
 with DAG("unheard", schedule=None):
     BashOperator(task_id="t", bash_command="true", queue="nobody")

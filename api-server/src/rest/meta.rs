@@ -260,17 +260,12 @@ async fn look(app: &App) -> Result<Value, store::StoreError> {
         });
         json!({"status": status, format!("latest_{name}_heartbeat"): latest.map(python_isoformat)})
     };
-    let mut parts = json!({
+    Ok(json!({
         "metadatabase": {"status": "healthy"},
         "scheduler": part("scheduler", latest_job("scheduler"), json!("unhealthy")),
         "triggerer": part("triggerer", triggerers, Value::Null),
         "dag_processor": part("dag_processor", latest_job("dag_processor"), Value::Null),
-    });
-    // Airflow has no such part, so there is one only when there is something to say.
-    if let Some(problem) = app.logs.problem() {
-        parts["task_logs"] = json!({"status": "unhealthy", "problem": problem});
-    }
-    Ok(parts)
+    }))
 }
 
 pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
@@ -278,12 +273,17 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
         app.parts.refresh(&app).await;
     }
     let unknown = |name: &str| json!({"status": null, format!("latest_{name}_heartbeat"): null});
-    Json(app.parts.known().unwrap_or_else(|| {
+    let mut parts = app.parts.known().unwrap_or_else(|| {
         json!({
             "metadatabase": {"status": "unhealthy"}, "scheduler": unknown("scheduler"),
             "triggerer": unknown("triggerer"), "dag_processor": unknown("dag_processor"),
         })
-    }))
+    });
+    // Airflow has no such part, so there is one only when there is something to say.
+    if let Some(problem) = app.logs.problem() {
+        parts["task_logs"] = json!({"status": "unhealthy", "problem": problem});
+    }
+    Json(parts)
 }
 
 pub(crate) async fn old_health() -> Response {

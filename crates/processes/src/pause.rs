@@ -9,8 +9,9 @@ pub fn point(name: &str) {
         && at == name
         && std::fs::File::create_new(file).is_ok()
     {
-        // To the process, not to this thread alone.
+        // To the process, not to this thread alone; so this thread may run on for a moment before it stops, too.
         nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGSTOP).ok();
+        std::thread::sleep(std::time::Duration::from_millis(500));
     }
     #[cfg(not(debug_assertions))]
     let _ = name;

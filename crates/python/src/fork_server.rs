@@ -299,7 +299,11 @@ impl ForkServer {
         if keeper.is_none() && !matches!(*self.inner.state.borrow(), State::Stopped) {
             processes::orphans::adopt();
             let work = keep(Arc::downgrade(&self.inner), Arc::clone(&self.inner.died));
-            *keeper = Some(self.inner.lifecycle.spawn("fork server keeper", Kind::Work, work));
+            *keeper = Some(
+                self.inner
+                    .lifecycle
+                    .spawn("fork server keeper", Kind::Background, work),
+            );
         }
     }
 }
