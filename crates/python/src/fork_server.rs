@@ -299,11 +299,12 @@ impl ForkServer {
         if keeper.is_none() && !matches!(*self.inner.state.borrow(), State::Stopped) {
             processes::orphans::adopt();
             let work = keep(Arc::downgrade(&self.inner), Arc::clone(&self.inner.died));
-            *keeper = Some(
-                self.inner
-                    .lifecycle
-                    .spawn("fork server keeper", Kind::Background, work),
-            );
+            let end = self.inner.lifecycle.stop().now().clone();
+            let work = async move {
+                end.run_until_cancelled(work).await;
+            };
+            let lifecycle = &self.inner.lifecycle;
+            *keeper = Some(lifecycle.spawn("fork server keeper", Kind::Background, work));
         }
     }
 }
