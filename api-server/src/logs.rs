@@ -78,7 +78,7 @@ fn component(prefix: &str, id: &str) -> String {
     format!("{}~{hash}", &name[..kept])
 }
 
-/// Whether there is no file of that name, and cannot be one.
+/// Returns `true` if there is no file of that name, and cannot be one.
 fn is_absent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

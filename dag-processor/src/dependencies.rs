@@ -103,7 +103,7 @@ impl Asked {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dependencies {
     entries: Vec<(String, Dependency)>,
-    /// Whether there was more than is kept.
+    /// `true` if there was more than is kept.
     pub(crate) are_incomplete: bool,
 }
 

@@ -34,12 +34,12 @@ impl Facts {
         std::fs::metadata(path).ok().as_ref().map(Self::from)
     }
 
-    /// Whether the change is one that Airflow would see, too: a new time, size or file.
+    /// Returns `true` if the change is one that Airflow would see, too: a new time, size or file.
     fn is_touched(&self, before: &Self) -> bool {
         (self.modified, self.size, self.inode) != (before.modified, before.size, before.inode)
     }
 
-    /// Whether anything about it changed since then.
+    /// Returns `true` if anything about it changed since then.
     fn is_younger(&self, time: SystemTime) -> bool {
         let (seconds, nanos) = self.changed.max(self.modified);
         let since = time.checked_sub(GRAIN).unwrap_or(time);
@@ -101,7 +101,7 @@ impl Looks {
         self.seen.retain(|_, seen| seen.looked >= number);
     }
 
-    /// Whether any path is not as it was seen last. Reads nothing.
+    /// Returns `true` if any path is not as it was seen last. Reads nothing.
     pub(crate) fn is_outdated(&self) -> bool {
         self.seen.iter().any(|(path, seen)| Facts::of(path) != seen.facts)
     }

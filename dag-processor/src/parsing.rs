@@ -29,7 +29,7 @@ pub(crate) struct Done {
     pub(crate) begun: u64,
     pub(crate) record: FileRecord,
     pub(crate) dependencies: Dependencies,
-    /// Whether other files are to be parsed because of it.
+    /// `true` if other files are to be parsed because of it.
     pub(crate) has_woken_others: bool,
 }
 

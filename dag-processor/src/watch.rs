@@ -36,7 +36,7 @@ impl Interests {
         };
     }
 
-    /// Whether a change of this kind at this path may be one of DAGs.
+    /// Returns `true` if a change of this kind at this path may be one of DAGs.
     fn have(&self, kind: EventKind, path: &Path) -> bool {
         if path.components().any(|part| part.as_os_str() == "__pycache__") {
             return false;

@@ -85,7 +85,7 @@ struct Work {
     parsing: JoinSet<(String, Why, anyhow::Result<Option<Done>>)>,
     /// Files that are being parsed, each with the look after which that began.
     in_hand: HashMap<String, u64>,
-    /// Whether a file was due while it was in hand.
+    /// `true` if a file was due while it was in hand.
     missed: bool,
     /// When the next file is due without a change.
     next_due: Option<Instant>,
@@ -154,7 +154,7 @@ impl Work {
         }
     }
 
-    /// Whether it is time for a look although no watch told of a change.
+    /// Returns `true` if it is time for a look although no watch told of a change.
     async fn is_time(&mut self) -> bool {
         let now = Instant::now();
         if self.next_due.is_some_and(|due| due <= now) || now.duration_since(self.looked) >= self.interval {
@@ -173,7 +173,7 @@ impl Work {
         self.read_versions().await.unwrap_or(false)
     }
 
-    /// Whether any file is to be parsed again because somebody deleted one of its DAGs.
+    /// Returns `true` if any file is to be parsed again because somebody deleted one of its DAGs.
     async fn is_asked_for(&self) -> anyhow::Result<bool> {
         Ok(self.shared.store.reader().await?.files_are_asked_for().await?)
     }

@@ -46,7 +46,7 @@ struct Renewal {
     farewell: Option<Farewell>,
     /// Where containers may be left.
     engines: Vec<Engine>,
-    /// Whether `engines` is not told with this.
+    /// `true` if `engines` is not told with this.
     keeps_engines: bool,
     /// Reports that are to be delivered before the death is told, and their digests.
     spooled: BTreeMap<PathBuf, String>,

@@ -22,7 +22,7 @@ use tonic::Status;
 /// Characters of a store's refusal that are kept as a cause.
 const LONGEST_CAUSE: usize = 2000;
 
-/// Whether the claim is the current one of a try that is not over. A trigger writes on in the log of the try that it
+/// Returns `true` if the claim is the current one of a try that is not over. A trigger writes on in the log of the try that it
 /// belongs to.
 pub(super) fn goes_on(ti: &TaskInstanceRecord, claim: &ClaimToken) -> bool {
     let is_open = matches!(

@@ -65,7 +65,7 @@ pub struct Core {
     pub dag_run_conf_overrides_params: bool,
     pub default_impersonation: String,
     pub unit_test_mode: bool,
-    /// Whether connections and variables are looked for in a secrets backend first.
+    /// `true` if connections and variables are looked for in a secrets backend first.
     pub has_secrets_backend: bool,
     pub users: Vec<SimpleUser>,
     pub all_admins: bool,

@@ -225,14 +225,6 @@ impl ForkServer {
         self.process().await.map(|_| ())
     }
 
-    /// Why Python cannot be used now; `None` while it can, or while that is not known yet.
-    pub fn problem(&self) -> Option<PythonError> {
-        match &*self.inner.state.borrow() {
-            State::Broken(problem) => Some(problem.clone()),
-            State::Starting | State::Ready(_) | State::Stopped => None,
-        }
-    }
-
     /// Waits until Python can be used, as far as is known.
     pub async fn works(&self) {
         let mut states = self.inner.state.subscribe();

@@ -62,7 +62,7 @@ pub struct ParsedFile {
     /// What it depended on, `kind:name` each; paths within the bundle are relative to it.
     #[serde(default)]
     pub dependencies: Vec<String>,
-    /// Whether it depended on more than is kept.
+    /// `true` if it depended on more than is kept.
     #[serde(default)]
     pub too_many: bool,
     /// Seconds that parsing took, without the start of Python.

@@ -87,7 +87,7 @@ const fn is_active(state: StateName) -> bool {
     matches!(state, StateName::Scheduled) || state.occupies_slot()
 }
 
-/// Whether a task instance in this state counts against the limits of its task.
+/// Returns `true` if a task instance in this state counts against the limits of its task.
 const fn counts_for_task(state: StateName) -> bool {
     is_active(state) || matches!(state, StateName::Deferred | StateName::AwaitingInput)
 }

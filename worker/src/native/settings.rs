@@ -10,9 +10,9 @@ pub(crate) struct Settings {
     shortest_secret: usize,
     /// Characters of a rendered field that are kept (`[core] max_templated_field_length`).
     pub(super) field_length: i64,
-    /// Whether a run's conf changes params (`[core] dag_run_conf_overrides_params`).
+    /// `true` if a run's conf changes params (`[core] dag_run_conf_overrides_params`).
     pub(super) conf_overrides_params: bool,
-    /// Whether connections are looked for in a secrets backend first.
+    /// `true` if connections are looked for in a secrets backend first.
     pub(super) has_secrets_backend: bool,
     /// An option that only Python heeds, if one is set.
     needs_python: Option<&'static str>,

@@ -202,7 +202,7 @@ impl<'a> Supervision<'a> {
         Ok(())
     }
 
-    /// Whether user code began may stand unread in the socket of a child that has ended.
+    /// Returns `true` if user code began may stand unread in the socket of a child that has ended.
     async fn hear_last_words(&mut self, child: &mut Child) {
         while self.begun != Begun::Refused {
             let next = self.frames.next(&mut child.requests);

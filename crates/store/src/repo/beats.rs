@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct Beat {
     /// The worker's present life.
     pub worker: WorkerId,
-    /// Whether it is to leave, and takes nothing more.
+    /// `true` if it is to leave, and takes nothing more.
     pub draining: bool,
     /// Why it takes no tasks although it serves its queues; `None` when it is well.
     pub unwell: Option<String>,
@@ -25,7 +25,7 @@ pub struct Beat {
 /// What a heartbeat led to.
 #[derive(Debug, Default)]
 pub struct HeardBeat {
-    /// Whether the worker's life goes on. Otherwise it must register anew.
+    /// `true` if the worker's life goes on. Otherwise it must register anew.
     pub alive: bool,
     /// Claims that the worker named and may not go on with.
     pub void: Vec<(TaskInstanceId, ClaimEpoch)>,

@@ -89,7 +89,7 @@ impl Tx {
         self.query(sql, &[]).await?.into_iter().map(read).collect()
     }
 
-    /// Whether any file is to be parsed again although it did not change.
+    /// Returns `true` if any file is to be parsed again although it did not change.
     ///
     /// # Errors
     /// As the database says.

@@ -35,7 +35,7 @@ pub struct LostTask {
     pub infra_losses: u32,
     /// How many workers in a row it has lost before.
     pub worker_losses: u32,
-    /// Whether it is taken to be the reason of its worker's end.
+    /// `true` if it is taken to be the reason of its worker's end.
     pub is_poison: bool,
 }
 
@@ -67,7 +67,7 @@ struct Ending<'a> {
     retry_at: Option<Timestamp>,
     /// Shown as the cause of the end.
     text: &'a str,
-    /// Whether it counts as the loss of a worker.
+    /// `true` if it counts as the loss of a worker.
     lost_worker: bool,
 }
 
