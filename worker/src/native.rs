@@ -12,7 +12,6 @@ mod narrate;
 mod pod;
 mod registry;
 mod scratch;
-mod session;
 mod settings;
 mod template;
 
