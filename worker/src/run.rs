@@ -183,7 +183,7 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
     let log = TryLog::new(
         shared.control.clone(),
         &start.token,
-        shared.native.masker(),
+        shared.native.log_rules(),
         start.log_limit,
         start.log_offset,
     );
