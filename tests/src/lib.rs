@@ -7,6 +7,7 @@ pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
+mod manual_worker;
 mod parts;
 mod services;
 pub mod timetables;
@@ -15,8 +16,9 @@ mod wait;
 pub use api::{Answer, Api, ORDINARY};
 pub use cluster::{Cluster, ROLES};
 pub use engine::Engine;
-pub use installation::{Installation, Process};
+pub use installation::{Installation, Process, SECRET};
 pub use kubernetes::Kubernetes;
+pub use manual_worker::{ManualWorker, membership, signed};
 pub use parts::{
     IMAGE, docker, mariadb_database, mariadb_query, mariadb_url, python, rabbitmq_url, recordings, required,
     seeds,

@@ -4,15 +4,15 @@
 //! its watchdog delivers the file before it tells of the death, or the worker does so when it is back, before it registers:
 //! both while the claim is still current. A later delivery is stale and changes nothing.
 //!
-//! The folder is the worker's alone, and each file is sealed with the installation's key. The watchdog has no key; it hears
-//! each file's digest through its pipe, which nobody else can write to.
+//! The folder is the worker's alone, and each file is sealed with the join token of the worker's pool. The watchdog has no key;
+//! it hears each file's digest through its pipe, which nobody else can write to.
 
 use crate::control::{ControlPlane, is_transient};
 use crate::running::Held;
 use crate::watchdog::Watchdog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use identity::Tokens;
+use identity::Membership;
 use prost::Message as _;
 use proto::v1::{ReportReply, ReportRequest};
 use serde::{Deserialize, Serialize};
@@ -49,8 +49,8 @@ impl Page {
         ReportRequest::decode(bytes.as_slice()).ok()
     }
 
-    fn is_genuine(&self, tokens: &Tokens) -> bool {
-        tokens.is_sealed(&self.seal, &Self::digest_of(&self.token, &self.report))
+    fn is_genuine(&self, membership: &Membership) -> bool {
+        membership.is_sealed(&self.seal, &Self::digest_of(&self.token, &self.report))
     }
 }
 
@@ -67,17 +67,17 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 #[derive(Clone)]
 pub(crate) struct Spool {
     folder: PathBuf,
-    tokens: Tokens,
+    membership: Membership,
     watchdog: Watchdog,
 }
 
 impl Spool {
     /// That of the worker of this name, below `$AIRFLOW_HOME`.
-    pub(crate) fn new(home: &Path, name: &str, tokens: Tokens, watchdog: Watchdog) -> Self {
+    pub(crate) fn new(home: &Path, name: &str, membership: Membership, watchdog: Watchdog) -> Self {
         let own = &digest(name.as_bytes())[..16];
         Self {
             folder: home.join(".updraft/reports").join(own),
-            tokens,
+            membership,
             watchdog,
         }
     }
@@ -106,7 +106,7 @@ impl Spool {
     fn write(&self, claim: Held, token: String, report: String) -> std::io::Result<()> {
         self.make_folder()?;
         let seal = self
-            .tokens
+            .membership
             .seal(&Page::digest_of(&token, &report))
             .map_err(std::io::Error::other)?;
         let text = serde_json::to_vec(&Page { token, report, seal }).map_err(std::io::Error::other)?;
@@ -165,7 +165,7 @@ impl Spool {
         let page = std::fs::read(path)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Page>(&bytes).ok())
-            .filter(|page| page.is_genuine(&self.tokens));
+            .filter(|page| page.is_genuine(&self.membership));
         let Some((page, report)) = page.and_then(|page| page.report().map(|report| (page, report))) else {
             tracing::error!(
                 "{} is not as this worker wrote it; it is not delivered",
@@ -223,11 +223,16 @@ fn say(delivered: Result<&ReportReply, &Status>) {
 mod tests {
     use super::*;
     use config::Secret;
+    use identity::JoinToken;
     use model::{ClaimEpoch, TaskInstanceId};
 
     fn spool(home: &Path) -> Spool {
-        let tokens = Tokens::new(&Secret::new("a secret"), "audience");
-        Spool::new(home, "me@here", tokens, Watchdog::deaf())
+        Spool::new(home, "me@here", membership("a secret"), Watchdog::deaf())
+    }
+
+    fn membership(jwt_secret: &str) -> Membership {
+        let token = JoinToken::of_pool(&Secret::new(jwt_secret), "default").unwrap();
+        Membership::new(&token, b"seed").unwrap()
     }
 
     fn claim() -> Held {
@@ -252,7 +257,7 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(&spool.folder)), (0o600, 0o700));
         let page = read(&path);
-        assert!(page.is_genuine(&spool.tokens));
+        assert!(page.is_genuine(&spool.membership));
         assert_eq!(
             (page.token.as_str(), page.report()),
             ("token", Some(report.clone()))
@@ -262,9 +267,8 @@ mod tests {
             token: "another token".to_owned(),
             ..read(&path)
         };
-        assert!(!forged.is_genuine(&spool.tokens));
-        let foreign = Tokens::new(&Secret::new("another secret"), "audience");
-        assert!(!page.is_genuine(&foreign));
+        assert!(!forged.is_genuine(&spool.membership));
+        assert!(!page.is_genuine(&membership("another secret")));
         spool.forget(claim());
         assert!(!path.exists());
     }

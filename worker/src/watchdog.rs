@@ -6,6 +6,7 @@
 //! process groups nor new sessions escape it.
 
 use crate::WorkerName;
+use crate::address::Address;
 use crate::containers::{self, Engine};
 use crate::spool;
 use processes::lease::{BootInstant, Lease};
@@ -30,8 +31,9 @@ pub const ARGUMENT: &str = "--watchdog";
 /// line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Farewell {
-    pub(crate) control_plane: String,
+    pub(crate) control_plane: Address,
     pub(crate) worker: String,
+    /// Good for telling of the death, and for nothing else.
     pub(crate) token: String,
     /// Bytes of a message that the control plane accepts.
     pub(crate) message_limit: usize,
@@ -244,6 +246,10 @@ impl OwnGroup for Command {
 
 /// The watchdog itself: reads a renewal from each line, and kills when the lease ends or the worker does.
 pub fn main(life: &str) -> std::process::ExitCode {
+    // What it is told is not for tasks, which run as the same user. Nothing has been told yet.
+    if nix::sys::prctl::set_dumpable(false).is_err() {
+        return std::process::ExitCode::FAILURE;
+    }
     let (sender, renewals) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -363,7 +369,9 @@ impl Farewell {
 
     async fn client(&self) -> Result<WorkerServiceClient<tonic::transport::Channel>, tonic::Status> {
         let away = |error: &dyn std::fmt::Display| tonic::Status::unavailable(error.to_string());
-        let endpoint = tonic::transport::Endpoint::from_shared(self.control_plane.clone())
+        let endpoint = self
+            .control_plane
+            .endpoint()
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(2))

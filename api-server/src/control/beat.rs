@@ -80,6 +80,7 @@ pub(super) async fn heard(
     Ok(HeartbeatReply {
         alive: heard.alive,
         stop: stop.collect(),
+        pass: None,
     })
 }
 

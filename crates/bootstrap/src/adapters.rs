@@ -4,7 +4,7 @@ use crate::examples;
 use anyhow::Context;
 use broker::{Broker, RabbitBroker};
 use config::{Config, DatabaseUrl, Secret};
-use identity::Tokens;
+use identity::{JoinToken, Tokens};
 use lifecycle::{Kind, Lifecycle};
 use python::{Bundle, ForkServer, ForkServerConfig};
 use std::path::{Path, PathBuf};
@@ -105,13 +105,40 @@ pub fn tokens(config: &Config) -> anyhow::Result<Tokens> {
     let secret = &config.api_auth.jwt_secret;
     anyhow::ensure!(
         !secret.is_empty(),
-        "[api_auth] jwt_secret is not set; API servers and workers need the same secret, for example from `openssl rand -base64 48`"
+        "[api_auth] jwt_secret is not set; all API servers need the same, for example from `openssl rand -base64 48`"
     );
     anyhow::ensure!(
         secret.expose().len() >= 16,
         "[api_auth] jwt_secret is shorter than 16 characters; make one with `openssl rand -base64 48`"
     );
     Ok(Tokens::new(secret, &config.api_auth.jwt_audience))
+}
+
+/// The pool of workers whose join token is made from `[api_auth] jwt_secret` where none is configured.
+pub const DEFAULT_POOL: &str = "default";
+
+/// The join token that a worker registers with: the configured one, or that of the pool `default`.
+///
+/// # Errors
+/// When there is nothing to make it from, or the configured one is none.
+pub fn join_token(config: &Config) -> anyhow::Result<JoinToken> {
+    let (own, secret) = (&config.updraft.join_token, &config.api_auth.jwt_secret);
+    if !own.is_empty() {
+        if !secret.is_empty() {
+            tracing::warn!(
+                "[api_auth] jwt_secret is set on this worker, which does not need it: whoever reads it here can make himself an admin; take it away"
+            );
+        }
+        return JoinToken::read(own.expose()).context("[updraft] join_token");
+    }
+    anyhow::ensure!(
+        !secret.is_empty(),
+        "[updraft] join_token is not set; `updraft workers join-token` on an API server's machine prints it"
+    );
+    tracing::warn!(
+        "[updraft] join_token is not set: this worker joins with a token made from [api_auth] jwt_secret, with which whoever reads it here can make himself an admin. Set the join token that `updraft workers join-token` prints instead, and take jwt_secret away from workers"
+    );
+    Ok(JoinToken::of_pool(secret, DEFAULT_POOL)?)
 }
 
 /// The secret for tokens of an installation on one machine.

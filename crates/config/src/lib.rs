@@ -5,6 +5,7 @@
 //! This crate is the only place that reads the environment. What it hands out is checked and typed
 //! ([`Config`]), so that a bad value is told once, at start, with the option's name.
 
+mod encryption;
 mod error;
 mod executors;
 mod ini;

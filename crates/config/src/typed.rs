@@ -1,5 +1,6 @@
 //! The options, checked and typed.
 
+use crate::encryption;
 use crate::error::ConfigError;
 use crate::executors::Executors;
 use crate::raw::RawConfig;
@@ -220,6 +221,11 @@ pub struct Updraft {
     pub grpc_host: String,
     pub grpc_port: u16,
     pub control_plane: String,
+    pub control_plane_ca: Option<PathBuf>,
+    /// Certificate chain and private key of the control plane.
+    pub grpc_ssl: Option<(PathBuf, PathBuf)>,
+    pub join_token: Secret,
+    pub worker_pools: Vec<String>,
     pub metrics_host: String,
     pub metrics_port: u16,
     pub worker_name: Option<String>,
@@ -242,6 +248,7 @@ impl Config {
     /// At the first option with a value that it cannot have.
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
         let read = Reader(raw);
+        encryption::check(&read)?;
         Ok(Self {
             home: raw.home().to_owned(),
             core: read.core()?,

@@ -68,5 +68,5 @@ pub use timetable_questions::{AskedTimetable, TimetableQuestion};
 pub use triggers::{Fired, NewTrigger, TriggerHost, TriggerRecord};
 pub use versions::DagVersionRecord;
 pub use waits::Wait;
-pub use workers::WorkerRecord;
+pub use workers::{Registered, WorkerRecord};
 pub use xcoms::{NewXCom, XComRecord};

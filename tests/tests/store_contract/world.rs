@@ -206,6 +206,8 @@ impl World {
             queues: vec!["default".into()],
             concurrency: 4,
             trigger_capacity: 0,
+            key: "a key".into(),
+            pool: "default".into(),
         };
         store::transact!(self.store, "register", |tx| tx
             .register_worker(&worker, LEASE)

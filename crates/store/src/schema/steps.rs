@@ -585,3 +585,17 @@ pub(super) const LENGTHS: &[Step] = &[
     },
     index("ix_revoked_token", "revoked_token", "ends_at"),
 ];
+
+/// By what a worker's life is known to be the same worker's, and the pool whose join token it registered with.
+pub(super) const WORKER_KEYS: &[Step] = &[
+    Step::Column {
+        table: "worker",
+        name: "worker_key",
+        word: "WORD",
+    },
+    Step::Column {
+        table: "worker",
+        name: "worker_pool",
+        word: "NAME",
+    },
+];
