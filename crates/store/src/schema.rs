@@ -168,6 +168,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "lengths and indexes of lists",
         steps: LENGTHS,
     },
+    Migration {
+        version: 22,
+        name: "bundles of DAG files",
+        steps: BUNDLES,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.
