@@ -80,9 +80,13 @@ fn welcome(config: &Config, port: u16, passwords: &[(String, Secret)]) {
             password.expose()
         ));
     }
+    let from = config.dag_processor.bundles.iter().map(|bundle| {
+        let folder = bundle.folder.as_ref();
+        folder.map_or_else(|| bundle.name.clone(), |folder| folder.display().to_string())
+    });
     text.push_str(&format!(
         "DAG files are read from {}\n\n",
-        config.core.dags_folder.display()
+        from.collect::<Vec<_>>().join(", ")
     ));
     print(&text);
 }

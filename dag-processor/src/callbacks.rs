@@ -157,12 +157,11 @@ impl Shared {
             Some(id) => db.task_instance_by_id(id).await?,
             None => None,
         };
-        let bundles = &self.python.config().bundles;
-        let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
+        let Some(bundle) = self.bundles.find(&graph.bundle_name) else {
             return Ok(None);
         };
         let mut request = json!({
-            "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": Value::Null,
+            "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": bundle.version,
             "msg": callback.reason,
         });
         let Some(more) = particulars(&mut db, &graph, callback, &run, ti.as_ref()).await? else {
@@ -173,7 +172,7 @@ impl Shared {
         }
         Ok(Some(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),
-            bundle: bundle.clone(),
+            bundle,
             limits: self.limits(),
             instead: Some(Instead::Callback(request)),
         }))

@@ -7,7 +7,7 @@ use lifecycle::Stop;
 use model::dag_run::is_valid_run_id;
 use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
-use python::{Instead, ParseFailure, ParseRequest, parse_file};
+use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,13 +135,19 @@ impl Shared {
 
     /// Asks what only Python knows and no DAG file is needed for.
     pub(crate) async fn ask(&self, question: Value) -> Result<Value, Unanswered> {
-        let bundles = &self.python.config().bundles;
-        let none = || Unanswered::Never("there is no bundle of DAGs".to_owned());
-        let bundle = bundles.first().ok_or_else(none)?;
+        self.ask_for(question, self.limits().time).await
+    }
+
+    /// As [`Shared::ask`], with this much time for the answer.
+    pub(crate) async fn ask_for(&self, question: Value, time: Duration) -> Result<Value, Unanswered> {
+        let bundle = self.bundles.any();
         let request = ParseRequest {
             file: bundle.path.clone(),
-            bundle: bundle.clone(),
-            limits: self.limits(),
+            bundle,
+            limits: ParseLimits {
+                time,
+                ..self.limits()
+            },
             instead: Some(Instead::Question(question)),
         };
         let told: Result<_, ParseFailure> =

@@ -303,11 +303,18 @@ mod tests {
             log.sdk_record(line).await;
         }
         let text = String::from_utf8(log.unsent()).unwrap();
-        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let records = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
         let events = records.map(|record| record["event"].as_str().unwrap().to_owned());
         assert_eq!(
             events.collect::<Vec<_>>(),
-            ["this is warning", "this is error", "this is critical", "of Python"]
+            [
+                "this is warning",
+                "this is error",
+                "this is critical",
+                "of Python"
+            ]
         );
     }
 }

@@ -152,7 +152,17 @@ impl WorkerService for Workers {
                         true => tx.xcom_keys(&granted.0).await?,
                         false => Vec::new(),
                     };
-                    Ok(Ok((granted, (dag_run, to_clear), graph)))
+                    // The graph may be a few seconds old.
+                    let bundle_version = match graph.bundle_version {
+                        Some(_) => tx.bundle_version(granted.0.version_id).await?,
+                        None => None,
+                    };
+                    let facts = start::RunFacts {
+                        dag_run,
+                        xcom_keys_to_clear: to_clear,
+                        bundle_version,
+                    };
+                    Ok(Ok((granted, facts, graph)))
                 }
                 other => Ok(Err(other)),
             }

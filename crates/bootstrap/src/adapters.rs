@@ -3,10 +3,11 @@
 use crate::examples;
 use anyhow::Context;
 use broker::{Broker, RabbitBroker};
-use config::{Config, DatabaseUrl, Secret};
+use config::{Config, DagBundle, DatabaseUrl, Secret};
 use identity::{JoinToken, Tokens};
 use lifecycle::{Kind, Lifecycle};
 use python::{Bundle, ForkServer, ForkServerConfig};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,7 +183,7 @@ fn kept_secret(home: &Path, name: &str, make: impl Fn() -> String) -> anyhow::Re
     }
 }
 
-/// The fork server for that interpreter, with the configured DAG folder and, if wanted, the examples. `env` goes to it and
+/// The fork server for that interpreter, with the configured bundles and, if wanted, the examples. `env` goes to it and
 /// all its children.
 ///
 /// # Errors
@@ -193,15 +194,9 @@ pub fn fork_server(
     env: &[(String, String)],
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<ForkServer> {
-    let mut bundles = vec![Bundle {
-        name: "dags-folder".to_owned(),
-        path: config.core.dags_folder.clone(),
-    }];
+    let mut bundles: Vec<Bundle> = config.dag_processor.bundles.iter().map(bundle).collect();
     if config.core.load_examples {
-        bundles.push(Bundle {
-            name: EXAMPLES_BUNDLE.to_owned(),
-            path: examples::write(&config.home)?,
-        });
+        bundles.push(Bundle::local(EXAMPLES_BUNDLE, examples::write(&config.home)?));
     }
     let hidden = std::env::vars()
         .map(|(name, _)| name)
@@ -227,6 +222,17 @@ pub fn fork_server(
         hidden_env: hidden,
     };
     Ok(ForkServer::new(config, lifecycle.clone()))
+}
+
+fn bundle(configured: &DagBundle) -> Bundle {
+    Bundle {
+        name: configured.name.clone(),
+        path: configured.folder.clone().unwrap_or_default(),
+        classpath: configured.classpath.clone(),
+        kwargs: Value::Object(configured.kwargs.clone()),
+        version: None,
+        is_local: configured.folder.is_some(),
+    }
 }
 
 /// Environment variables that tasks and parsers must not see.

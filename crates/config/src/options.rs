@@ -426,9 +426,15 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "dag_processor",
+        "dag_bundle_config_list",
+        r#"[{"name": "dags-folder", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {}}]"#,
+        "Where DAG files come from: a JSON list of bundles, each with name, classpath and kwargs. A LocalDagBundle without a path is [core] dags_folder.",
+    ),
+    option(
+        "dag_processor",
         "refresh_interval",
         "300",
-        "Seconds between full looks at the DAG folder, beside the watch on it.",
+        "Seconds between full looks at the bundles, beside the watch on their folders, and between refreshes of those that are no folders of this machine. A refresh_interval in the kwargs of a bundle goes first.",
     ),
     option(
         "dag_processor",

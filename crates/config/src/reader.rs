@@ -1,5 +1,6 @@
 //! From texts to checked values.
 
+use crate::bundles::DagBundle;
 use crate::encryption;
 use crate::error::ConfigError;
 use crate::executors::Executors;
@@ -201,7 +202,15 @@ impl Reader<'_> {
     }
 
     pub(super) fn dag_processor(&self) -> Result<DagProcessor, ConfigError> {
+        let dags_folder = self.absolute("core", "dags_folder")?;
+        let list = self.text("dag_processor", "dag_bundle_config_list");
+        let bundles = DagBundle::read_all(&list, &dags_folder).map_err(|allowed| {
+            self.0
+                .bad_value("dag_processor", "dag_bundle_config_list", allowed)
+        })?;
         Ok(DagProcessor {
+            bundles,
+            options_of_dags: self.options_of_dags(),
             refresh_interval: self.seconds("dag_processor", "refresh_interval")?,
             min_file_process_interval: self
                 .optional("dag_processor", "min_file_process_interval")
@@ -211,6 +220,19 @@ impl Reader<'_> {
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
             file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),
         })
+    }
+
+    /// The options of the sections that Airflow's own classes of DAGs and tasks read when they are made.
+    fn options_of_dags(&self) -> String {
+        let all = self.0.all().filter(|(section, .., option)| {
+            let is_secret = option.is_some_and(|option| option.sensitive);
+            matches!(*section, "core" | "operators" | "scheduler" | "email") && !is_secret
+        });
+        let mut lines: Vec<String> = all
+            .map(|(section, key, value, ..)| format!("[{section}] {key} = {value}"))
+            .collect();
+        lines.sort();
+        lines.join("\n")
     }
 
     pub(super) fn scheduler(&self) -> Result<Scheduler, ConfigError> {

@@ -1,5 +1,6 @@
 //! The options, checked and typed.
 
+use crate::bundles::DagBundle;
 use crate::encryption;
 use crate::error::ConfigError;
 use crate::executors::Executors;
@@ -203,6 +204,9 @@ pub struct KubernetesExecutor {
     reason = "each field is the option of its name, described in OPTIONS"
 )]
 pub struct DagProcessor {
+    pub bundles: Vec<DagBundle>,
+    /// The options that DAGs are made with, as they are set: other ones make other DAGs of the same files.
+    pub options_of_dags: String,
     pub refresh_interval: Duration,
     pub min_file_process_interval: Option<Duration>,
     pub parsing_processes: usize,

@@ -6,6 +6,7 @@
 mod command;
 mod process;
 
+use crate::bundle::Bundle;
 use crate::parse::Instead;
 use lifecycle::{Kind, Lifecycle, Part};
 use nix::sys::signal::{Signal, killpg};
@@ -29,15 +30,6 @@ const FORK_TRIES: u32 = 3;
 /// Pauses between attempts to start Python where it cannot be started.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A folder of DAG files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
-    /// Its name.
-    pub name: String,
-    /// The folder.
-    pub path: PathBuf,
-}
 
 /// What a fork server needs to know.
 #[derive(Debug, Clone)]
@@ -97,7 +89,7 @@ pub enum Work {
         /// The file.
         file: PathBuf,
         /// Its bundle.
-        bundle: Bundle,
+        bundle: Box<Bundle>,
         /// MiB of memory above the fork server's own.
         memory_mb: u64,
         /// What to do instead.

@@ -1,6 +1,7 @@
 //! Parsing one DAG file in a child.
 
-use crate::fork_server::{Bundle, Child, ChildExit, ForkServer, PythonError, Work};
+use crate::bundle::Bundle;
+use crate::fork_server::{Child, ChildExit, ForkServer, PythonError, Work};
 use crate::frames::{read_request, write_reply};
 use crate::messages::{Answer, Question};
 use nix::sys::signal::Signal;
@@ -158,7 +159,7 @@ where
 {
     let work = Work::Parse {
         file: request.file.clone(),
-        bundle: request.bundle.clone(),
+        bundle: Box::new(request.bundle.clone()),
         memory_mb: request.limits.memory_mb,
         instead: request.instead.clone(),
     };

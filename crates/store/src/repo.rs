@@ -51,7 +51,7 @@ pub use claims::{ClaimRequest, Claimed, Report, Reported};
 pub use dags::{DagRecord, ParsedDag, SavedDag};
 pub use deadlines::OpenDeadline;
 pub use dispatch::{Dispatch, DispatchLimits};
-pub use files::{FileRecord, ImportErrorRecord, SecretVersions, duplicate_words};
+pub use files::{FileKey, FileRecord, ImportErrorRecord, SecretVersions, duplicate_words};
 pub use history::{HistoryRecord, Placement};
 pub use hitl::{HitlRecord, NewHitl};
 pub use jobs::JobRecord;

@@ -173,6 +173,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "keys of workers",
         steps: WORKER_KEYS,
     },
+    Migration {
+        version: 23,
+        name: "bundles of DAG files",
+        steps: BUNDLES,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

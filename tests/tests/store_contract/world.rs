@@ -55,6 +55,7 @@ pub(crate) fn parsed(serialized: &str) -> ParsedDag {
         fileloc: "/d.py".into(),
         relative_fileloc: "d.py".into(),
         bundle_name: "dags-folder".into(),
+        bundle_version: None,
         display_name: None,
         description: None,
         owners: vec!["me".into()],

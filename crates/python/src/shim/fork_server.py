@@ -48,6 +48,7 @@ try:
     from airflow.serialization.serialized_objects import DagSerialization
     from pydantic import TypeAdapter as _TypeAdapter
 
+    import updraft_bundles
     import updraft_children
     import updraft_compat
     import updraft_containers
@@ -170,9 +171,29 @@ class Message:
         return self.body
 
 
+def keep_explicit(dag, data):
+    """Writes down what a task says and the serializer leaves out: a value that is the schema's own default, where the
+    installation has another one (`retries=0` beside `[core] default_task_retries`). A mapped task would get the
+    installation's."""
+    defaults = (data.get("client_defaults") or {}).get("tasks") or {}
+    for encoded in data["dag"]["tasks"] if defaults else ():
+        body = encoded["__var"]
+        task = dag.task_dict[body["task_id"]]
+        partial = body.get("partial_kwargs") if task.is_mapped else None
+        for name, default in defaults.items():
+            if name in body or name in (partial or {}) or not hasattr(task, name):
+                continue
+            value = DagSerialization.serialize(getattr(task, name))
+            if isinstance(value, dict) and "__type" in value:
+                value = value["__var"]
+            if value is not None and value != default:
+                (body if partial is None else partial)[name] = value
+
+
 def describe(dag, data):
     """One DAG of a file, with everything that Python alone can tell."""
     timetable = dag.timetable
+    keep_explicit(dag, data)
     body = data["dag"]
     canonical = {key: value for key, value in body.items() if key not in ("fileloc", "_processor_dags_folder")}
     from airflow.serialization.encoders import coerce_to_core_timetable
@@ -213,8 +234,8 @@ def limit_memory(megabytes):
 
 # Who answers what is asked without a DAG file; the rest is about timetables.
 ANSWERS = {
-    "deadline": updraft_deadlines.answer, "listeners": lambda _: {"listeners": LISTENERS},
-    "mutation": updraft_mutations.answer, "news": updraft_listeners.tell_of_no_run,
+    "bundle": updraft_bundles.answer, "deadline": updraft_deadlines.answer,
+    "listeners": lambda _: {"listeners": LISTENERS}, "mutation": updraft_mutations.answer, "news": updraft_listeners.tell_of_no_run,
     "partition": updraft_partitions.answer,
 }
 
