@@ -3,17 +3,20 @@
 mod api;
 mod cluster;
 pub mod conformance;
+mod crowded_database;
 pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
 mod parts;
 mod services;
+mod sick_engine;
 pub mod timetables;
 mod wait;
 
 pub use api::{Answer, Api, ORDINARY};
 pub use cluster::{Cluster, ROLES};
+pub use crowded_database::CrowdedDatabase;
 pub use engine::Engine;
 pub use installation::{Installation, Process};
 pub use kubernetes::Kubernetes;
@@ -22,4 +25,5 @@ pub use parts::{
     seeds,
 };
 pub use services::{KilledService, Service};
+pub use sick_engine::{SickEngine, Sickness};
 pub use wait::{eventually, wait_until};

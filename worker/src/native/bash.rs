@@ -243,7 +243,7 @@ async fn execute(
     session::own(&mut command, &facts.permit);
     command.kill_on_drop(true);
     processes::pause::point("bash");
-    if let Err(why) = permission::granted(facts, stop).await {
+    if let Err(why) = permission::begins(facts, stop).await {
         return Ok((Ended::NeverStarted(why), Last::default()));
     }
     // No await from the look at the claim to here; the child looks again.
