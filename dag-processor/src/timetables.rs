@@ -140,20 +140,14 @@ impl Shared {
 
     /// As [`Shared::ask`], with this much time for the answer.
     pub(crate) async fn ask_for(&self, question: Value, time: Duration) -> Result<Value, Unanswered> {
-        let bundle = self.bundles.any();
-        let request = ParseRequest {
-            file: bundle.path.clone(),
-            bundle,
-            limits: ParseLimits {
-                time,
-                ..self.limits()
-            },
-            instead: Some(Instead::Question(question)),
-        };
+        let mut request = self.without_file(Instead::Question(question));
+        request.limits.time = time;
         let told: Result<_, ParseFailure> =
             parse_file(&self.python, &request, |question| self.answer(question)).await;
         let told = told.map_err(|failure| match failure {
-            ParseFailure::Lost | ParseFailure::Python(_) => Unanswered::Later(failure.to_string()),
+            ParseFailure::Lost | ParseFailure::Void | ParseFailure::Python(_) => {
+                Unanswered::Later(failure.to_string())
+            }
             ParseFailure::TooSlow(_) | ParseFailure::Died { .. } | ParseFailure::Nonsense(_) => {
                 Unanswered::Never(failure.to_string())
             }
@@ -163,6 +157,17 @@ impl Shared {
         match answer.get("error").and_then(Value::as_str) {
             Some(why) => Err(Unanswered::Never(why.to_owned())),
             None => Ok(answer),
+        }
+    }
+
+    /// Asks a child for something that no DAG file is needed for.
+    pub(crate) fn without_file(&self, what: Instead) -> ParseRequest {
+        let bundle = self.bundles.any();
+        ParseRequest {
+            file: bundle.path.clone(),
+            bundle,
+            limits: self.limits(),
+            instead: Some(what),
         }
     }
 

@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 pub mod conformance;
+mod crowded_database;
 pub mod differential;
 mod engine;
 mod installation;
@@ -10,11 +11,13 @@ mod kubernetes;
 mod manual_worker;
 mod parts;
 mod services;
+mod sick_engine;
 pub mod timetables;
 mod wait;
 
 pub use api::{Answer, Api, ORDINARY};
 pub use cluster::{Cluster, ROLES};
+pub use crowded_database::CrowdedDatabase;
 pub use engine::Engine;
 pub use installation::{Installation, Process, SECRET};
 pub use kubernetes::Kubernetes;
@@ -24,4 +27,5 @@ pub use parts::{
     seeds,
 };
 pub use services::{KilledService, Service};
+pub use sick_engine::{SickEngine, Sickness};
 pub use wait::{eventually, wait_until};

@@ -166,7 +166,7 @@ impl ControlPlane {
         })
     }
 
-    /// Says goodbye, and which claims it has heard of. If it is not heard, the lease runs out instead.
+    /// Says goodbye, and under which claims user code may have begun. If it is not heard, the lease runs out instead.
     pub(crate) async fn leave(&self, id: WorkerId, held: &[Held]) {
         let message = LeaveRequest {
             worker_id: id.to_string(),

@@ -219,7 +219,9 @@ impl Worker {
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
     shared.lease.end();
-    shared.control.leave(shared.id(), &shared.running.heard()).await;
+    let mut held = shared.running.heard();
+    held.retain(|claim| shared.watchdog.has_begun(*claim));
+    shared.control.leave(shared.id(), &held).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog

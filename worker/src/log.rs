@@ -100,6 +100,12 @@ impl TryLog {
         self.lock().waiting.clone()
     }
 
+    /// What was not acknowledged yet: where it begins, and the bytes.
+    pub(crate) fn waiting(&self) -> (u64, Vec<u8>) {
+        let state = self.lock();
+        (state.sent, state.waiting.clone())
+    }
+
     fn to(control: Option<ControlPlane>, token: &str, rules: Rules, limit: u64, offset: u64) -> Self {
         let shared = Shared {
             state: Mutex::new(State {

@@ -8,6 +8,7 @@ mod bash;
 mod connection;
 mod datetime;
 mod docker;
+mod fault;
 mod narrate;
 mod pod;
 mod registry;

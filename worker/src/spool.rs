@@ -1,8 +1,12 @@
 //! Reports that outlive their worker.
 //!
-//! A report that is not acknowledged at once is written to a file of the worker's own until it is. If the worker dies first,
-//! its watchdog delivers the file before it tells of the death, or the worker does so when it is back, before it registers:
-//! both while the claim is still current. A later delivery is stale and changes nothing.
+//! Each report is written to a file of the worker's own before it is sent, and the file is removed once the report is
+//! acknowledged. If the worker dies in between, its watchdog delivers the file before it tells of the death, or the worker
+//! does so when it is back, before it registers: both while the claim is still current. A later delivery is stale and changes
+//! nothing.
+//!
+//! What is written outlives the process at once. That it outlives the machine, too, takes much longer and is worth it only
+//! for a report that waits for its answer: see [`Spool::harden`].
 //!
 //! The folder is the worker's alone, and each file is sealed with the join token of the worker's pool. The watchdog has no key;
 //! it hears each file's digest through its pipe, which nobody else can write to.
@@ -25,6 +29,8 @@ use tonic::{Code, Status};
 
 /// Between two attempts to deliver what an earlier life left behind.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of a report that are written at once; larger ones are left to another thread.
+const SMALL: usize = 256 << 10;
 /// How often a report is sent to a control plane that is there but fails over it.
 const MOST_FAILURES: u32 = 10;
 
@@ -86,12 +92,41 @@ impl Spool {
         self.folder.join(format!("{id}.{epoch}.report"))
     }
 
-    /// Writes a report down, and tells the watchdog. Returns `false` if that cannot be done: then it is lost with its worker.
+    /// Writes a report down, and tells the watchdog: from then on the report outlives this process. Returns `false` if that
+    /// cannot be done: then it is lost with its worker.
     pub(crate) async fn keep(&self, claim: Held, token: &str, report: &ReportRequest) -> bool {
+        let size = report.encoded_len();
         let (spool, token) = (self.clone(), token.to_owned());
-        let report = STANDARD.encode(report.encode_to_vec());
-        let kept = tokio::task::spawn_blocking(move || spool.write(claim, token, report)).await;
-        match kept.map_err(std::io::Error::other).and_then(|kept| kept) {
+        let kept = if size <= SMALL {
+            spool.write(claim, token, STANDARD.encode(report.encode_to_vec()))
+        } else {
+            let report = report.clone();
+            let writing = move || spool.write(claim, token, STANDARD.encode(report.encode_to_vec()));
+            let kept = tokio::task::spawn_blocking(writing).await;
+            kept.map_err(std::io::Error::other).and_then(|kept| kept)
+        };
+        self.say_if_unwritten(kept)
+    }
+
+    /// Makes sure that a report which was kept outlives this machine, too.
+    pub(crate) async fn harden(&self, claim: Held) {
+        let (path, folder) = (self.path(claim), self.folder.clone());
+        let hardening = move || {
+            std::fs::File::open(path)?.sync_all()?;
+            std::fs::File::open(folder)?.sync_all()
+        };
+        let hardened = tokio::task::spawn_blocking(hardening).await;
+        match hardened.map_err(std::io::Error::other).and_then(|done| done) {
+            // It was acknowledged and removed meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                self.say_if_unwritten(other);
+            }
+        }
+    }
+
+    fn say_if_unwritten(&self, kept: std::io::Result<()>) -> bool {
+        match kept {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(
@@ -116,9 +151,7 @@ impl Spool {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&text)?;
-        file.sync_all()?;
         std::fs::rename(&draft, &path)?;
-        std::fs::File::open(&self.folder)?.sync_all()?;
         self.watchdog.spooled(path, digest(&text));
         Ok(())
     }

@@ -237,7 +237,7 @@ async fn execute(
     let (program, reader) = program(task, environment(surroundings, facts, task), folder)
         .map_err(|error| format!("cannot make a pipe: {error}"))?;
     processes::pause::point("bash");
-    if let Err(why) = permission::granted(facts, stop).await {
+    if let Err(why) = permission::begins(facts, stop).await {
         return Ok((Ended::NeverStarted(why), Last::default()));
     }
     // No await from the look at the claim to here; the child looks again.

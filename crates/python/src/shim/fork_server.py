@@ -240,7 +240,14 @@ ANSWERS = {
 }
 
 
-def parse(request):
+def begin_if_permitted(request, page):
+    """The last step before user code that only one process may call: ends this one if that is another by now."""
+    if page is not None and not updraft_children.may_begin(page, request["life"]):
+        say("UpdraftVoid")
+        os._exit(updraft_children.VOID)
+
+
+def parse(request, page):
     """Parses one DAG file and sends what it found."""
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
     decoder = comms.CommsDecoder()
@@ -251,6 +258,7 @@ def parse(request):
         os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
     if request.get("question"):
+        begin_if_permitted(request, page)
         answer = ANSWERS.get(request["question"]["kind"], updraft_timetables.answer)(request["question"])
         empty = {"dags": [], "import_errors": {}, "old_forms": []}
         decoder.send(Message({"type": "UpdraftParseResult", "answer": answer, **empty}))
@@ -262,6 +270,7 @@ def parse(request):
     )
     errors, dags = dict(bag.import_errors), []
     if request.get("callback"):
+        begin_if_permitted(request, page)
         errors.update(call_back(bag, request["callback"]))
         bag.dags.clear()
     for dag in bag.dags.values():
@@ -370,7 +379,7 @@ def child(request, fds):
     work = {
         "task": lambda: run_task(request, fds[5]),
         "triggers": lambda: run_triggers(request, fds[5]),
-        "parse": lambda: parse(request),
+        "parse": lambda: parse(request, fds[5] if len(fds) > 5 else None),
     }
 
     def target():
