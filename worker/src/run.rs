@@ -211,6 +211,15 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
         log.send_rest().await;
         return Ending::Unspecified;
     }
+    if failed && facts.permit.has_lapsed() {
+        // No failure of the task's own: the watchdog has killed it, or was about to.
+        let cause = "the worker's lease ran out, and with it ended all that the worker ran";
+        log.record("error", "task", &format!("The task is tried again: {cause}"))
+            .await;
+        log.send_rest().await;
+        task.lose(cause.to_owned());
+        return Ending::Unspecified;
+    }
     match (end.ending, &end.exit_cause) {
         (Ending::NeverStarted, cause) => {
             let cause = cause.as_deref().unwrap_or("its process could not be started");
