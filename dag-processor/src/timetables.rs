@@ -7,7 +7,7 @@ use lifecycle::Stop;
 use model::dag_run::is_valid_run_id;
 use model::timetable::{DataInterval, NextRun};
 use model::{DagId, Timestamp};
-use python::{Instead, ParseFailure, ParseLimits, ParseRequest, parse_file};
+use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,8 +15,11 @@ use telemetry::metric;
 /// Age at which an outbox row that nobody confirmed is published again.
 const UNCONFIRMED: chrono::Duration = chrono::Duration::seconds(2);
 /// Age at which a queued task instance that nobody claimed is looked for in its queue.
-const UNCLAIMED: chrono::Duration = chrono::Duration::seconds(8);
+const UNCLAIMED: chrono::Duration = chrono::Duration::seconds(5);
 const RELAY: Duration = Duration::from_secs(1);
+/// Turns of the relay from one look for lost messages to the next. With what it may be late, a lost message is published
+/// again within ten seconds.
+const LOOK_EVERY: u64 = 2;
 const BATCH: i64 = 200;
 /// Messages that are published before the first confirmation is waited for.
 const PUBLISHED_AT_ONCE: usize = 200;
@@ -154,7 +157,7 @@ pub(crate) async fn relay(shared: Arc<Shared>, stop: Stop) {
             () = tokio::time::sleep(RELAY) => {}
         }
         turn += 1;
-        if let Err(error) = shared.relay_once(turn.is_multiple_of(4)).await {
+        if let Err(error) = shared.relay_once(turn.is_multiple_of(LOOK_EVERY)).await {
             tracing::warn!("the outbox could not be relayed, trying again: {error}");
         }
     }

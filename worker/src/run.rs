@@ -243,6 +243,7 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
     let begin = Instant::now();
     let work = async {
         let (end, way) = run(shared, facts, &log, stop).await;
+        let end = unless_lapsed(facts, end);
         let failed = matches!(end.ending, Ending::Failed | Ending::UpForRetry);
         let is_given_up = failed && shared.running.has_given_up();
         let report = end.clone().message(log.waiting());
@@ -282,6 +283,18 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
         shared.triggers.notify_one();
     }
     ending
+}
+
+/// A failure under a lease that has run out is none of the task's own: the watchdog has killed it, or was about to.
+fn unless_lapsed(facts: &Facts, end: End) -> End {
+    if !matches!(end.ending, Ending::Failed | Ending::UpForRetry) || !facts.permit.has_lapsed() {
+        return end;
+    }
+    let cause = "the worker's lease ran out, and with it ended all that the worker ran";
+    End {
+        exit_cause: Some(cause.to_owned()),
+        ..End::of(Ending::Unspecified)
+    }
 }
 
 /// Writes to the log why a try ended, and heeds what that says of this worker.

@@ -22,6 +22,9 @@ const LENGTH: usize = 24;
 const SEAL: u64 = 0x7570_6472_6166_7431;
 /// How often a record is read again that was being written.
 const READS: usize = 1000;
+/// A lease that is renewed with less time left than this counts as one that had run out: the watchdog, which hears of the
+/// renewal a moment later, may have killed already.
+const CLOSE: Duration = Duration::from_millis(100);
 
 /// An instant of the clock that goes on while processes are stopped and while the machine sleeps (`CLOCK_BOOTTIME`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +70,10 @@ struct Page {
     reader: File,
     /// Number of the present life; what the page says lags behind it.
     life: AtomicU64,
+    /// The end of the lease, as the page says.
+    until: AtomicU64,
+    /// How often the lease ran out and was renewed all the same.
+    lapses: AtomicU64,
 }
 
 /// The lease of this worker. Clones share it.
@@ -84,10 +91,14 @@ impl Lease {
         let writer = File::from(memfd_create("updraft-lease", MFdFlags::MFD_CLOEXEC)?);
         writer.set_len(LENGTH as u64)?;
         let reader = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
-        let life = AtomicU64::new(0);
-        Ok(Self {
-            page: Arc::new(Page { writer, reader, life }),
-        })
+        let page = Page {
+            writer,
+            reader,
+            life: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+            lapses: AtomicU64::new(0),
+        };
+        Ok(Self { page: Arc::new(page) })
     }
 
     /// Begins a new life of the worker, with a lease until then. What was permitted in earlier lives is void.
@@ -98,6 +109,10 @@ impl Lease {
 
     /// Prolongs the lease of the present life.
     pub fn keep(&self, until: BootInstant) {
+        let before = BootInstant(self.page.until.load(Ordering::SeqCst));
+        if before.left() < CLOSE {
+            self.page.lapses.fetch_add(1, Ordering::SeqCst);
+        }
         self.write(self.page.life.load(Ordering::SeqCst), until);
     }
 
@@ -113,10 +128,12 @@ impl Lease {
         Permit {
             page: Arc::clone(&self.page),
             life: self.page.life.load(Ordering::SeqCst),
+            lapses: self.page.lapses.load(Ordering::SeqCst),
         }
     }
 
     fn write(&self, life: u64, until: BootInstant) {
+        self.page.until.store(until.0, Ordering::SeqCst);
         let mut bytes = [0; LENGTH];
         for (place, number) in bytes
             .chunks_exact_mut(8)
@@ -136,6 +153,7 @@ impl Lease {
 pub struct Permit {
     page: Arc<Page>,
     life: u64,
+    lapses: u64,
 }
 
 impl Permit {
@@ -162,6 +180,13 @@ impl Permit {
     /// Returns `true` when the life that it was given in is over: it will never hold again.
     pub fn is_over(&self) -> bool {
         self.page.life.load(Ordering::SeqCst) != self.life
+    }
+
+    /// Returns `true` when the lease has run out at any moment since it was given, even if it was renewed later: the watchdog
+    /// has killed what was started with it.
+    pub fn has_lapsed(&self) -> bool {
+        let until = BootInstant(self.page.until.load(Ordering::SeqCst));
+        self.is_over() || self.page.lapses.load(Ordering::SeqCst) != self.lapses || until.left().is_zero()
     }
 
     /// Returns `true` while something may be started with it. Safe to call between fork and exec: it allocates nothing and
@@ -212,6 +237,25 @@ mod tests {
         lease.end();
         assert!(!permit.holds());
         assert!(!lease.permit().holds());
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_has_lapsed_for_all_that_was_permitted_before() {
+        let lease = Lease::new().unwrap();
+        lease.begin(later());
+        let permit = lease.permit();
+        lease.keep(later());
+        assert!(!permit.has_lapsed());
+        lease.keep(BootInstant::now());
+        assert!(permit.has_lapsed());
+        lease.keep(later());
+        assert!(
+            permit.has_lapsed() && permit.holds(),
+            "what was killed stays killed"
+        );
+        assert!(!lease.permit().has_lapsed());
+        lease.begin(later());
+        assert!(permit.has_lapsed(), "another life has begun");
     }
 
     #[test]

@@ -12,7 +12,9 @@ macro_rules! bind_all {
         let mut query = $query;
         for param in $params {
             query = match param {
-                $crate::sql::Value::Null => query.bind(None::<i64>),
+                // Of type text, as a NULL that is written out: MariaDB compares a text with a number as numbers, and
+                // refuses to change rows where the text is none.
+                $crate::sql::Value::Null => query.bind(None::<String>),
                 $crate::sql::Value::Integer(n) => query.bind(*n),
                 $crate::sql::Value::Real(n) => query.bind(*n),
                 $crate::sql::Value::Text(text) => query.bind(text.as_str()),
