@@ -62,9 +62,14 @@ impl Bundles {
 
     /// Returns `true` if nothing is known of a file that is not found: its bundle has not been fetched yet.
     pub(crate) fn may_have(&self, file: &FileKey) -> bool {
+        self.is_awaited(&file.bundle)
+    }
+
+    /// Returns `true` if a bundle of that name is configured and has not been fetched yet.
+    pub(crate) fn is_awaited(&self, name: &str) -> bool {
         let all = lock(&self.all);
         all.iter()
-            .any(|bundle| bundle.name == file.bundle && bundle.path.as_os_str().is_empty())
+            .any(|bundle| bundle.name == name && bundle.path.as_os_str().is_empty())
     }
 
     /// Waits until a folder is known, or another.

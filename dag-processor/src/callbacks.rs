@@ -116,6 +116,15 @@ async fn particulars(
     }))
 }
 
+/// What a callback asks for.
+enum Wanted {
+    Call(Box<ParseRequest>),
+    /// What it needs is not there yet, for this reason.
+    Later(String),
+    /// The run, its file or its bundle is gone.
+    Nothing,
+}
+
 impl Shared {
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
@@ -138,8 +147,9 @@ impl Shared {
         let request = self.request_for(graphs, &callback, lease.permit()).await?;
         processes::pause::point("callback");
         let called = match request {
-            Some(request) => self.call(&callback, request).await,
-            None => Called::Done,
+            Wanted::Call(request) => self.call(&callback, *request).await,
+            Wanted::Later(why) => Called::NotBegun(why),
+            Wanted::Nothing => Called::Done,
         };
         let event = callback.id;
         match called {
@@ -171,49 +181,58 @@ impl Shared {
         Ok(true)
     }
 
-    /// Which file to load, and what to call there; `None` when the run or its file is gone.
+    /// Which file to load, and what to call there.
     async fn request_for(
         &self,
         graphs: &Graphs,
         callback: &RunCallback,
         permit: Permit,
-    ) -> Result<Option<ParseRequest>, StoreError> {
+    ) -> Result<Wanted, StoreError> {
         let mut db = self.store.reader().await?;
         let Some(key) = callback.run_key else {
             let CallbackKind::Listener(hook, facts) = &callback.kind else {
-                return Ok(None);
+                return Ok(Wanted::Nothing);
             };
             let is_heard = db.listeners().await?.have(hook);
             let news = json!({"kind": "news", "hook": hook, "facts": facts});
-            return Ok(is_heard.then(|| self.without_file(Instead::News(news, permit))));
+            return Ok(if is_heard {
+                Wanted::Call(Box::new(self.without_file(Instead::News(news, permit))))
+            } else {
+                Wanted::Nothing
+            });
         };
         let Some(run) = db.run_by_key(key).await? else {
-            return Ok(None);
+            return Ok(Wanted::Nothing);
         };
         let graph = db.graph_for(graphs, &run).await?;
         let ti = match callback.task_instance {
             Some(id) => db.task_instance_by_id(id).await?,
             None => None,
         };
-        let Some(bundle) = self.bundles.find(&graph.bundle_name) else {
-            return Ok(None);
+        let name = &graph.bundle_name;
+        let Some(bundle) = self.bundles.find(name) else {
+            return Ok(if self.bundles.is_awaited(name) {
+                Wanted::Later(format!("the bundle {name} has not been fetched yet"))
+            } else {
+                Wanted::Nothing
+            });
         };
         let mut request = json!({
             "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": bundle.version,
             "msg": callback.reason,
         });
         let Some(more) = particulars(&mut db, &graph, callback, &run, ti.as_ref()).await? else {
-            return Ok(None);
+            return Ok(Wanted::Nothing);
         };
         if let (Some(request), Value::Object(more)) = (request.as_object_mut(), more) {
             request.extend(more);
         }
-        Ok(Some(ParseRequest {
+        Ok(Wanted::Call(Box::new(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),
             bundle,
             limits: self.limits(),
             instead: Some(Instead::Callback(request, permit)),
-        }))
+        })))
     }
 
     /// What goes wrong within a callback is told and no reason to call it again, as in Airflow.
