@@ -13,6 +13,7 @@ mod raw;
 mod reader;
 mod secret;
 mod typed;
+mod unheeded;
 
 pub use error::ConfigError;
 pub use executors::{Executor, Executors};
@@ -23,3 +24,4 @@ pub use typed::{
     Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, KubernetesExecutor, Logging,
     Scheduler, SimpleUser, Updraft,
 };
+pub use unheeded::is_secret;

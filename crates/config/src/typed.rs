@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Config {
     /// `$AIRFLOW_HOME`, absolute.
     pub home: PathBuf,
+    /// What is set and means nothing here.
+    pub unheeded: Vec<String>,
     /// `[core]`
     pub core: Core,
     /// `[database]`
@@ -244,6 +246,7 @@ impl Config {
         let read = Reader(raw);
         Ok(Self {
             home: raw.home().to_owned(),
+            unheeded: raw.unheeded(),
             core: read.core()?,
             database: read.database()?,
             logging: Logging {
