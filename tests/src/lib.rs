@@ -7,6 +7,7 @@ pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
+pub mod lists;
 mod parts;
 mod services;
 pub mod timetables;
