@@ -77,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) logins: login_guard::LoginGuard,
     /// What was last known of the other components.
     pub(crate) parts: rest::Parts,
+    /// Lists that wait for their turn.
+    pub(crate) sharing: rest::Sharing,
     /// Cancelled when the server wants to end: answers that go on for long end with it.
     pub(crate) closing: CancellationToken,
 }
@@ -120,6 +122,7 @@ impl ApiServer {
             revoked: revoked::Revoked::default(),
             logins: login_guard::LoginGuard::default(),
             parts: rest::Parts::default(),
+            sharing: rest::Sharing::default(),
             closing: CancellationToken::new(),
         };
         Ok(Self {

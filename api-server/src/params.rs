@@ -1,6 +1,7 @@
 //! Params of a DAG against what a run was given.
 
 use jsonschema::ValidationError;
+use model::json::with_floats;
 use model::python_text::{repr, repr_text};
 use model::serialized::{decode, is_not_set, unmarked};
 use serde_json::{Map, Value, json};
@@ -24,7 +25,7 @@ impl Param<'_> {
             .build(&self.schema)
             .map_err(|error| format!("its schema is no JSON schema: {error}"))?;
         validator
-            .validate(value)
+            .validate(&with_floats(value))
             .map_err(|error| in_pythons_words(&error, &self.schema))
     }
 }

@@ -27,8 +27,10 @@ mod meta;
 mod pattern;
 mod pools;
 mod query;
+mod reply;
 mod runs;
 mod secrets;
+mod sharing;
 mod tasks;
 mod tries;
 mod variables;
@@ -45,9 +47,12 @@ use axum::routing::{get, patch, post, put};
 use error::ApiError;
 use guards::BODY;
 pub(crate) use meta::Parts;
+use reply::Json;
 use serde_json::json;
+pub(crate) use sharing::Sharing;
 use std::time::Instant;
 use telemetry::metric;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 pub(crate) fn router(app: App) -> Router {
@@ -237,7 +242,12 @@ pub(crate) fn router(app: App) -> Router {
         .layer(axum::extract::DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn(guards::whole_body))
         .layer(middleware::from_fn(guards::errors_as_json))
-        .layer(CompressionLayer::new().gzip(true))
+        .layer(
+            CompressionLayer::new()
+                .gzip(true)
+                .quality(CompressionLevel::Fastest),
+        )
+        .layer(middleware::from_fn_with_state(app.clone(), sharing::share))
         .layer(middleware::from_fn_with_state(app.clone(), guards::for_browsers))
         .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)
@@ -250,7 +260,7 @@ async fn unknown(request: Request) -> Response {
         let answer = ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into_response();
         return ([(header::ALLOW, "GET")], answer).into_response();
     }
-    let error = |text: &str| (StatusCode::NOT_FOUND, axum::Json(json!({"error": text}))).into_response();
+    let error = |text: &str| (StatusCode::NOT_FOUND, Json(json!({"error": text}))).into_response();
     if path.starts_with("/api/v1/") || path == "/api/v1" {
         return error(
             "/api/v1 has been removed in Airflow 3, please use its upgraded version /api/v2 instead.",

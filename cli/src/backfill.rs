@@ -14,7 +14,7 @@ use store::Graphs;
 
 pub(crate) async fn create(options: BackfillOptions, config: Config) -> anyhow::Result<()> {
     let conf: Option<Value> = match &options.dag_run_conf {
-        Some(text) => Some(serde_json::from_str(text).context("Invalid JSON in --dag-run-conf")?),
+        Some(text) => Some(model::json::read(text).context("Invalid JSON in --dag-run-conf")?),
         None => None,
     };
     let reprocess = options.reprocess_behavior.as_deref().unwrap_or("none");

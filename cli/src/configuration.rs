@@ -27,16 +27,12 @@ pub(crate) fn list(options: &ConfigListOptions) -> anyhow::Result<()> {
         print(&out);
         return Ok(());
     }
-    for (name, key, value, source, spec) in raw.all().filter(|(name, ..)| wanted(name)) {
+    for (name, key, value, source, _) in raw.all().filter(|(name, ..)| wanted(name)) {
         if name != section {
             section = name;
             out.push_str(&format!("[{section}]\n"));
         }
-        let secret = spec.map_or_else(
-            || key.contains("secret") || key.contains("password"),
-            |spec| spec.sensitive,
-        );
-        let value = if secret && !options.show_values {
+        let value = if config::is_secret(name, key, value) && !options.show_values {
             HIDDEN
         } else {
             value

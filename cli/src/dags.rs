@@ -267,7 +267,7 @@ pub(crate) fn instant(text: &str) -> anyhow::Result<Timestamp> {
 
 async fn trigger(store: &Store, config: &Config, wish: TriggerOptions) -> anyhow::Result<()> {
     let conf: Value = match &wish.conf {
-        Some(text) => serde_json::from_str(text).context("--conf is not JSON")?,
+        Some(text) => model::json::read(text).context("--conf is not JSON")?,
         None => json!({}),
     };
     anyhow::ensure!(conf.is_object(), "--conf is not a JSON object");

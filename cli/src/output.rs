@@ -1,6 +1,7 @@
 //! Tables, JSON, YAML.
 
 use clap::ValueEnum;
+use model::json;
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ pub(crate) fn print(text: &str) {
 /// Prints rows; `columns` gives their order and the headings.
 pub(crate) fn rows(format: Format, columns: &[&str], rows: &[Value]) {
     match format {
-        Format::Json => print(&format!("{}\n", Value::from(rows.to_vec()))),
+        Format::Json => print(&format!("{}\n", json::write(&Value::from(rows.to_vec())))),
         Format::Yaml => print(&yaml(rows)),
         Format::Table => print(&table(columns, rows, " | ", true)),
         Format::Plain => print(&table(columns, rows, "  ", false)),
@@ -50,7 +51,7 @@ fn cell(value: Option<&Value>) -> String {
             .map(|item| cell(Some(item)))
             .collect::<Vec<_>>()
             .join(", "),
-        Some(other) => other.to_string(),
+        Some(other) => json::write(other),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::database::open;
 use crate::output::{Format, print, rows};
 use anyhow::Context;
 use config::Config;
+use model::json::{self, Text};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use store::{Cipher, Store};
@@ -59,9 +60,8 @@ async fn get(
         .or(default)
         .with_context(|| format!("Variable {key} does not exist"))?;
     if json {
-        let value: Value =
-            serde_json::from_str(&value).with_context(|| format!("the value of {key} is not JSON"))?;
-        print(&format!("{value}\n"));
+        let value = json::read(&value).with_context(|| format!("the value of {key} is not JSON"))?;
+        print(&format!("{}\n", json::write(&value)));
     } else {
         print(&format!("{value}\n"));
     }
@@ -77,7 +77,7 @@ async fn set(
     json: bool,
 ) -> anyhow::Result<()> {
     if json {
-        serde_json::from_str::<Value>(value).context("the value is not JSON")?;
+        json::read(value).context("the value is not JSON")?;
     }
     store::transact!(*store, "set variable", |tx| tx
         .set_variable(key, value, description, cipher)
@@ -94,8 +94,10 @@ async fn delete(store: &Store, key: &str) -> anyhow::Result<()> {
 
 async fn import(store: &Store, cipher: &Cipher, file: &Path, action: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let values: Map<String, Value> =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a JSON object", file.display()))?;
+    let not_json = || format!("{} is not a JSON object", file.display());
+    let Value::Object(values) = json::read(&text).with_context(not_json)? else {
+        anyhow::bail!(not_json());
+    };
     let mut count = 0;
     for (key, value) in &values {
         // Airflow writes {"value": ..., "description": ...} for variables with a description.
@@ -104,7 +106,12 @@ async fn import(store: &Store, cipher: &Cipher, file: &Path, action: &str) -> an
             .get("value")
             .filter(|_| description.is_some())
             .unwrap_or(value);
-        let text = inner.as_str().map_or_else(|| inner.to_string(), str::to_owned);
+        let text = match inner {
+            Value::String(text) => match Text::of(text) {
+                Text::Plain(text) | Text::Integer(text) => text.to_owned(),
+            },
+            other => json::write(other),
+        };
         let exists = store.reader().await?.variable(key, cipher).await?.is_some();
         anyhow::ensure!(
             !(exists && action == "fail"),
@@ -128,14 +135,15 @@ async fn import(store: &Store, cipher: &Cipher, file: &Path, action: &str) -> an
 async fn export(store: &Store, cipher: &Cipher, file: &Path) -> anyhow::Result<()> {
     let mut values = Map::new();
     for variable in store.reader().await?.variables(cipher).await? {
-        let value = serde_json::from_str(&variable.value).unwrap_or(Value::String(variable.value));
+        let value = json::read(&variable.value).unwrap_or_else(|_| json::text(variable.value));
         let value = match variable.description {
             Some(description) => json!({"value": value, "description": description}),
             None => value,
         };
         values.insert(variable.key, value);
     }
-    let text = format!("{}\n", serde_json::to_string_pretty(&values)?);
+    let count = values.len();
+    let text = format!("{}\n", json::write_pretty(&Value::Object(values)));
     if file == Path::new("-") {
         print(&text);
         return Ok(());
@@ -143,7 +151,7 @@ async fn export(store: &Store, cipher: &Cipher, file: &Path) -> anyhow::Result<(
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     print(&format!(
         "{} variables successfully exported to {}\n",
-        values.len(),
+        count,
         file.display()
     ));
     Ok(())

@@ -11,7 +11,7 @@ use model::{DagId, DagVersionId, Timestamp};
 use python::{OldForm, ParsedFile, PythonDag};
 use std::collections::BTreeMap;
 use store::repo::{FileKey, FileRecord, Hooks, ParsedDag, TimetableQuestion, duplicate_words};
-use store::{Cipher, StoreError, Tx};
+use store::{Cipher, StoreError, Tx, limits};
 
 /// Source code beyond this is not stored, in bytes.
 const SOURCE: usize = 4 << 20;
@@ -79,6 +79,25 @@ impl FileOutcome {
     }
 }
 
+/// Refuses what no task instance could be stored with.
+fn check_lengths(dag: &Dag) -> Result<(), String> {
+    for task in &dag.tasks {
+        let executor = task.executor.as_ref().map_or("", |name| name.as_str());
+        for (limit, text) in [
+            (limits::TASK_POOL, task.pool.as_str()),
+            (limits::TASK_QUEUE, task.queue.as_str()),
+            (limits::OPERATOR, task.task_type.as_str()),
+            (limits::OPERATOR_NAME, task.operator_name.as_str()),
+            (limits::EXECUTOR, executor),
+        ] {
+            limit
+                .check(text)
+                .map_err(|error| format!("task {}: {error}", task.task_id))?;
+        }
+    }
+    Ok(())
+}
+
 fn read_dag(
     file: &DagFile,
     found: PythonDag,
@@ -87,7 +106,7 @@ fn read_dag(
     config: &Config,
     cipher: &Cipher,
 ) -> Result<ReadDag, String> {
-    let document = serde_json::from_str(&found.serialized).map_err(|error| error.to_string())?;
+    let document = model::json::read(&found.serialized).map_err(|error| error.to_string())?;
     let dag = Dag::from_serialized(&document).map_err(|error| error.to_string())?;
     if !is_valid_dag_id(&dag.dag_id) {
         return Err(
@@ -95,6 +114,7 @@ fn read_dag(
                 .to_owned(),
         );
     }
+    check_lengths(&dag)?;
     let parsed = ParsedDag {
         dag_id: dag.dag_id.clone(),
         fileloc: found.fileloc,

@@ -155,6 +155,20 @@ impl Api {
         headers: &[(String, String)],
         body: &str,
     ) -> anyhow::Result<Answer> {
+        self.exchange_bytes(method, path, headers, body.as_bytes())
+    }
+
+    /// The same with a body that need not be text.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn exchange_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> anyhow::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -166,7 +180,7 @@ impl Api {
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
-        stream.write_all(body.as_bytes())?;
+        stream.write_all(body)?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         Answer::read(&bytes)

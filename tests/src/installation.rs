@@ -232,6 +232,19 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Seconds of a core that it has used so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let facts = stat.rsplit_once(") ").map_or("", |(_, facts)| facts);
+        // In user mode and in the kernel, in hundredths of a second.
+        let ticks = facts
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .filter_map(|text| text.parse::<f64>().ok());
+        ticks.sum::<f64>() / 100.0
+    }
+
     /// `kill -9`
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);

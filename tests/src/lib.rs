@@ -8,6 +8,7 @@ pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
+pub mod lists;
 mod manual_worker;
 mod parts;
 mod services;

@@ -1,6 +1,10 @@
 //! The real parts that tests need. `cargo xtask test` provides them all and demands that none is skipped.
 
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Output, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Whether a missing part is a failure rather than a reason to skip.
 pub fn required() -> bool {
@@ -39,14 +43,14 @@ pub fn docker() -> Option<String> {
 /// The image of busybox that the test engine has.
 pub const IMAGE: &str = "updraft-test/busybox:1";
 
-/// Runs the client of MariaDB; `url` may name a database.
-fn mariadb(url: &str, sql: &str) -> std::process::Output {
+/// The client of MariaDB; `url` may name a database.
+fn client(url: &str) -> Command {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (address, database) = address.split_once('/').unwrap_or((address, ""));
     let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
-    let mut command = std::process::Command::new("mariadb");
+    let mut command = Command::new("mariadb");
     command
         .args([
             "--no-defaults",
@@ -54,15 +58,70 @@ fn mariadb(url: &str, sql: &str) -> std::process::Output {
             "--batch",
             "--skip-column-names",
         ])
-        .args(["-h", host, "-P", port, "-u", user, &format!("-p{password}")])
-        .args(["-e", sql]);
+        .args(["-h", host, "-P", port, "-u", user])
+        .env("MYSQL_PWD", password);
     if !database.is_empty() {
         command.arg(database);
     }
-    command.output().expect("the client of MariaDB")
+    command
 }
 
-/// A fresh database, by URL.
+/// Runs the client of MariaDB; `url` may name a database.
+fn mariadb(url: &str, sql: &str) -> Output {
+    client(url)
+        .args(["-e", sql])
+        .output()
+        .expect("the client of MariaDB")
+}
+
+/// Who drops the databases of this program when it has ended, however it does: a client that is fed the statements
+/// when nobody holds this pipe any more.
+static SWEEPER: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(Mutex::default);
+
+/// Has a database dropped when this program has ended.
+fn drop_in_the_end(url: &str, name: &str) {
+    let mut sweeper = SWEEPER.lock().unwrap_or_else(PoisonError::into_inner);
+    if sweeper.is_none() {
+        drop_forgotten(url);
+        let client = client(url);
+        let mut command = Command::new("sh");
+        // All that is read is kept until the end of the input.
+        command
+            .args([
+                "-c",
+                "statements=$(cat); printf '%s' \"$statements\" | exec \"$@\"",
+                "sh",
+            ])
+            .arg(client.get_program())
+            .args(client.get_args())
+            .arg("--force")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        for (key, value) in client.get_envs() {
+            command.env(key, value.unwrap_or_default());
+        }
+        *sweeper = command.spawn().expect("a shell").stdin.take();
+    }
+    let sweeper = sweeper.as_mut().expect("its input");
+    writeln!(sweeper, "DROP DATABASE IF EXISTS {name};").expect("the sweeper reads");
+}
+
+/// Drops the databases of programs whose sweeper died with them, long ago.
+fn drop_forgotten(url: &str) {
+    let old = mariadb_query(
+        url,
+        "SELECT table_schema FROM information_schema.tables WHERE table_schema LIKE 't\\_%' \
+         GROUP BY table_schema HAVING MAX(create_time) < NOW() - INTERVAL 1 DAY",
+    );
+    for name in old.lines() {
+        // Another program may have been faster.
+        mariadb(url, &format!("DROP DATABASE IF EXISTS {name}"));
+    }
+}
+
+/// A fresh database, by URL. It is dropped when this program has ended.
 ///
 /// # Panics
 /// When MariaDB cannot be reached.
@@ -74,6 +133,7 @@ pub fn mariadb_database() -> Option<String> {
         made.status.success(),
         "a test database could not be made: {made:?}"
     );
+    drop_in_the_end(&url, &name);
     Some(format!("{url}/{name}"))
 }
 
@@ -89,7 +149,6 @@ pub fn mariadb_query(url: &str, sql: &str) -> String {
 
 /// A folder that may lie beside the project; says so where it does not.
 fn beside(name: &str) -> Option<PathBuf> {
-    use std::io::Write;
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     // In a folder above the project; a copy of it may lie deeper than the project itself.
     let mut above = own

@@ -48,12 +48,26 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Measures: `lists` asks for the lists of a store of a million task instances with 200 clients
+    Bench {
+        /// What to measure
+        what: Bench,
+        /// Options; see `-- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// Runs native tasks and the same tasks in Python and compares what a user sees: thousands of generated cases
     Differential {
         /// Options; see `-- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Bench {
+    Lists,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +82,10 @@ fn main() -> ExitCode {
         Chore::Arrows => arrows::check(),
         Chore::Conformance { rest } => test::against_airflow("conformance", &rest),
         Chore::Differential { rest } => test::against_airflow("differential", &rest),
+        Chore::Bench {
+            what: Bench::Lists,
+            rest,
+        } => test::measure("lists", &rest),
         Chore::Timetables { rest } => test::against_airflow("timetables", &rest),
     };
     match outcome {

@@ -59,6 +59,7 @@ fn found(program: &str) -> bool {
 fn install() -> anyhow::Result<()> {
     let wanted = [
         ("mariadbd", "mariadb-server"),
+        ("sqlite3", "sqlite3"),
         (RABBITMQ_SERVER, "rabbitmq-server"),
         ("dockerd", "docker.io"),
         // Of the variants of busybox, only the static one runs in an empty image.

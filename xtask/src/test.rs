@@ -120,3 +120,41 @@ pub(crate) fn against_airflow(program: &'static str, rest: &[String]) -> anyhow:
     }
     compared
 }
+
+/// Runs a program that measures, built as for users; with the services where it asks for MariaDB.
+pub(crate) fn measure(program: &'static str, rest: &[String]) -> anyhow::Result<()> {
+    let services = if rest.iter().any(|argument| argument == "--mariadb") {
+        Some(services::start()?)
+    } else {
+        None
+    };
+    step(
+        "build",
+        cargo().args(["build", "--workspace", "--release", "--quiet"]),
+    )?;
+    let measured = step(
+        program,
+        cargo()
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "-p",
+                "updraft-tests",
+                "--bin",
+                program,
+                "--",
+            ])
+            .args(rest)
+            .envs(
+                services
+                    .iter()
+                    .flat_map(services::Services::environment)
+                    .collect::<Vec<_>>(),
+            ),
+    );
+    if services.is_some() {
+        services::stop()?;
+    }
+    measured
+}

@@ -48,7 +48,7 @@ fn shown(run: &RunRecord) -> Run {
         run_after: rest_format(run.run_after),
         start_date: run.start_date.map(rest_format),
         end_date: run.end_date.map(rest_format),
-        conf: run.conf.clone(),
+        conf: model::json::outside(&run.conf),
     }
 }
 
@@ -250,9 +250,7 @@ impl RunService for Runs {
         let invalid = |text: String| Status::invalid_argument(text);
         let conf = match message.conf.as_str() {
             "" => serde_json::json!({}),
-            text => {
-                serde_json::from_str(text).map_err(|error| invalid(format!("conf is not JSON: {error}")))?
-            }
+            text => model::json::read(text).map_err(|error| invalid(format!("conf is not JSON: {error}")))?,
         };
         if !conf.is_object() {
             return Err(invalid("conf is not a JSON object".to_owned()));

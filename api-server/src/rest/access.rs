@@ -2,9 +2,9 @@
 
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
+use super::reply::Json;
 use crate::App;
 use crate::serve::Peer;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, FromRequestParts, State};
 use axum::http::request::Parts;

@@ -4,7 +4,7 @@ use super::access::Caller;
 use super::body::Body;
 use super::cursor::Paging;
 use super::error::ApiResult;
-use super::query::{BOUNDS, DURATION, micros, order_of};
+use super::query::{BOUNDS, micros, order_of};
 use super::{runs, tasks};
 use crate::App;
 use axum::body::Bytes;
@@ -12,7 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use identity::Role;
 use model::{DagId, RunId};
-use store::repo::Condition;
+use store::repo::{Condition, DURATION};
 use store::sql::Value as Stored;
 
 /// Entries of a page, unless the request says otherwise.

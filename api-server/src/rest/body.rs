@@ -2,6 +2,7 @@
 
 use super::error::{ApiError, ApiResult, problem, problem_with};
 use axum::http::{HeaderMap, StatusCode, header};
+use model::json::{Text, with_floats};
 use model::python_text::repr as python_repr;
 
 use model::Timestamp;
@@ -39,7 +40,7 @@ impl Body {
         if !kind.to_ascii_lowercase().contains("json") {
             return Err(not_an_object(&[json!("body")], json!(text)));
         }
-        let whole: Value = match serde_json::from_str(text) {
+        let whole = match model::json::read(text) {
             Ok(value) => value,
             Err(error) => return Err(bad_json(text, &error)),
         };
@@ -84,13 +85,23 @@ impl Body {
         self.wrong(key, "missing", "Field required", whole);
     }
 
+    /// A field that holds no further values: a large number in it is the float that is nearest.
+    fn take(&mut self, key: &str) -> Option<Value> {
+        let value = self.fields.shift_remove(key)?;
+        Some(if value.is_string() {
+            with_floats(&value)
+        } else {
+            value
+        })
+    }
+
     /// A text that must be there.
     pub(crate) fn required_text(&mut self, key: &str) -> String {
         if !self.has(key) {
             self.missing(key);
             return String::new();
         }
-        match self.fields.shift_remove(key) {
+        match self.take(key) {
             Some(Value::String(text)) => text,
             other => {
                 self.wrong(
@@ -130,7 +141,7 @@ impl Body {
 
     /// A text of at most so many characters that may be absent or null.
     pub(crate) fn text(&mut self, key: &str, most: usize) -> Option<String> {
-        match self.fields.shift_remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) if !self.check_length(key, &text, most) => None,
             Some(Value::String(text)) => Some(text),
@@ -143,7 +154,7 @@ impl Body {
 
     /// A truth; absent is an error if required, null always.
     pub(crate) fn boolean(&mut self, key: &str, default: Option<bool>) -> bool {
-        match (self.fields.shift_remove(key), default) {
+        match (self.take(key), default) {
             (None, Some(default)) => default,
             (None, None) => {
                 self.missing(key);
@@ -173,7 +184,7 @@ impl Body {
 
     /// A whole number of at least `least`.
     pub(crate) fn integer(&mut self, key: &str, least: Option<i64>, required: bool) -> Option<i64> {
-        let value = match self.fields.shift_remove(key) {
+        let value = match self.take(key) {
             None if required => {
                 self.missing(key);
                 return None;
@@ -225,7 +236,7 @@ impl Body {
 
     /// A number that may be absent or null.
     pub(crate) fn float(&mut self, key: &str) -> Option<f64> {
-        match self.fields.shift_remove(key) {
+        match self.take(key) {
             None | Some(Value::Null) => None,
             Some(value) => {
                 let number = value
@@ -248,7 +259,15 @@ impl Body {
                 for item in items {
                     match item {
                         Value::Null => texts.push(None),
-                        Value::String(text) => texts.push(Some(text)),
+                        Value::String(text) => match Text::of(&text) {
+                            Text::Plain(text) => texts.push(Some(text.to_owned())),
+                            Text::Integer(_) => self.wrong(
+                                key,
+                                "string_type",
+                                "Input should be a valid string",
+                                Value::String(text),
+                            ),
+                        },
                         other => self.wrong(key, "string_type", "Input should be a valid string", other),
                     }
                 }
@@ -300,7 +319,7 @@ impl Body {
 
     /// An instant with its time zone.
     pub(crate) fn instant(&mut self, key: &str, required: bool) -> Option<Timestamp> {
-        match self.fields.shift_remove(key) {
+        match self.take(key) {
             None if required => {
                 self.missing(key);
                 None
@@ -432,7 +451,9 @@ fn bad_json(text: &str, error: &serde_json::Error) -> ApiError {
         .map(|line| line.len() + 1)
         .sum();
     let offset = (line_start + error.column()).saturating_sub(1);
-    let near = text[offset.min(text.len())..].trim_start();
+    // The place may be within a letter.
+    let offset = text.floor_char_boundary(offset.min(text.len()));
+    let near = text[offset..].trim_start();
     let why = if near.is_empty() && !text.trim_start().starts_with('{') || text.trim().is_empty() {
         "Expecting value"
     } else if error.to_string().contains("key must be a string")

@@ -4,8 +4,8 @@
 
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
+use super::reply::Json;
 use crate::App;
-use axum::Json;
 use axum::http::HeaderMap;
 use model::python_text::repr as python_repr;
 use serde_json::{Value, json};

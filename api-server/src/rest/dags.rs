@@ -4,8 +4,8 @@ use super::access::Caller;
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
+use super::reply::Json;
 use crate::App;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::Graph;
-use store::repo::DagRecord;
+use store::repo::{Condition, DagRecord};
 
 pub(crate) fn when(at: Option<Timestamp>) -> Value {
     at.map_or(Value::Null, |at| rest_format(at).into())
@@ -94,15 +94,94 @@ fn is_periodic(dag: &DagRecord) -> bool {
     )
 }
 
+/// Keeps DAGs whose latest run is in the wanted state, and those that have runs as they are wanted.
+async fn retain_by_runs(app: &App, query: &mut Query, dags: &mut Vec<DagRecord>) -> ApiResult<()> {
+    let wanted = |key: &str| {
+        query
+            .text(key)
+            .filter(|state| !state.is_empty())
+            .map(str::to_owned)
+    };
+    let (last, any) = (wanted("last_dag_run_state"), wanted("dag_run_state"));
+    super::runs::check_states(last.as_deref().into_iter().chain(any.as_deref()))?;
+    let mut of_runs = Vec::new();
+    for (key, column) in [
+        ("dag_run_start_date", "start_date"),
+        ("dag_run_end_date", "end_date"),
+    ] {
+        query.range(key, column, &mut of_runs);
+    }
+    query.checked()?;
+    of_runs.extend(any.map(|state| Condition::Is("state", state.into())));
+    if let Some(last) = last {
+        let latest = app.store.lister().await?.latest_runs().await?;
+        dags.retain(|dag| latest.get(&dag.dag_id).is_some_and(|(state, _)| *state == last));
+    }
+    if !of_runs.is_empty() {
+        let having = app.store.lister().await?.dags_with_runs(of_runs).await?;
+        dags.retain(|dag| having.contains(&dag.dag_id));
+    }
+    Ok(())
+}
+
+/// Keeps DAGs that are scheduled as it is wanted: by assets or not, by an asset named like that, by timetables.
+fn retain_by_schedule(query: &mut Query, dags: &mut Vec<DagRecord>) -> ApiResult<()> {
+    let by_assets = query.boolean("has_asset_schedule");
+    let favorite = query.boolean("is_favorite");
+    query.checked()?;
+    if let Some(wanted) = by_assets {
+        dags.retain(|dag| dag.asset_expression.is_some() == wanted);
+    }
+    // Nobody has favourites here, and no bundle a version.
+    if favorite == Some(true)
+        || query
+            .text("bundle_version")
+            .is_some_and(|version| !version.is_empty())
+    {
+        dags.clear();
+    }
+    if let Some(part) = query.text("asset_dependency") {
+        let part = part.to_lowercase();
+        let names = |dag: &DagRecord| {
+            let expression = dag.asset_expression.as_deref();
+            expression
+                .and_then(|text| serde_json::from_str::<Value>(text).ok())
+                .unwrap_or_default()
+        };
+        dags.retain(|dag| names_asset(&names(dag), &part));
+    }
+    let timetables = query.all("timetable_type");
+    if !timetables.is_empty() {
+        dags.retain(|dag| timetables.contains(&dag.timetable_type.as_str()));
+    }
+    Ok(())
+}
+
+/// Returns `true` if an asset in the expression has a name or URI that contains the text, whatever its case.
+fn names_asset(expression: &Value, part: &str) -> bool {
+    match expression {
+        Value::Object(fields) => fields.iter().any(|(key, value)| match value {
+            Value::String(text) => {
+                matches!(key.as_str(), "name" | "uri") && text.to_lowercase().contains(part)
+            }
+            inner => names_asset(inner, part),
+        }),
+        Value::Array(items) => items.iter().any(|item| names_asset(item, part)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
 /// DAGs that a query asks for, before paging.
 async fn select(app: &App, query: &mut Query) -> ApiResult<Vec<DagRecord>> {
     let exclude_stale = query.boolean("exclude_stale").unwrap_or(true);
     let (paused, broken) = (query.boolean("paused"), query.boolean("has_import_errors"));
     query.checked()?;
+    let mut dags = app.store.reader().await?.dags().await?;
+    retain_by_runs(app, query, &mut dags).await?;
+    retain_by_schedule(query, &mut dags)?;
     let tags: BTreeSet<&str> = query.all("tags").into_iter().collect();
     let owners = query.all("owners");
     let all_tags = query.text("tags_match_mode") == Some("all");
-    let mut dags = app.store.reader().await?.dags().await?;
     query.retain("dag_id", &mut dags, |dag| dag.dag_id.as_str());
     query.retain("dag_display_name", &mut dags, |dag| {
         dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str())

@@ -3,9 +3,9 @@
 use super::access::Caller;
 use super::error::{ApiError, ApiResult};
 use super::query::path_number;
+use super::reply::Json;
 use super::tasks::{TaskPath, instances, map_index};
 use crate::App;
-use axum::Json;
 use axum::extract::{Path, State};
 use chrono::Utc;
 use identity::Role;

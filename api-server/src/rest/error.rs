@@ -1,6 +1,6 @@
 //! Errors in the forms that Airflow's clients know.
 
-use axum::Json;
+use super::reply::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};

@@ -3,10 +3,11 @@
 use super::access::Caller;
 use super::body::Body;
 use super::error::{ApiError, ApiResult};
+use super::pattern::{Pattern, Pipe};
 use super::query::{Query, listing, path_number};
+use super::reply::Json;
 use super::tasks::{map_index, responses};
 use crate::App;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -210,8 +211,13 @@ pub(crate) async fn list(
     query.range("created_at", "created_at", &mut conditions);
     let answered = query.boolean("response_received");
     query.checked()?;
-    query.pattern("subject", "subject", &mut conditions);
-    query.pattern("body", "body", &mut conditions);
+    for (key, column) in [("subject_search", "subject"), ("body_search", "body")] {
+        if let Some(text) = query.text(key) {
+            conditions.push(Pattern::read(text, Pipe::Or).condition(column));
+        }
+    }
+    query.one_of("responded_by_user_id", "responded_by", &mut conditions);
+    query.one_of("responded_by_user_name", "responded_by", &mut conditions);
     if let Some(answered) = answered {
         let none = Condition::IsNull("responded_at");
         conditions.push(if answered {

@@ -3,10 +3,10 @@
 use super::access::Caller;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, path_number};
+use super::reply::Json;
 use super::tasks::map_index;
 use crate::App;
 use crate::logs::LogName;
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};

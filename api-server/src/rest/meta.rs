@@ -4,8 +4,8 @@ use super::access::Caller;
 use super::dags::find;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut, path_number};
+use super::reply::Json;
 use crate::{AIRFLOW_VERSION, App};
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -37,7 +37,23 @@ pub(crate) async fn versions(
     caller.must_be(Role::Viewer)?;
     let page = query.page(&app)?;
     let dag = find(&app, &dag_id).await?;
-    let versions = app.store.reader().await?.dag_versions(&dag_id).await?;
+    let mut versions = app.store.reader().await?.dag_versions(&dag_id).await?;
+    if query.text("version_number").is_some() {
+        let number = query.number("version_number", 0, i64::MIN)?;
+        versions.retain(|version| version.version_number == number);
+    }
+    if let Some(bundle) = query.text("bundle_name") {
+        versions.retain(|version| version.bundle_name == bundle);
+    }
+    if query
+        .text("bundle_version")
+        .is_some_and(|version| !version.is_empty())
+    {
+        versions.clear();
+    }
+    if query.text("order_by").is_some_and(|order| order.starts_with('-')) {
+        versions.reverse();
+    }
     let total = versions.len();
     let versions: Vec<Value> = cut(versions, page)
         .iter()
@@ -166,10 +182,13 @@ pub(crate) async fn dag_tags(State(app): State<App>, caller: Caller, mut query: 
         .filter(|dag| !dag.is_stale)
         .flat_map(|dag| dag.tags)
         .collect();
+    let mut tags: Vec<String> = tags.into_iter().collect();
+    query.retain("tag_name", &mut tags, String::as_str);
+    if query.text("order_by").is_some_and(|order| order.starts_with('-')) {
+        tags.reverse();
+    }
     let total = tags.len();
-    Ok(Json(
-        json!({"tags": cut(tags.into_iter().collect(), page), "total_entries": total}),
-    ))
+    Ok(Json(json!({"tags": cut(tags, page), "total_entries": total})))
 }
 
 /// Airflow warns of assets that contradict each other and of pools that do not exist; there are no such warnings here.
@@ -191,6 +210,12 @@ pub(crate) async fn import_errors(State(app): State<App>, caller: Caller, mut qu
     let page = query.page(&app)?;
     let mut errors = app.store.reader().await?.import_errors().await?;
     query.retain("filename", &mut errors, |error| error.path.as_str());
+    if let Some(name) = query.text("filename") {
+        errors.retain(|error| error.path == name);
+    }
+    if let Some(bundle) = query.text("bundle_name") {
+        errors.retain(|error| error.bundle_name == bundle);
+    }
     let total = errors.len();
     let errors: Vec<Value> = cut(errors, page).iter().map(error_response).collect();
     Ok(Json(json!({"import_errors": errors, "total_entries": total})))

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use model::Timestamp;
 use serde_json::{Value, json};
-use store::repo::{Condition, Listing, Order};
+use store::repo::{Condition, DURATION, Listing, Order};
 use store::sql::Value as Stored;
 
 const MOST_ORDERS: usize = 10;
@@ -91,9 +91,6 @@ pub(crate) fn read_instant(text: &str) -> Result<(Timestamp, bool), &'static str
         "invalid character in year"
     })
 }
-
-/// How long something took, in microseconds, as the database says it.
-pub(crate) const DURATION: &str = "end_date - start_date";
 
 /// Seconds as the database keeps durations.
 #[expect(
@@ -353,6 +350,33 @@ impl Query {
         if let Some(text) = self.text(&format!("{key}_prefix_pattern")) {
             let prefix = Prefix::read(text, Pipe::Or);
             items.retain(|item| prefix.fits(name(item)));
+        }
+    }
+
+    /// Adds "of one of these versions of its DAG" for a repeated parameter.
+    pub(crate) fn versions(&self, key: &str, conditions: &mut Vec<Condition>) {
+        let numbers: Vec<Stored> = self
+            .all(key)
+            .iter()
+            .filter_map(|text| text.parse::<i64>().ok())
+            .map(Stored::from)
+            .collect();
+        if !numbers.is_empty() {
+            conditions.push(Condition::Through(
+                "version_id",
+                "SELECT id FROM dag_version WHERE",
+                Box::new(Condition::In("version_number", numbers)),
+            ));
+        }
+    }
+
+    /// Adds "is of this bundle's version": nothing is, as bundles have no versions here.
+    pub(crate) fn bundle_version(&self, conditions: &mut Vec<Condition>) {
+        if self
+            .text("bundle_version")
+            .is_some_and(|version| !version.is_empty())
+        {
+            conditions.push(Condition::Any(Vec::new()));
         }
     }
 

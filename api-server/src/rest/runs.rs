@@ -6,10 +6,10 @@ use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
 use super::pattern::Pipe;
-use super::query::{DURATION, Query};
+use super::query::Query;
+use super::reply::Json;
 use crate::App;
 use crate::trigger::{TriggerError, TriggerRequest, trigger_run};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -21,7 +21,7 @@ use model::{DagId, DagVersionId, RunId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use store::StoreError;
-use store::repo::{Condition, DagRecord, Order, Paged, RunRecord};
+use store::repo::{Condition, DURATION, DagRecord, Order, Paged, RunRecord};
 use store::sql::Value as Stored;
 
 /// DAGs and versions that a page of runs or task instances refers to.
@@ -32,6 +32,27 @@ pub(crate) struct References {
 }
 
 impl References {
+    /// Reads at once what a page refers to.
+    pub(crate) async fn of(
+        app: &App,
+        dag_ids: BTreeSet<&DagId>,
+        versions: BTreeSet<DagVersionId>,
+    ) -> Result<Self, StoreError> {
+        let mut db = app.store.reader().await?;
+        let found = db.dags_named(&Vec::from_iter(dag_ids)).await?;
+        let dags: HashMap<DagId, Option<DagRecord>> = found
+            .into_iter()
+            .map(|dag| (dag.dag_id.clone(), Some(dag)))
+            .collect();
+        let found = db.versions_named(&Vec::from_iter(versions)).await?;
+        let shown = found.iter().filter_map(|version| {
+            let dag = dags.get(&version.dag_id)?.as_ref()?;
+            Some((version.id, super::meta::version_response(version, dag)))
+        });
+        let versions = shown.collect();
+        Ok(Self { dags, versions })
+    }
+
     pub(crate) async fn display_name(&mut self, app: &App, dag_id: &DagId) -> Result<String, StoreError> {
         let name = self
             .dag(app, dag_id)
@@ -197,6 +218,20 @@ fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("triggering_user_name", "triggering_user", &mut conditions);
     query.pattern_with("partition_key", "partition_key", Pipe::Letter, &mut conditions);
+    query.versions("dag_version", &mut conditions);
+    query.bundle_version(&mut conditions);
+    if let Some(asset) = query
+        .text("consuming_asset_pattern")
+        .filter(|text| !text.is_empty())
+    {
+        let named = |column| Condition::Contains(column, vec![asset.to_owned()]);
+        conditions.push(Condition::Through(
+            "id",
+            "SELECT used.run_key FROM run_asset_event used JOIN asset_event event ON event.id = used.event_id \
+             JOIN asset ON asset.id = event.asset_id WHERE",
+            Box::new(Condition::Any(vec![named("asset.name"), named("asset.uri")])),
+        ));
+    }
     if let Some(text) = query.text("conf_contains").filter(|text| !text.is_empty()) {
         conditions.push(Condition::Contains("conf", vec![text.to_owned()]));
     }
@@ -261,7 +296,9 @@ pub(crate) async fn collection(
     let mut page = paging
         .finish(app, table, (&mut runs, total), |run| run.key.into())
         .await?;
-    let mut references = References::default();
+    let dag_ids = runs.iter().map(|run| &run.dag_id).collect();
+    let versions = runs.iter().map(|run| run.version_id).collect();
+    let mut references = References::of(app, dag_ids, versions).await?;
     let mut out = Vec::with_capacity(runs.len());
     for run in &runs {
         out.push(response(app, run, &mut references).await?);

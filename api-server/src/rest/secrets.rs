@@ -5,13 +5,13 @@ use super::body::Body;
 use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
-use super::variables::python_dumps;
+use super::reply::Json;
 use crate::App;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
+use model::json;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::ConnectionRecord;
@@ -22,14 +22,11 @@ const HIDDEN: &str = "***";
 const CONNECTION_ID: usize = 200;
 
 fn response(app: &App, connection: &ConnectionRecord) -> Value {
-    let extra = connection
-        .extra
-        .as_ref()
-        .map(|text| match serde_json::from_str::<Value>(text) {
-            Ok(value) => python_dumps(&app.names.redact(&value, None)),
-            Err(_) if text.is_empty() => String::new(),
-            Err(_) => HIDDEN.to_owned(),
-        });
+    let extra = connection.extra.as_ref().map(|text| match json::read(text) {
+        Ok(value) => json::dumps(&app.names.redact(&value, None)),
+        Err(_) if text.is_empty() => String::new(),
+        Err(_) => HIDDEN.to_owned(),
+    });
     json!({
         "connection_id": connection.conn_id, "conn_type": connection.conn_type, "description": connection.description,
         "host": connection.host, "login": connection.login, "schema": connection.schema, "port": connection.port,
@@ -84,7 +81,7 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(id): Path<
 /// Why a text is no JSON object.
 fn wrong_extra(extra: &str) -> Option<String> {
     let text = "The `extra` field must be a valid JSON object (e.g., {'key': 'value'})";
-    match serde_json::from_str::<Value>(extra) {
+    match json::read(extra) {
         Ok(Value::Object(_)) => None,
         Ok(_) => Some(text.to_owned()),
         Err(_) => Some(format!("{text}, but encountered non-JSON in `extra` field")),

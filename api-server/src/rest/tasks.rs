@@ -4,17 +4,20 @@ use super::access::Caller;
 use super::cursor::Paging;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
-use super::query::{DURATION, Query, listing, path_number};
+use super::query::{Query, listing, path_number};
+use super::reply::Json;
 use super::runs::References;
 use crate::App;
-use axum::Json;
 use axum::extract::{Path, State};
 use identity::Role;
 use model::task_instance::StateName;
-use model::{DagId, DagRunKey, MapIndex, RunId, TaskId, TaskInstanceId, Timestamp};
+use model::{DagId, DagRunKey, GroupId, MapIndex, RunId, TaskId, TaskInstanceId, Timestamp};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use store::repo::{Condition, Order, Paged, TaskInstanceRecord, TriggerRecord};
+use store::repo::{
+    Condition, DURATION, INTERVAL_END, INTERVAL_START, LOGICAL_DATE, Order, Paged, RUN_AFTER,
+    TaskInstanceRecord, TriggerRecord,
+};
 use store::{StoreError, Tx};
 
 /// A number that a client gave as map index; too large a one names no instance.
@@ -79,8 +82,11 @@ impl Page {
             .into_iter()
             .filter_map(|trigger| Some((trigger.task_instance?, trigger)))
             .collect();
+        drop(db);
+        let dag_ids = tis.iter().map(|ti| &ti.dag_id).collect();
+        let versions = tis.iter().map(|ti| ti.version_id).collect();
         Ok(Self {
-            references: References::default(),
+            references: References::of(app, dag_ids, versions).await?,
             dates,
             rendered,
             triggers,
@@ -163,7 +169,10 @@ pub(crate) fn column(name: &str) -> Option<&'static str> {
         "end_date" => "end_date",
         "map_index" => "map_index",
         "try_number" => "try_number",
-        "run_after" | "logical_date" | "data_interval_start" | "data_interval_end" => "run_key",
+        "run_after" => RUN_AFTER,
+        "logical_date" => LOGICAL_DATE,
+        "data_interval_start" => INTERVAL_START,
+        "data_interval_end" => INTERVAL_END,
         "rendered_map_index" => "rendered_map_index",
         "operator" => "operator",
         _ => return None,
@@ -205,6 +214,12 @@ fn filters(query: &mut Query) -> ApiResult<Vec<Condition>> {
     query.one_of("pool", "pool", &mut conditions);
     query.one_of("queue", "queue", &mut conditions);
     query.one_of("operator", "operator", &mut conditions);
+    query.one_of("executor", "executor", &mut conditions);
+    query.pattern("pool_name", "pool", &mut conditions);
+    query.pattern("queue_name", "queue", &mut conditions);
+    query.pattern("operator_name", "operator_name", &mut conditions);
+    query.pattern("rendered_map_index", "rendered_map_index", &mut conditions);
+    query.versions("version_number", &mut conditions);
     query.pattern("task_display_name", "task_id", &mut conditions);
     query.pattern("dag_id", "dag_id", &mut conditions);
     query.pattern("run_id", "run_id", &mut conditions);
@@ -237,6 +252,13 @@ pub(crate) async fn list(
     let mut conditions = filters(&mut query)?;
     let order = query.order(&column, "map_index", "id")?;
     let paging = Paging::read(&mut query, &app, &order)?;
+    if let Some(group) = query.text("task_group_id").filter(|group| !group.is_empty()) {
+        let dag = super::dags::find(&app, &dag_id).await?;
+        let graph = super::dags::graph(&app, &dag).await?;
+        let tasks = model::dag::tasks_of_group(&graph.document, &GroupId::new(group)).unwrap_or_default();
+        let tasks = tasks.iter().map(Into::into).collect();
+        conditions.push(Condition::In("task_id", tasks));
+    }
     match (dag_id.as_str(), run_id.as_str()) {
         ("~", "~") => {}
         ("~", _) => {
@@ -357,8 +379,12 @@ pub(crate) async fn list_mapped(
     State(app): State<App>,
     caller: Caller,
     Path(path): Path<TaskPath>,
+    mut query: Query,
 ) -> ApiResult {
     caller.must_be(Role::Viewer)?;
+    let mut conditions = filters(&mut query)?;
+    let order = query.order(&column, "map_index", "id")?;
+    let (limit, offset) = query.page(&app)?;
     let dag = super::dags::find(&app, &path.0).await?;
     let graph = super::dags::graph(&app, &dag).await?;
     match graph.dag.task(&path.2) {
@@ -368,10 +394,14 @@ pub(crate) async fn list_mapped(
         }
         Some(_) => {}
     }
-    let tis: Vec<TaskInstanceRecord> = all_of_task(&app, &path)
-        .await?
-        .into_iter()
-        .filter(|ti| ti.map_index.0 >= 0)
-        .collect();
-    envelope(&app, &tis).await
+    let (dag_id, run_id, task_id) = &path;
+    let Some(run) = app.store.reader().await?.run(dag_id, run_id).await? else {
+        return envelope(&app, &[]).await;
+    };
+    conditions.extend([
+        Condition::Is("run_key", run.key.into()),
+        Condition::Is("task_id", task_id.into()),
+        Condition::AtLeast("map_index", 0.into()),
+    ]);
+    collection(&app, conditions, &order, &Paging::Offset(limit, offset)).await
 }

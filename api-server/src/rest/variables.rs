@@ -5,50 +5,21 @@ use super::body::Body;
 use super::bulk::Collection;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, cut};
+use super::reply::Json;
 use crate::App;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use identity::Role;
+use model::json::{Text, dumps, read, write_pretty};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use store::repo::VariableRecord;
 use store::{StoreError, limits};
 
-/// `json.dumps` of Python: spaces after colons and commas, only ASCII.
-pub(crate) fn python_dumps(value: &Value) -> String {
-    fn text(text: &str) -> String {
-        let mut out = String::new();
-        for c in Value::from(text).to_string().chars() {
-            if c.is_ascii() {
-                out.push(c);
-            } else {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-        out
-    }
-    match value {
-        Value::String(s) => text(s),
-        Value::Array(items) => format!(
-            "[{}]",
-            items.iter().map(python_dumps).collect::<Vec<_>>().join(", ")
-        ),
-        Value::Object(fields) => {
-            let pair = |(key, value): (&String, &Value)| format!("{}: {}", text(key), python_dumps(value));
-            format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", "))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
-    }
-}
-
 fn response(app: &App, variable: &VariableRecord) -> Value {
-    let value = match serde_json::from_str::<Value>(&variable.value) {
-        Ok(value) => python_dumps(&app.names.redact(&value, Some(&variable.key))),
+    let value = match read(&variable.value) {
+        Ok(value) => dumps(&app.names.redact(&value, Some(&variable.key))),
         Err(_) if app.names.is_sensitive(&variable.key) => "***".to_owned(),
         Err(_) => variable.value.clone(),
     };
@@ -103,8 +74,10 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Path(key): Path
 /// A text as it is; anything else as JSON.
 fn stored(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
-        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+        Value::String(text) => match Text::of(text) {
+            Text::Plain(text) | Text::Integer(text) => text.to_owned(),
+        },
+        other => write_pretty(other),
     }
 }
 

@@ -124,7 +124,7 @@ async fn line(app: &App, run: &RunRecord, tasks: &[TaskId]) -> Result<String, St
             line.insert("results".to_owned(), Value::Object(results));
         }
     }
-    Ok(format!("{}\n", Value::Object(line)))
+    Ok(format!("{}\n", model::json::write(&Value::Object(line))))
 }
 
 fn parsed(text: &str) -> Value {

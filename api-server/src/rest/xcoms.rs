@@ -5,10 +5,10 @@ use super::body::Body;
 use super::dags::when;
 use super::error::{ApiError, ApiResult};
 use super::query::{Query, listing};
+use super::reply::Json;
 use super::runs::References;
 use super::tasks::{TaskPath, map_index};
 use crate::App;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -65,6 +65,15 @@ pub(crate) async fn list(
     if let Some(key) = query.text("xcom_key") {
         conditions.push(Condition::Is("xcom_key", key.into()));
     }
+    if query.text("map_index_filter").is_some() {
+        let index = query.number("map_index_filter", -1, i64::MIN)?;
+        conditions.push(Condition::Is("map_index", index.into()));
+    }
+    for column in ["logical_date", "run_after"] {
+        query.range_of_run(column, &mut conditions);
+    }
+    query.checked()?;
+    query.pattern("dag_display_name", "dag_id", &mut conditions);
     query.pattern("xcom_key", "xcom_key", &mut conditions);
     query.pattern("run_id", "run_id", &mut conditions);
     query.pattern("task_id", "task_id", &mut conditions);
@@ -75,7 +84,7 @@ pub(crate) async fn list(
         "task_id" => Some("task_id"),
         "map_index" => Some("map_index"),
         "timestamp" => Some("created_at"),
-        "run_after" => Some("run_key"),
+        "run_after" => Some(store::repo::RUN_AFTER),
         _ => None,
     };
     let mut order = query.order(&known, "dag_id", "task_id")?;

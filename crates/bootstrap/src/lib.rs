@@ -101,6 +101,12 @@ where
     let outcome = runtime.block_on(async {
         let otlp = config.updraft.otlp_endpoint.clone();
         let telemetry = telemetry::Telemetry::start(component, &config.logging.level, otlp.as_deref())?;
+        if !config.unheeded.is_empty() {
+            tracing::warn!(
+                "options that are set and mean nothing here: {}",
+                config.unheeded.join(", ")
+            );
+        }
         let outcome = run_obeying_signals(config, &telemetry, run).await;
         tokio::task::spawn_blocking(move || telemetry.shutdown())
             .await

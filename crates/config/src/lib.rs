@@ -15,6 +15,7 @@ mod raw;
 mod reader;
 mod secret;
 mod typed;
+mod unheeded;
 
 pub use bundles::{DagBundle, LOCAL_BUNDLE};
 pub use error::ConfigError;
@@ -26,3 +27,4 @@ pub use typed::{
     Api, ApiAuth, Celery, Config, Core, DagProcessor, Database, DatabaseUrl, KubernetesExecutor, Logging,
     Scheduler, SimpleUser, Updraft,
 };
+pub use unheeded::is_secret;

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub struct Config {
     /// `$AIRFLOW_HOME`, absolute.
     pub home: PathBuf,
+    /// What is set and means nothing here.
+    pub unheeded: Vec<String>,
     /// `[core]`
     pub core: Core,
     /// `[database]`
@@ -255,6 +257,7 @@ impl Config {
         encryption::check(&read)?;
         Ok(Self {
             home: raw.home().to_owned(),
+            unheeded: raw.unheeded(),
             core: read.core()?,
             database: read.database()?,
             logging: Logging {

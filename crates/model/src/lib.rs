@@ -11,6 +11,7 @@ pub mod dag_run;
 pub mod deadline;
 pub mod human_input;
 pub mod ids;
+pub mod json;
 pub mod partition;
 pub mod python_text;
 pub mod retry;

@@ -1,5 +1,6 @@
 //! Values as Python prints them, where Airflow's logs and answers hold such text.
 
+use crate::json::{Text, key_text};
 use fancy_regex::Regex;
 use serde_json::{Number, Value};
 use std::fmt::Write;
@@ -13,13 +14,17 @@ pub fn repr(value: &Value) -> (String, &'static str) {
         Value::Bool(true) => ("True".to_owned(), "bool"),
         Value::Bool(false) => ("False".to_owned(), "bool"),
         Value::Number(n) => (number(n), if n.is_f64() { "float" } else { "int" }),
-        Value::String(text) => (repr_text(text), "str"),
+        Value::String(text) => match Text::of(text) {
+            Text::Plain(text) => (repr_text(text), "str"),
+            Text::Integer(digits) => (digits.to_owned(), "int"),
+        },
         Value::Array(items) => (
             format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(", ")),
             "list",
         ),
         Value::Object(fields) => {
-            let pair = |(key, value): (&String, &Value)| format!("{}: {}", repr_text(key), inner(value));
+            let pair =
+                |(key, value): (&String, &Value)| format!("{}: {}", repr_text(key_text(key)), inner(value));
             (
                 format!("{{{}}}", fields.iter().map(pair).collect::<Vec<_>>().join(", ")),
                 "dict",
@@ -31,7 +36,9 @@ pub fn repr(value: &Value) -> (String, &'static str) {
 /// Python's `str()` of a JSON value: a text as it is, anything else as `repr()` shows it.
 pub fn str(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => match Text::of(text) {
+            Text::Plain(text) | Text::Integer(text) => text.to_owned(),
+        },
         other => repr(other).0,
     }
 }

@@ -1,7 +1,9 @@
 //! Frames: four bytes of length (big endian), then a msgpack array. From the child `[id, body, trace context?]`, to the
-//! child `[id, body, error?]`. Bodies are handled as JSON here; instants (msgpack extension -1) become RFC 3339 text.
+//! child `[id, body, error?]`. Bodies are handled as JSON here; instants (msgpack extension -1) become RFC 3339 text, and
+//! whole numbers of more than 64 bits (extension 10) what [`model::json`] makes of them.
 
 use base64::Engine;
+use model::json::{self, Text};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rmpv::Value as Packed;
 use serde_json::{Map, Number, Value};
@@ -44,6 +46,8 @@ pub struct RequestFrame {
 /// Memory for large frames that several readers share, in KiB.
 pub type Room = Arc<Semaphore>;
 
+/// msgpack's extension for whole numbers that have no room in 64 bits: their digits (`shim/large_numbers.py`).
+const LARGE: i8 = 10;
 /// Bytes up to which a frame needs no room of the shared memory.
 const SMALL: usize = 1 << 20;
 /// Bytes that are read at once.
@@ -296,11 +300,15 @@ fn to_json(value: Packed) -> Value {
             .unwrap_or(Value::Null),
         Packed::F32(n) => Number::from_f64(f64::from(n)).map_or(Value::Null, Value::Number),
         Packed::F64(n) => Number::from_f64(n).map_or(Value::Null, Value::Number),
-        Packed::String(text) => Value::String(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        Packed::String(text) => json::text(String::from_utf8_lossy(text.as_bytes())),
         Packed::Binary(bytes) => Value::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
         Packed::Array(items) => Value::Array(items.into_iter().map(to_json).collect()),
         Packed::Map(entries) => {
-            let text = |key: Packed| key.as_str().map_or_else(|| key.to_string(), str::to_owned);
+            let text = |key: Packed| match key.as_str() {
+                Some(text) if text.starts_with(json::MARK) => format!("{}{text}", json::MARK),
+                Some(text) => text.to_owned(),
+                None => key.to_string(),
+            };
             Value::Object(
                 entries
                     .into_iter()
@@ -308,6 +316,7 @@ fn to_json(value: Packed) -> Value {
                     .collect::<Map<_, _>>(),
             )
         }
+        Packed::Ext(LARGE, digits) => std::str::from_utf8(&digits).map_or(Value::Null, json::integer),
         Packed::Ext(-1, bytes) => instant(&bytes).map_or(Value::Null, Value::String),
         Packed::Ext(..) => Value::Null,
     }
@@ -344,12 +353,15 @@ fn from_json(value: &Value) -> Packed {
             .or_else(|| n.as_u64().map(Packed::from))
             .or_else(|| n.as_f64().map(Packed::from))
             .unwrap_or(Packed::Nil),
-        Value::String(text) => Packed::from(text.as_str()),
+        Value::String(text) => match Text::of(text) {
+            Text::Plain(text) => Packed::from(text),
+            Text::Integer(digits) => Packed::Ext(LARGE, digits.as_bytes().to_vec()),
+        },
         Value::Array(items) => Packed::Array(items.iter().map(from_json).collect()),
         Value::Object(entries) => Packed::Map(
             entries
                 .iter()
-                .map(|(key, value)| (Packed::from(key.as_str()), from_json(value)))
+                .map(|(key, value)| (Packed::from(json::key_text(key)), from_json(value)))
                 .collect(),
         ),
     }
@@ -455,6 +467,18 @@ mod tests {
         assert!(
             matches!(frame, Incoming::Request(frame) if frame.body["value"].as_str().unwrap().len() == 2_000)
         );
+    }
+
+    #[test]
+    fn values_pass_to_the_child_and_back_unchanged() {
+        let text = format!(
+            "{{\"a\":[-1,18446744073709551615,{large},-{large},1.0,1e+300,\"{large}\",\"\u{fdd0}1\"],\"\u{fdd0}{large}\":null}}",
+            large = "7".repeat(400)
+        );
+        let value = json::read(&text).unwrap();
+        assert!(json::has_large(&value));
+        let back = to_json(from_json(&value));
+        assert_eq!(json::write(&back), text);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use crate::Names;
 use crate::names::HIDDEN;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use model::json::dumps_text;
 use model::python_text::repr_text;
 use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
@@ -106,7 +107,7 @@ fn forms(text: &str) -> Vec<String> {
     let mut forms = vec![
         text.to_owned(),
         inside(&json),
-        inside(&ascii(&json)),
+        inside(&dumps_text(text)),
         inside(&repr_text(text)),
         quoted(text, "/"),
         quoted(text, ""),
@@ -116,22 +117,6 @@ fn forms(text: &str) -> Vec<String> {
         forms.push(engine.encode(text));
     }
     forms
-}
-
-/// JSON with only ASCII in it, as Python writes it.
-fn ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_ascii() {
-            out.push(c);
-        } else {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                out.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    out
 }
 
 /// Python's `urllib.parse.quote(text, safe)`.

@@ -10,7 +10,9 @@ const QUICK: Duration = Duration::from_millis(50);
 /// A count is good for so many times the time that it took.
 const FACTOR: u32 = 10;
 /// No count is good for longer.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
+/// For so long after that it is still given to those who come while it is counted anew.
+const OVERLAP: Duration = Duration::from_secs(10);
 /// Lists whose counts are kept.
 const MOST: usize = 1000;
 
@@ -20,16 +22,34 @@ struct Count {
     good_until: Instant,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Count>>>;
+/// One list's count, and the right to count it.
+#[derive(Debug, Default)]
+struct Slot {
+    counting: tokio::sync::Mutex<()>,
+    known: Mutex<Option<Count>>,
+}
+
+impl Slot {
+    fn known(&self) -> Option<Count> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The count, if it was good at least until `moment`.
+    fn good_at(&self, moment: Instant) -> Option<i64> {
+        self.known()
+            .filter(|known| moment < known.good_until)
+            .map(|known| known.total)
+    }
+}
 
 /// Counts of large lists, each good for a while. Those who want the same count at the same time have it counted once.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    slots: Mutex<HashMap<String, Slot>>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
 impl Counts {
-    fn slot(&self, key: String) -> Slot {
+    fn slot(&self, key: String) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= MOST && !slots.contains_key(&key) {
             slots.clear();
@@ -44,17 +64,32 @@ impl Counts {
         count: impl AsyncFnOnce() -> Result<i64, StoreError>,
     ) -> Result<i64, StoreError> {
         let slot = self.slot(key);
-        let mut known = slot.lock().await;
-        if let Some(known) = known.filter(|known| Instant::now() < known.good_until) {
-            return Ok(known.total);
+        if let Some(total) = slot.good_at(Instant::now()) {
+            return Ok(total);
+        }
+        let _counting = match slot.counting.try_lock() {
+            Ok(counting) => counting,
+            Err(_) => {
+                if let Some(old) = Instant::now()
+                    .checked_sub(OVERLAP)
+                    .and_then(|then| slot.good_at(then))
+                {
+                    return Ok(old);
+                }
+                slot.counting.lock().await
+            }
+        };
+        if let Some(total) = slot.good_at(Instant::now()) {
+            return Ok(total);
         }
         let begin = Instant::now();
         let total = count().await?;
         let took = begin.elapsed();
-        *known = (took >= QUICK).then(|| Count {
+        let count = (took >= QUICK).then(|| Count {
             total,
             good_until: Instant::now() + (took * FACTOR).min(LONGEST),
         });
+        *slot.known.lock().unwrap_or_else(PoisonError::into_inner) = count;
         Ok(total)
     }
 }

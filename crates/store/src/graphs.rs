@@ -89,9 +89,9 @@ impl Graphs {
         let broken =
             |why: String| StoreError::Inconsistent(format!("DAG {} version {id}: {why}", version.dag_id));
         let document: Value =
-            serde_json::from_str(&version.serialized).map_err(|error| broken(error.to_string()))?;
+            model::json::read(&version.serialized).map_err(|error| broken(error.to_string()))?;
         let dag = Dag::from_serialized(&document).map_err(|error| broken(error.to_string()))?;
-        let native: Value = serde_json::from_str(&version.native).unwrap_or_default();
+        let native = model::json::read(&version.native).unwrap_or_default();
         let graph = Arc::new(Graph {
             dag,
             document,

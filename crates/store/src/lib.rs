@@ -17,6 +17,7 @@ mod driver;
 mod error;
 mod graphs;
 pub mod limits;
+mod marks;
 mod migrate;
 pub mod repo;
 mod schema;
@@ -37,11 +38,15 @@ use std::sync::Arc;
 /// Seconds that a statement of a list may take.
 pub const LIST_SECONDS: u64 = 10;
 
+/// Seconds that a list may wait for a connection.
+pub const LIST_PATIENCE: u64 = 30;
+
 /// A metadata store; clones share their connections.
 #[derive(Clone)]
 pub struct Store {
     driver: Arc<dyn Driver>,
     counts: Arc<counts::Counts>,
+    marks: Arc<marks::Marks>,
 }
 
 impl Store {
@@ -53,6 +58,7 @@ impl Store {
         Ok(Self {
             driver: Arc::new(driver::sqlite::SqliteDriver::open(path).await?),
             counts: Arc::default(),
+            marks: Arc::default(),
         })
     }
 
@@ -64,6 +70,7 @@ impl Store {
         Ok(Self {
             driver: Arc::new(driver::mariadb::MariaDbDriver::open(url, connections).await?),
             counts: Arc::default(),
+            marks: Arc::default(),
         })
     }
 
@@ -86,7 +93,7 @@ impl Store {
     /// When no connection can be had; then or later, [`StoreError::TooSlow`].
     pub async fn lister(&self) -> Result<Tx, StoreError> {
         let mut lister = Tx::open(self.driver(), Mode::List).await?;
-        lister.keep_counts(self.counts.clone());
+        lister.keep_counts(self.counts.clone(), self.marks.clone());
         Ok(lister)
     }
 

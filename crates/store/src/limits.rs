@@ -2,7 +2,8 @@
 //!
 //! One table for both databases: MariaDB's columns hold exactly so many characters, and SQLite's would hold any number.
 //! What a client or a task gives is held against it before it is stored, so that both databases refuse the same. The
-//! lengths are those of Airflow's models.
+//! lengths are those of Airflow's models. What is not held against it before, the databases refuse: MariaDB by its
+//! columns, SQLite by triggers that are made from the schema ([`of_columns`]).
 
 use crate::StoreError;
 
@@ -122,6 +123,11 @@ limits! {
     UNIXNAME = "task_instance", "unixname", 1000;
     /// The method with which a deferred task goes on.
     NEXT_METHOD = "task_instance", "next_method", 1000;
+}
+
+/// Every column of texts that has a limit, also those that nobody but this program writes.
+pub fn of_columns() -> Vec<Limit> {
+    crate::schema::lengths()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Bringing a database to the schema that this program needs.
 
-use crate::schema::{LATEST, MIGRATIONS, Migration, Step, Wider, columns, index_columns};
+use crate::schema::{self, KEPT, Kept, LATEST, MIGRATIONS, Migration, Step, Wider, columns, index_columns};
 use crate::sql::{Dialect, Mode};
 use crate::unit_of_work::Tx;
 use crate::{Store, StoreError, params};
@@ -104,6 +104,11 @@ async fn apply_missing(db: &mut Tx) -> Result<Vec<&'static str>, StoreError> {
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
         db.apply(migration).await?;
         applied.push(migration.name);
+    }
+    if !applied.is_empty() && db.dialect() == Dialect::Sqlite {
+        for statement in schema::guards() {
+            db.execute(&statement, &[]).await?;
+        }
     }
     Ok(applied)
 }
@@ -284,6 +289,27 @@ impl Tx {
                 let column = columns(dialect, word);
                 format!("ALTER TABLE {table} ADD COLUMN {name} {column}")
             }
+            Step::Keep { table, columns } if dialect == Dialect::MariaDb => {
+                let mut kept = Vec::new();
+                for Kept {
+                    column,
+                    expression,
+                    word,
+                } in KEPT.iter().filter(|kept| columns.contains(&kept.column))
+                {
+                    if !self.column_exists(table, column).await? {
+                        let word = schema::columns(dialect, word);
+                        kept.push(format!(
+                            "ADD COLUMN {column} {word} GENERATED ALWAYS AS ({expression}) STORED"
+                        ));
+                    }
+                }
+                if kept.is_empty() {
+                    return Ok(());
+                }
+                // All at once: the table is written anew.
+                format!("ALTER TABLE {table} {}", kept.join(", "))
+            }
             Step::ExactTexts if dialect == Dialect::MariaDb => {
                 let own = MIGRATIONS
                     .iter()
@@ -294,6 +320,7 @@ impl Tx {
                         | Step::Drop { .. }
                         | Step::ExactTexts
                         | Step::Widen { .. }
+                        | Step::Keep { .. }
                         | Step::Column { .. } => None,
                     });
                 for table in own.chain(["schema_migration"]) {
@@ -325,6 +352,7 @@ impl Tx {
             | Step::Drop { .. }
             | Step::Column { .. }
             | Step::ExactTexts
+            | Step::Keep { .. }
             | Step::Widen { .. } => return Ok(()),
         };
         self.execute(&sql, &[]).await.map(|_| ())

@@ -5,6 +5,7 @@
 
 mod steps;
 
+use crate::limits::Limit;
 use crate::sql::Dialect;
 use steps::*;
 
@@ -51,6 +52,12 @@ pub(crate) enum Step {
         table: &'static str,
         columns: &'static [Wider],
     },
+    /// Has MariaDB keep expressions that are ordered by in columns, by the names they have in [`KEPT`]: it has indexes of
+    /// columns only, where SQLite has them of expressions.
+    Keep {
+        table: &'static str,
+        columns: &'static [&'static str],
+    },
     /// Adds a column that may be empty.
     Column {
         table: &'static str,
@@ -58,6 +65,42 @@ pub(crate) enum Step {
         word: &'static str,
     },
 }
+
+/// An expression that lists are ordered by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    /// The column in which MariaDB keeps it.
+    pub(crate) column: &'static str,
+    pub(crate) expression: &'static str,
+    /// Its neutral type.
+    pub(crate) word: &'static str,
+}
+
+/// How long something took, as an expression over columns of a run or a task instance.
+pub const DURATION: &str = "end_date - start_date";
+/// The beginning of an operator's name: all of it is too long for an index of MariaDB.
+pub(crate) const OPERATOR: &str = "substr(operator, 1, 250)";
+/// The beginning of a map index's label.
+pub(crate) const LABEL: &str = "substr(rendered_map_index, 1, 250)";
+
+/// All of them.
+pub(crate) const KEPT: [Kept; 3] = [
+    Kept {
+        column: "duration_kept",
+        expression: DURATION,
+        word: "INT64",
+    },
+    Kept {
+        column: "operator_kept",
+        expression: OPERATOR,
+        word: "NAME",
+    },
+    Kept {
+        column: "label_kept",
+        expression: LABEL,
+        word: "NAME",
+    },
+];
 
 /// The version that this program works with.
 pub(crate) const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -178,6 +221,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "bundles of DAG files",
         steps: BUNDLES,
     },
+    Migration {
+        version: 24,
+        name: "orders of lists",
+        steps: ORDERS,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.
@@ -219,6 +267,85 @@ pub(crate) fn columns(dialect: Dialect, neutral: &str) -> String {
     out
 }
 
+/// Most characters of a column of that neutral type; `None` if it takes any number, or is none of texts.
+fn length(word: &str) -> Option<usize> {
+    match word {
+        "NAME" => Some(250),
+        "PATH" => Some(700),
+        "UUID" => Some(36),
+        "WORD" => Some(50),
+        _ => None,
+    }
+}
+
+/// How many characters each column of texts takes.
+pub(crate) fn lengths() -> Vec<Limit> {
+    let mut all: Vec<Limit> = Vec::new();
+    let mut add = |table, column: &'static str, word: &str| {
+        all.extend(length(word).map(|most| Limit { table, column, most }));
+    };
+    let mut wider = Vec::new();
+    for step in MIGRATIONS.iter().flat_map(|migration| migration.steps) {
+        match step {
+            Step::Table { name, columns } => {
+                for column in columns.split(',') {
+                    let mut words = column.split_whitespace();
+                    if let (Some(column), Some(word)) = (words.next(), words.next()) {
+                        add(*name, column, word);
+                    }
+                }
+            }
+            Step::Column { table, name, word } => add(*table, name, word),
+            Step::Widen { table, columns } => wider.extend(columns.iter().map(|wider| (*table, *wider))),
+            Step::Index { .. } | Step::Drop { .. } | Step::ExactTexts | Step::Keep { .. } => {}
+        }
+    }
+    for (table, Wider { column, to, .. }) in wider {
+        let widened = all
+            .iter_mut()
+            .find(|limit| (limit.table, limit.column) == (table, column));
+        if let Some(limit) = widened {
+            limit.most = to;
+        }
+    }
+    all
+}
+
+/// What [`guards`] has SQLite say of a text that is too long, before the table, the column and its length.
+pub(crate) const TOO_LONG: &str = "too long: ";
+
+/// Statements that have SQLite refuse texts that are too long for MariaDB, so that both refuse the same.
+pub(crate) fn guards() -> Vec<String> {
+    let all = lengths();
+    let mut tables: Vec<&str> = all.iter().map(|limit| limit.table).collect();
+    tables.dedup();
+    let mut statements = Vec::new();
+    for table in tables {
+        let own: Vec<&Limit> = all.iter().filter(|limit| limit.table == table).collect();
+        let each =
+            |write: &dyn Fn(&Limit) -> String| own.iter().map(|limit| write(limit)).collect::<Vec<_>>();
+        let columns = each(&|limit| limit.column.to_owned()).join(", ");
+        let is_long =
+            each(&|Limit { column, most, .. }| format!("length(NEW.{column}) > {most}")).join(" OR ");
+        let refuse = each(&|Limit { column, most, .. }| {
+            format!(
+                "WHEN length(NEW.{column}) > {most} THEN RAISE(ABORT, '{TOO_LONG}{table}.{column}: {most}')"
+            )
+        })
+        .join(" ");
+        for (name, moment) in [
+            (format!("guard_insert_{table}"), "INSERT".to_owned()),
+            (format!("guard_update_{table}"), format!("UPDATE OF {columns}")),
+        ] {
+            statements.push(format!("DROP TRIGGER IF EXISTS {name}"));
+            statements.push(format!(
+                "CREATE TRIGGER {name} BEFORE {moment} ON {table} WHEN {is_long} BEGIN SELECT CASE {refuse} END; END"
+            ));
+        }
+    }
+    statements
+}
+
 const fn index(name: &'static str, table: &'static str, columns: &'static str) -> Step {
     Step::Index {
         name,
@@ -241,7 +368,8 @@ const fn widen(table: &'static str, columns: &'static [Wider]) -> Step {
     Step::Widen { table, columns }
 }
 
-/// Columns of an index. `name(250)` is an index over the beginning of a long text, which SQLite does not need.
+/// Columns of an index. `name(250)` is an index over the beginning of a long text, which SQLite does not need; it has no
+/// columns that keep expressions, but indexes of these.
 pub(crate) fn index_columns(dialect: Dialect, columns: &str) -> String {
     match dialect {
         Dialect::MariaDb => columns.to_owned(),
@@ -249,7 +377,10 @@ pub(crate) fn index_columns(dialect: Dialect, columns: &str) -> String {
             let parts = columns
                 .split('(')
                 .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest));
-            parts.collect()
+            let columns: String = parts.collect();
+            KEPT.iter().fold(columns, |columns, kept| {
+                columns.replace(kept.column, kept.expression)
+            })
         }
     }
 }
@@ -257,6 +388,8 @@ pub(crate) fn index_columns(dialect: Dialect, columns: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::Value;
+    use crate::{Store, StoreError};
 
     #[test]
     fn type_words_are_translated_and_nothing_else() {
@@ -276,12 +409,83 @@ mod tests {
         let columns = "kind, name(250), uri(10), id";
         assert_eq!(index_columns(Dialect::MariaDb, columns), columns);
         assert_eq!(index_columns(Dialect::Sqlite, columns), "kind, name, uri, id");
+        let columns = index_columns(Dialect::Sqlite, "operator_kept, id");
+        assert_eq!(columns, "substr(operator, 1, 250), id");
     }
 
     #[test]
     fn versions_go_up_by_one() {
         for (at, migration) in MIGRATIONS.iter().enumerate() {
             assert_eq!(migration.version, at as i64 + 1);
+        }
+    }
+
+    /// A row of a table with this text in a column, and the shortest values elsewhere.
+    fn row(limit: &Limit, count: usize, columns: &[(String, String, bool)]) -> (String, Vec<Value>) {
+        let mut names = Vec::new();
+        let mut values = Vec::new();
+        for (name, kind, is_required) in columns {
+            let is_key = kind == "INTEGER" && name == "id";
+            let value = match kind.as_str() {
+                "TEXT" if name == limit.column => Value::Text("\u{1d51e}".repeat(count)),
+                _ if !is_required || is_key => continue,
+                "TEXT" => Value::Text("x".to_owned()),
+                _ => Value::Integer(0),
+            };
+            names.push(name.as_str());
+            values.push(value);
+        }
+        let sql = format!(
+            "INSERT INTO {} ({}) VALUES ({})",
+            limit.table,
+            names.join(", "),
+            crate::sql::placeholders(values.len())
+        );
+        (sql, values)
+    }
+
+    #[tokio::test]
+    async fn every_text_at_its_limit_is_stored_by_sqlite_and_one_letter_more_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open_sqlite(&folder.path().join("db"))
+            .await
+            .expect("a store");
+        store.migrate().await.expect("a schema");
+        let all = lengths();
+        assert!(all.len() > 100, "{}", all.len());
+        for limit in all {
+            let mut db = store.begin().await.expect("a transaction");
+            let sql = format!(
+                "SELECT name, type, \"notnull\" FROM pragma_table_info('{}')",
+                limit.table
+            );
+            let columns: Vec<(String, String, bool)> = db
+                .query(&sql, &[])
+                .await
+                .expect("columns")
+                .into_iter()
+                .map(|mut row| {
+                    let (name, kind, required) = (row.next(), row.next(), row.next::<i64>());
+                    (
+                        name.expect("a name"),
+                        kind.expect("a type"),
+                        required.expect("a number") == 1,
+                    )
+                })
+                .collect();
+            let (sql, values) = row(&limit, limit.most, &columns);
+            let stored = db.execute(&sql, &values).await;
+            assert!(stored.is_ok(), "{limit:?}: {stored:?}");
+            let update = format!("UPDATE {0} SET {1} = {1} || 'x'", limit.table, limit.column);
+            let what = format!("{}.{}", limit.table, limit.column);
+            let (sql, values) = row(&limit, limit.most + 1, &columns);
+            for refused in [db.execute(&update, &[]).await, db.execute(&sql, &values).await] {
+                assert!(
+                    matches!(&refused, Err(StoreError::TooLong { what: told, most }) if *told == what && *most == limit.most),
+                    "{limit:?}: {refused:?}"
+                );
+            }
+            db.rollback().await;
         }
     }
 }

@@ -9,7 +9,7 @@ const SEALED: &str = "sealed";
 
 /// The side documents of a DAG as they are stored.
 pub fn seal(native: String, cipher: &Cipher) -> String {
-    let Ok(mut document) = serde_json::from_str::<Value>(&native) else {
+    let Ok(mut document) = model::json::read(&native) else {
         return native;
     };
     let mut changed = false;

@@ -1,10 +1,14 @@
 //! Transactions: named, retried when they lose against others, undone when they are dropped.
 
 use crate::counts::Counts;
+use crate::marks::Marks;
 use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use crate::{Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The name of the counter of statements; `telemetry` has the same.
+const STATEMENTS: &str = "updraft_store_statements_total";
 
 /// A session with the store: one read-write transaction, or reads outside of one. The repositories are its methods,
 /// one file per noun under `repo/`.
@@ -13,6 +17,8 @@ pub struct Tx {
     dialect: Dialect,
     /// Counts of large lists, where they need not be of this moment.
     counts: Option<Arc<Counts>>,
+    /// Where one is in long lists.
+    marks: Option<Arc<Marks>>,
 }
 
 impl Tx {
@@ -21,12 +27,19 @@ impl Tx {
             session: driver.open(mode).await?,
             dialect: driver.dialect(),
             counts: None,
+            marks: None,
         })
     }
 
-    /// Takes counts of large lists that are some seconds old.
-    pub(crate) fn keep_counts(&mut self, counts: Arc<Counts>) {
+    /// Takes counts of large lists, and places in them, that are some seconds old.
+    pub(crate) fn keep_counts(&mut self, counts: Arc<Counts>, marks: Arc<Marks>) {
         self.counts = Some(counts);
+        self.marks = Some(marks);
+    }
+
+    /// Where one is in long lists; `None` where every list is to be of this moment.
+    pub(crate) fn marks(&self) -> Option<Arc<Marks>> {
+        self.marks.clone()
     }
 
     /// The number that a `SELECT COUNT(*)` says, or said some seconds ago.
@@ -47,10 +60,12 @@ impl Tx {
     }
 
     pub(crate) async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<Affected, StoreError> {
+        metrics::counter!(STATEMENTS).increment(1);
         self.session.execute(sql, params).await
     }
 
     pub(crate) async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+        metrics::counter!(STATEMENTS).increment(1);
         self.session.query(sql, params).await
     }
 

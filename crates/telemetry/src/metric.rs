@@ -37,6 +37,8 @@ pub const LOG_WRITES_FAILED: &str = "updraft_api_log_writes_failed_total";
 pub const REQUESTS: &str = "updraft_api_requests_total";
 /// Time that a REST request took.
 pub const REQUEST_SECONDS: &str = "updraft_api_request_seconds";
+/// Time that a REST list waited for its turn.
+pub const LIST_WAIT_SECONDS: &str = "updraft_api_list_wait_seconds";
 /// Tasks that run now.
 pub const RUNNING: &str = "updraft_worker_running";
 /// Tasks ended, by ending and way (native or python).
@@ -53,6 +55,8 @@ pub const TRIGGERS: &str = "updraft_triggers_total";
 pub const TRIGGERS_RUNNING: &str = "updraft_worker_triggers_running";
 /// Transactions run again.
 pub const STORE_RETRIES: &str = "updraft_store_retries_total";
+/// Statements that the database was given.
+pub const STORE_STATEMENTS: &str = "updraft_store_statements_total";
 
 pub(crate) fn describe() {
     for (name, text) in [
@@ -75,12 +79,14 @@ pub(crate) fn describe() {
         (FILES_PARSED, "DAG files parsed"),
         (TRIGGERS, "Triggers that fired or failed"),
         (STORE_RETRIES, "Transactions run again"),
+        (STORE_STATEMENTS, "Statements that the database was given"),
     ] {
         describe_counter!(name, Unit::Count, text);
     }
     for (name, text) in [
         (PLAN_SECONDS, "Time of one plan with its transaction"),
         (REQUEST_SECONDS, "Time of a REST request"),
+        (LIST_WAIT_SECONDS, "Time that a REST list waited for its turn"),
         (START_SECONDS, "Time from a claim to the start of its process"),
         (PARSE_SECONDS, "Time of parsing a DAG file"),
     ] {

@@ -160,7 +160,7 @@ impl Process {
             tag
         };
         request["tag"] = tag.into();
-        let text = request.to_string();
+        let text = model::json::write(&request);
         let sent = sendmsg::<()>(
             self.control.as_raw_fd(),
             &[IoSlice::new(text.as_bytes())],

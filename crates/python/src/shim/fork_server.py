@@ -54,6 +54,7 @@ try:
     import updraft_containers
     import updraft_deadlines
     import updraft_dependencies
+    import updraft_large_numbers
     import updraft_listeners
     import updraft_mutations
     import updraft_notes
@@ -64,6 +65,7 @@ try:
 
     updraft_compat.install()
     updraft_containers.install()
+    updraft_large_numbers.install(comms)
 except BaseException as error:  # noqa: B036 - whatever it is, the parent must hear of it
     tell({"broken": "".join(traceback.format_exception_only(error)).strip()})
     sys.exit(1)

@@ -1,6 +1,7 @@
 //! What both adapters translate: errors, parameters, rows.
 
 use crate::StoreError;
+use crate::schema::TOO_LONG;
 use crate::sql::{Row, Value};
 use sqlx::mysql::{MySqlDatabaseError, MySqlRow, MySqlTypeInfo};
 use sqlx::sqlite::{SqliteError, SqliteRow};
@@ -50,6 +51,9 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
         .try_downcast_ref::<SqliteError>()
         .and_then(|_| database.code().and_then(|code| code.parse::<i32>().ok()))
         .map(|code| code & 0xff);
+    if let Some(refused) = too_long(&detail, mysql) {
+        return refused;
+    }
     match (mysql, sqlite) {
         // Statement time-out; interrupted.
         (Some(1969), _) | (_, Some(9)) if name == LIST => StoreError::TooSlow {
@@ -63,6 +67,32 @@ pub(super) fn store_error(name: &'static str, error: &sqlx::Error) -> StoreError
         | (_, Some(8 | 10 | 13 | 14)) => StoreError::Unavailable { detail },
         _ => StoreError::Refused { detail },
     }
+}
+
+/// The error of a text that is too long for its column.
+fn too_long(detail: &str, mysql: Option<u16>) -> Option<StoreError> {
+    if let Some((_, told)) = detail.split_once(TOO_LONG) {
+        let (what, most) = told.split_once(": ")?;
+        return Some(StoreError::TooLong {
+            what: what.to_owned(),
+            most: most.trim().parse().ok()?,
+        });
+    }
+    if mysql != Some(1406) {
+        return None;
+    }
+    let column = detail.split('\'').nth(1)?;
+    // The server does not name the table.
+    let all = crate::limits::of_columns();
+    let most = all
+        .iter()
+        .filter(|limit| limit.column == column)
+        .map(|limit| limit.most)
+        .max()?;
+    Some(StoreError::TooLong {
+        what: column.to_owned(),
+        most,
+    })
 }
 
 fn mysql_value(row: &MySqlRow, at: usize) -> Result<Value, sqlx::Error> {

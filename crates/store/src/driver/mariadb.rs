@@ -49,8 +49,12 @@ impl MariaDbDriver {
             .statement_cache_capacity(500)
             .disable_statement_logging();
         let mut driver = Self {
-            pool: pool(&options, connections, STATEMENT_LIMIT),
-            lists: pool(&options, LISTS, crate::LIST_SECONDS),
+            pool: pool(&options, connections, (STATEMENT_LIMIT, ACQUIRE)),
+            lists: pool(
+                &options,
+                LISTS,
+                (crate::LIST_SECONDS, Duration::from_secs(crate::LIST_PATIENCE)),
+            ),
             packet: usize::MAX,
         };
         // A first connection outside of the pool, whose own error would only be that it timed out.
@@ -95,11 +99,11 @@ impl MariaDbDriver {
     }
 }
 
-/// Connections whose statements take at most so many seconds.
-fn pool(options: &MySqlConnectOptions, connections: u32, seconds: u64) -> MySqlPool {
+/// Connections whose statements take at most so many seconds, and for which one waits so long.
+fn pool(options: &MySqlConnectOptions, connections: u32, (seconds, patience): (u64, Duration)) -> MySqlPool {
     MySqlPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
+        .acquire_timeout(patience)
         .max_lifetime(Duration::from_secs(600))
         .test_before_acquire(false)
         .after_connect(move |connection, _| {

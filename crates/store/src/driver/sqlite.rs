@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const READERS: u32 = 4;
 /// Lists at a time. Those that come then wait for a connection of theirs.
-const LISTS: u32 = 2;
+const LISTS: u32 = 4;
 /// Steps of SQLite's machine after which a list looks at the clock.
 const STEPS: i32 = 10_000;
 /// How long a statement waits for another process (a command line) that writes.
@@ -56,17 +56,17 @@ impl SqliteDriver {
         };
         // The writer comes first: it creates the file and switches on the write-ahead log.
         let writer = options.connect().await.map_err(|error| describe(&error))?;
-        let pool = |connections: u32| {
+        let pool = |connections: u32, patience: u64| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
-                .acquire_timeout(Duration::from_secs(10))
+                .acquire_timeout(Duration::from_secs(patience))
                 .test_before_acquire(false)
         };
-        let readers = pool(READERS)
+        let readers = pool(READERS, 10)
             .connect_with(options.clone())
             .await
             .map_err(|error| describe(&error))?;
-        let lists = pool(LISTS).connect_lazy_with(options.clone());
+        let lists = pool(LISTS, crate::LIST_PATIENCE).connect_lazy_with(options.clone());
         Ok(Self {
             options,
             writer: Arc::new(Mutex::new(Some(writer))),

@@ -1,7 +1,7 @@
 //! DAGs and their versions.
 
 use super::files::FileKey;
-use crate::sql::{Row, Value};
+use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::{DagId, DagVersionId, Timestamp};
@@ -166,6 +166,26 @@ impl Tx {
             .await?
             .map(DagRecord::read)
             .transpose()
+    }
+
+    /// The DAGs of these names, as far as they are there.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn dags_named(&mut self, dag_ids: &[&DagId]) -> Result<Vec<DagRecord>, StoreError> {
+        if dag_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<Value> = dag_ids.iter().map(|dag_id| (*dag_id).into()).collect();
+        let sql = format!(
+            "SELECT {COLUMNS} FROM dag WHERE dag_id IN ({})",
+            placeholders(names.len())
+        );
+        self.query(&sql, &names)
+            .await?
+            .into_iter()
+            .map(DagRecord::read)
+            .collect()
     }
 
     /// All DAGs by name, stale ones included.

@@ -6,12 +6,13 @@ use crate::StoreError;
 use crate::sql::{Dialect, Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use model::{DagId, Timestamp};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Values in the conditions of one list: SQLite takes 32,766 in a statement.
 const MOST_VALUES: usize = 32_000;
-/// Entries left out at the start beyond which a page is far from the beginning.
-const DEEP: u64 = 1000;
+
+/// Names of DAGs that stand in one statement.
+const MOST_NAMES: usize = 1000;
 
 /// A condition on one column.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ pub struct Listing {
 }
 
 impl Condition {
-    fn write(&self, dialect: Dialect, sql: &mut String, params: &mut Vec<Value>) {
+    fn write(&self, table: &str, dialect: Dialect, sql: &mut String, params: &mut Vec<Value>) {
         let compare = |sql: &mut String, params: &mut Vec<Value>, column: &str, sign: &str, value: &Value| {
             sql.push_str(&format!("{column} {sign} ?"));
             params.push(value.clone());
@@ -87,6 +88,17 @@ impl Condition {
                 sql.push_str(&format!("{column} IN ({})", placeholders(values.len())));
                 params.extend(values.iter().cloned());
             }
+            // Names of DAGs and runs are in every task instance, but each only once among the runs.
+            Self::Contains(column @ ("dag_id" | "run_id"), _) if table == "task_instance" => {
+                let (own, of_run) = if *column == "dag_id" {
+                    ("dag_id", "DISTINCT dag_id")
+                } else {
+                    ("run_key", "id")
+                };
+                sql.push_str(&format!("{own} IN (SELECT {of_run} FROM dag_run WHERE "));
+                self.write("dag_run", dialect, sql, params);
+                sql.push(')');
+            }
             Self::Contains(column, texts) => {
                 join(texts, "OR", sql, &mut |text, sql| {
                     sql.push_str(&dialect.ilike(column));
@@ -94,30 +106,30 @@ impl Condition {
                 });
             }
             Self::Any(inner) => join(inner, "OR", sql, &mut |condition, sql| {
-                condition.write(dialect, sql, params);
+                condition.write(table, dialect, sql, params);
             }),
             Self::All(inner) => join(inner, "AND", sql, &mut |condition, sql| {
-                condition.write(dialect, sql, params);
+                condition.write(table, dialect, sql, params);
             }),
             Self::IsNull(column) => sql.push_str(&format!("{column} IS NULL")),
             Self::Not(inner) => {
                 sql.push_str("NOT (");
-                inner.write(dialect, sql, params);
+                inner.write(table, dialect, sql, params);
                 sql.push(')');
             }
             Self::NullOr(column, inner) => {
                 sql.push_str(&format!("({column} IS NULL OR "));
-                inner.write(dialect, sql, params);
+                inner.write(table, dialect, sql, params);
                 sql.push(')');
             }
             Self::OfRun(inner) => {
                 sql.push_str("run_key IN (SELECT id FROM dag_run WHERE ");
-                inner.write(dialect, sql, params);
+                inner.write("dag_run", dialect, sql, params);
                 sql.push(')');
             }
             Self::Through(column, select, inner) => {
                 sql.push_str(&format!("{column} IN ({select} "));
-                inner.write(dialect, sql, params);
+                inner.write("", dialect, sql, params);
                 sql.push(')');
             }
         }
@@ -143,7 +155,7 @@ fn join<T>(items: &[T], word: &str, sql: &mut String, write: &mut dyn FnMut(&T, 
 /// "Comes after the row with these values": larger in the first column, or equal there and after it in the next.
 ///
 /// Both databases sort NULL before everything.
-fn write_after(order: &[Order], values: &[Value], sql: &mut String, params: &mut Vec<Value>) {
+pub(super) fn write_after(order: &[Order], values: &[Value], sql: &mut String, params: &mut Vec<Value>) {
     let mut alternatives = Vec::new();
     for (at, (last, bound)) in order.iter().zip(values).enumerate() {
         let beyond = match (bound, last.descending) {
@@ -195,9 +207,10 @@ impl Tx {
     ) -> Result<(Vec<Row>, i64), StoreError> {
         let mut filter = String::new();
         let mut params = Vec::new();
-        for (at, condition) in listing.conditions.iter().enumerate() {
+        let conditions = self.with_names(table, &listing.conditions).await?;
+        for (at, condition) in conditions.iter().enumerate() {
             filter.push_str(if at == 0 { " WHERE " } else { " AND " });
-            condition.write(self.dialect(), &mut filter, &mut params);
+            condition.write(table, self.dialect(), &mut filter, &mut params);
         }
         if params.len() > MOST_VALUES {
             return Err(StoreError::TooLarge {
@@ -209,41 +222,38 @@ impl Tx {
         let total = self
             .count(&format!("SELECT COUNT(*) FROM {table}{filter}"), &params)
             .await?;
-        if listing.limit == 0 {
-            return Ok((Vec::new(), total));
+        let rows = self
+            .page((table, columns), listing, (filter, params), total)
+            .await?;
+        Ok((rows, total))
+    }
+
+    /// The conditions on task instances, with the names of DAGs in the place of what they are like: there are few of them.
+    async fn with_names(
+        &mut self,
+        table: &str,
+        conditions: &[Condition],
+    ) -> Result<Vec<Condition>, StoreError> {
+        let mut named = conditions.to_vec();
+        if table != "task_instance" {
+            return Ok(named);
         }
-        if let Some(values) = &listing.after {
-            filter.push_str(if filter.is_empty() { " WHERE " } else { " AND " });
-            write_after(&listing.order, values, &mut filter, &mut params);
+        for condition in &mut named {
+            if !matches!(condition, Condition::Contains("dag_id", _)) {
+                continue;
+            }
+            let (mut like, mut params) = (String::new(), Vec::new());
+            condition.write("dag_run", self.dialect(), &mut like, &mut params);
+            let sql = format!("SELECT dag_id FROM dag_run GROUP BY dag_id HAVING {like}");
+            let rows = self.query(&sql, &params).await?;
+            if rows.len() <= MOST_NAMES {
+                let names = rows
+                    .into_iter()
+                    .map(|mut row| row.next::<String>().map(Value::from));
+                *condition = Condition::In("dag_id", names.collect::<Result<_, _>>()?);
+            }
         }
-        let order: Vec<String> = listing
-            .order
-            .iter()
-            .map(|order| {
-                format!(
-                    "{} {}",
-                    order.column,
-                    if order.descending { "DESC" } else { "ASC" }
-                )
-            })
-            .collect();
-        let order = if order.is_empty() {
-            String::new()
-        } else {
-            format!(" ORDER BY {}", order.join(", "))
-        };
-        params.push(Value::Integer(listing.limit.try_into().unwrap_or(i64::MAX)));
-        params.push(Value::Integer(listing.offset.try_into().unwrap_or(i64::MAX)));
-        // Far from the beginning, the rows that are passed over are only looked up in the index.
-        let sql = if listing.offset > DEEP && matches!(table, "dag_run" | "task_instance") {
-            format!(
-                "SELECT {columns} FROM (SELECT id AS id_of_page FROM {table}{filter}{order} LIMIT ? OFFSET ?) page \
-                 JOIN {table} ON id = id_of_page{order}"
-            )
-        } else {
-            format!("SELECT {columns} FROM {table}{filter}{order} LIMIT ? OFFSET ?")
-        };
-        Ok((self.query(&sql, &params).await?, total))
+        Ok(named)
     }
 
     /// State and start of the latest run of each DAG.
@@ -257,6 +267,18 @@ impl Tx {
         rows.into_iter()
             .map(|mut row| Ok((row.next()?, (row.next()?, row.next()?))))
             .collect()
+    }
+
+    /// The DAGs that have a run for which all of these hold.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn dags_with_runs(&mut self, conditions: Vec<Condition>) -> Result<HashSet<DagId>, StoreError> {
+        let (mut filter, mut params) = (String::new(), Vec::new());
+        Condition::All(conditions).write("dag_run", self.dialect(), &mut filter, &mut params);
+        let sql = format!("SELECT DISTINCT dag_id FROM dag_run WHERE {filter}");
+        let rows = self.query(&sql, &params).await?;
+        rows.into_iter().map(|mut row| row.next()).collect()
     }
 
     /// The values that place a row in an order, for [`Listing::after`].

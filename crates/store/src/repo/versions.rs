@@ -4,9 +4,10 @@
 //! do where a bundle has no versions (`DBDagBag._version_from_dag_run`,
 //! `SchedulerJobRunner._verify_integrity_if_dag_changed`).
 
+use super::dags::id_values;
 use super::runs::RunRecord;
 use super::tasks::instances_from_the_start;
-use crate::sql::Row;
+use crate::sql::{Row, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{Graph, Graphs, StoreError, params};
 use model::dag::Dag;
@@ -86,6 +87,26 @@ impl Tx {
             .into_iter()
             .map(read_version)
             .collect()
+    }
+
+    /// These versions without their documents, as far as they are there.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn versions_named(
+        &mut self,
+        ids: &[DagVersionId],
+    ) -> Result<Vec<DagVersionRecord>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, relative_fileloc, \
+             bundle_name, created_at FROM dag_version WHERE id IN ({})",
+            placeholders(ids.len())
+        );
+        let rows = self.query(&sql, &id_values(ids)).await?;
+        rows.into_iter().map(read_version).collect()
     }
 
     /// The version that a run goes on with: the latest of its DAG, or its own when the DAG is gone.

@@ -624,3 +624,35 @@ pub(super) const BUNDLES: &[Step] = &[
         word: "NAME",
     },
 ];
+
+/// An index for every order that lists are asked for in, so that none reads and sorts a whole table.
+pub(super) const ORDERS: &[Step] = &[
+    Step::Keep {
+        table: "task_instance",
+        columns: &["duration_kept", "operator_kept", "label_kept"],
+    },
+    Step::Keep {
+        table: "dag_run",
+        columns: &["duration_kept"],
+    },
+    index("ix_ti_end", "task_instance", "end_date, id"),
+    index("ix_ti_duration", "task_instance", "duration_kept, id"),
+    index("ix_ti_try", "task_instance", "try_number, id"),
+    index("ix_ti_operator", "task_instance", "operator_kept, id"),
+    index("ix_ti_label", "task_instance", "label_kept, id"),
+    // With the id, so that names are looked through without looking at the rows.
+    index("ix_ti_names", "task_instance", "dag_id, task_id, state, id"),
+    Step::Drop {
+        name: "ix_ti_task",
+        table: "task_instance",
+    },
+    // Of many rows of a DAG, a page is found as quickly along the index of all.
+    Step::Drop {
+        name: "ix_ti_dag_start",
+        table: "task_instance",
+    },
+    index("ix_dag_run_end", "dag_run", "end_date, id"),
+    index("ix_dag_run_duration", "dag_run", "duration_kept, id"),
+    index("ix_dag_run_from", "dag_run", "data_interval_start, id"),
+    index("ix_dag_run_to", "dag_run", "data_interval_end, id"),
+];

@@ -42,6 +42,15 @@ impl Dialect {
         }
     }
 
+    /// The head of a SELECT that reads its tables in the order in which they are named. SQLite does so wherever they are
+    /// joined by `CROSS JOIN`.
+    pub(crate) const fn select_in_order(self) -> &'static str {
+        match self {
+            Self::MariaDb => "SELECT STRAIGHT_JOIN",
+            Self::Sqlite => "SELECT",
+        }
+    }
+
     /// The tail of an INSERT that overwrites `columns` where a row with the same `key` exists.
     pub fn on_duplicate(self, key: &'static str, columns: &[&'static str]) -> String {
         let (head, form): (String, fn(&str) -> String) = match self {

@@ -59,7 +59,7 @@ async fn read(pods: &Pods, pod: &str) -> Result<Written, Error> {
     if text.trim_end() == EMPTY {
         return Ok(Written::Nothing);
     }
-    Ok(match serde_json::from_str(&text) {
+    Ok(match model::json::read(&text) {
         Ok(value) => Written::Value(value),
         Err(error) => Written::NotJson(error.to_string()),
     })

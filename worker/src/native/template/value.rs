@@ -1,6 +1,7 @@
 //! Values as Python has them in templates.
 
 use super::super::datetime::Pendulum;
+use model::json::{Text, key_text};
 use model::python_text::{repr_float, repr_text};
 use serde_json::Value;
 use std::rc::Rc;
@@ -48,15 +49,17 @@ impl Py {
             Value::Bool(truth) => Self::Bool(*truth),
             Value::Number(number) => match (number.as_i64(), number.as_f64()) {
                 (Some(number), _) => Self::Int(number),
-                // A whole number as large as this may have been an int.
-                (None, Some(number)) if number.abs() < 9e18 => Self::Float(number),
+                (None, Some(float)) if number.is_f64() => Self::Float(float),
                 (None, _) => return Err("a number is too large".to_owned()),
             },
-            Value::String(text) => Self::text(text),
+            Value::String(text) => match Text::of(text) {
+                Text::Plain(text) => Self::text(text),
+                Text::Integer(_) => return Err("a number is too large".to_owned()),
+            },
             Value::Array(items) => Self::list(items.iter().map(Self::of_json).collect::<Outcome<_>>()?),
             Value::Object(fields) => {
                 let pair =
-                    |(key, value): (&String, &Value)| Ok((Rc::from(key.as_str()), Self::of_json(value)?));
+                    |(key, value): (&String, &Value)| Ok((Rc::from(key_text(key)), Self::of_json(value)?));
                 Self::Dict(Rc::new(fields.iter().map(pair).collect::<Outcome<_>>()?))
             }
         })

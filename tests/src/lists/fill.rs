@@ -1,5 +1,4 @@
-//! Fills a metadata store with ended runs and task instances, to see how lists behave that are large:
-//! `fill DATABASE_URL RUNS TASKS_PER_RUN`, with `sqlite:///PATH` or `mysql://...` of a store that has been migrated.
+//! Fills a metadata store with ended runs and task instances, to see how lists behave that are large.
 
 use anyhow::Context;
 use chrono::{DateTime, Duration, Utc};
@@ -11,7 +10,22 @@ use std::process::{Command, Stdio};
 const ROWS: usize = 500;
 /// Statements of one transaction.
 const BATCH: usize = 40;
+const OPERATORS: [&str; 5] = [
+    "BashOperator",
+    "EmptyOperator",
+    "KubernetesPodOperator",
+    "PythonOperator",
+    "SQLExecuteQueryOperator",
+];
 
+/// DAGs that the runs belong to.
+pub const DAGS: i64 = 10;
+
+const DAG: &str = "INSERT INTO dag (dag_id, is_paused, is_stale, fileloc, relative_fileloc, bundle_name, owners, tags, \
+                   timetable_type, has_timetable, max_active_runs, max_active_tasks, max_consecutive_failed, \
+                   has_import_errors, has_task_limits, version_id, version_number, last_parsed_at, last_parse_duration) VALUES ";
+const VERSION: &str = "INSERT INTO dag_version (id, dag_id, version_number, structure_hash, serialized, native, source, \
+                       fileloc, relative_fileloc, bundle_name, created_at, source_updated_at) VALUES ";
 const RUN: &str = "INSERT INTO dag_run (id, dag_id, run_id, run_type, state, conf, run_after, queued_at, start_date, \
                    end_date, version_id, clear_number, updated_at) VALUES ";
 const TASK: &str = "INSERT INTO task_instance (id, run_key, dag_id, run_id, task_id, map_index, state, try_number, \
@@ -57,23 +71,42 @@ impl Rows<'_> {
 /// All statements: `runs` runs of ten DAGs, each with `tasks` task instances.
 fn write(out: &mut dyn std::io::Write, runs: i64, tasks: i64) -> std::io::Result<()> {
     let begin: DateTime<Utc> = Utc::now() - Duration::minutes(runs);
-    let version = uuid::Uuid::nil();
-    let name = |run: i64| (format!("filled_{}", run % 10), format!("filled__{run}"));
+    let version = |dag: i64| uuid::Uuid::from_u64_pair(7, u64::try_from(dag).unwrap_or(0));
+    let name = |run: i64| (format!("filled_{}", run % DAGS), format!("filled__{run}"));
     // Beyond the numbers that a store in use has reached.
     let key = |run: i64| 1_000_000_000 + run;
     writeln!(out, "BEGIN;")?;
     let mut rows = Rows {
-        head: RUN,
+        head: DAG,
         values: String::new(),
         count: 0,
         statements: 0,
         out,
     };
+    let now = begin.timestamp_micros();
+    for dag in 0..DAGS {
+        rows.add(&format!(
+            "('filled_{dag}',1,0,'/filled.py','filled.py','dags-folder','[]','[]','NullTimetable',0,16,16,0,0,0,'{}',1,{now},0.1)",
+            version(dag)
+        ))?;
+    }
+    rows.flush()?;
+    rows.head = VERSION;
+    for dag in 0..DAGS {
+        rows.add(&format!(
+            "('{}','filled_{dag}',1,'','{{}}','{{}}','','/filled.py','filled.py','dags-folder',{now},{now})",
+            version(dag)
+        ))?;
+    }
+    rows.flush()?;
+    rows.head = RUN;
     for run in 0..runs {
         let at = (begin + Duration::minutes(run)).timestamp_micros();
+        let (end, version) = (at + 1_000_000 + run * 7919 % 600_000_000, version(run % DAGS));
         let ((dag_id, run_id), key) = (name(run), key(run));
+        let state = if run % 50 == 0 { "failed" } else { "success" };
         rows.add(&format!(
-            "({key},'{dag_id}','{run_id}','manual','success','{{}}',{at},{at},{at},{at},'{version}',0,{at})"
+            "({key},'{dag_id}','{run_id}','manual','{state}','{{}}',{at},{at},{at},{end},'{version}',0,{at})"
         ))?;
     }
     rows.flush()?;
@@ -82,10 +115,14 @@ fn write(out: &mut dyn std::io::Write, runs: i64, tasks: i64) -> std::io::Result
         let ((dag_id, run_id), key) = (name(run), key(run));
         for task in 0..tasks {
             let at = (begin + Duration::minutes(run)).timestamp_micros() + task * 1000;
-            let id = uuid::Uuid::now_v7();
+            let (id, number) = (uuid::Uuid::now_v7(), run * tasks + task);
+            let (end, version) = (at + number * 104_729 % 900_000_000, version(run % DAGS));
+            let state = if number % 100 == 0 { "failed" } else { "success" };
+            let tries = 1 + i64::from(number % 30 == 0);
+            let operator = OPERATORS[usize::try_from(task).unwrap_or(0) % OPERATORS.len()];
             rows.add(&format!(
-                "('{id}',{key},'{dag_id}','{run_id}','task_{task}',-1,'success',1,0,'default_pool',1,'default',1,0,\
-                 'EmptyOperator','EmptyOperator','{version}',1,1,{at},{at},0,0,{at})"
+                "('{id}',{key},'{dag_id}','{run_id}','task_{task}',-1,'{state}',{tries},0,'default_pool',1,'default',1,0,\
+                 '{operator}','{operator}','{version}',1,1,{at},{end},0,0,{at})"
             ))?;
         }
     }
@@ -124,12 +161,12 @@ fn client(url: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, runs, tasks] = arguments.as_slice() else {
-        anyhow::bail!("usage: fill DATABASE_URL RUNS TASKS_PER_RUN");
-    };
-    let (runs, tasks) = (runs.parse()?, tasks.parse()?);
+/// Fills the store at `url` (`sqlite:///PATH` or `mysql://...`, migrated) with `runs` runs of [`DAGS`] DAGs, each of
+/// `tasks` task instances.
+///
+/// # Errors
+/// When the database's own client cannot be run, or the database refuses.
+pub fn fill(url: &str, runs: i64, tasks: i64) -> anyhow::Result<()> {
     let mut client = client(url)?
         .stdin(Stdio::piped())
         .spawn()
