@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 /// A port that nobody uses now, and that is given once only. It is none of those that the system gives to connections that
 /// name no port: one of these could take it before the server does.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 16_000;
     const COUNT: u32 = 14_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
@@ -91,6 +91,11 @@ impl Installation {
     /// `$AIRFLOW_HOME`
     pub fn path(&self) -> &Path {
         self.home.path()
+    }
+
+    /// Leaves the home and its files where they are when this is dropped.
+    pub fn keep(&mut self) {
+        self.home.disable_cleanup(true);
     }
 
     /// Sets an environment variable of everything started from here on.
@@ -200,6 +205,11 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
     /// `kill -9`
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -208,9 +218,8 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
         // One that is gone is no error here; whoever waits will see.
-        kill(Pid::from_raw(pid), signal).ok();
+        kill(Pid::from_raw(self.pid()), signal).ok();
     }
 
     /// Waits for its end; whether it succeeded.

@@ -1,12 +1,14 @@
 //! The harness of the end-to-end tests: real processes, real services, and waits that say what they waited for.
 
 mod api;
+pub mod chaos;
 mod cluster;
 pub mod conformance;
 pub mod differential;
 mod engine;
 mod installation;
 mod kubernetes;
+mod lots;
 mod parts;
 mod services;
 pub mod timetables;

@@ -39,8 +39,8 @@ pub fn docker() -> Option<String> {
 /// The image of busybox that the test engine has.
 pub const IMAGE: &str = "updraft-test/busybox:1";
 
-/// Runs the client of MariaDB; `url` may name a database.
-fn mariadb(url: &str, sql: &str) -> std::process::Output {
+/// The client of MariaDB; `url` may name a database. It prints a line for each row, its fields divided by tabs.
+pub(crate) fn mariadb_client(url: &str) -> std::process::Command {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
@@ -54,12 +54,16 @@ fn mariadb(url: &str, sql: &str) -> std::process::Output {
             "--batch",
             "--skip-column-names",
         ])
-        .args(["-h", host, "-P", port, "-u", user, &format!("-p{password}")])
-        .args(["-e", sql]);
+        .args(["-h", host, "-P", port, "-u", user, &format!("-p{password}")]);
     if !database.is_empty() {
-        command.arg(database);
+        command.arg(format!("--database={database}"));
     }
-    command.output().expect("the client of MariaDB")
+    command
+}
+
+fn mariadb(url: &str, sql: &str) -> std::process::Output {
+    let output = mariadb_client(url).args(["-e", sql]).output();
+    output.expect("the client of MariaDB")
 }
 
 /// A fresh database, by URL.
