@@ -340,16 +340,17 @@ pub(super) fn role(name: &str) -> &str {
     name.rsplit_once('-').map_or(name, |(role, _)| role)
 }
 
+/// The fork server and its copy: an interpreter with the option `-u`, as a whole word. Commands of tasks may have it in them,
+/// too, and children that run tasks have another title.
 fn fork_servers(process: &Process) -> Vec<i32> {
-    let of_a_task = |pid: &i32| {
+    let is_one = |pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).starts_with("airflow ")
+        let mut words = line.split(|byte| *byte == 0);
+        let program = words.next().unwrap_or_default();
+        let is_python = String::from_utf8_lossy(program).contains("python");
+        is_python && words.any(|word| word == b"-u")
     };
-    let mut found: Vec<i32> = process
-        .children("-u")
-        .into_iter()
-        .filter(|pid| !of_a_task(pid))
-        .collect();
+    let mut found: Vec<i32> = process.children("-u").into_iter().filter(is_one).collect();
     found.sort_unstable();
     found
 }
