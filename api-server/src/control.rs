@@ -2,6 +2,7 @@
 
 mod ask;
 mod beat;
+mod joining;
 mod report;
 mod runs;
 mod start;
@@ -9,16 +10,19 @@ mod triggers;
 mod worker;
 
 use crate::App;
+use anyhow::Context;
+use config::Config;
 use lifecycle::Lifecycle;
 use proto::v1::run_service_server::RunServiceServer;
 use proto::v1::worker_service_server::WorkerServiceServer;
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Status};
 
 /// How long open streams get after everything else has ended.
@@ -54,8 +58,9 @@ pub(crate) async fn serve(
     let known = move |app: App| move |request: Request<()>| known_caller(&app, request);
     let reflection = InterceptedService::new(reflection, known(app.clone()));
     let old_reflection = InterceptedService::new(old_reflection, known(app.clone()));
+    let builder = builder(&app.config)?;
     let runs = RunServiceServer::new(runs::Runs { app, lifecycle });
-    let serving = Server::builder()
+    let serving = builder
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .max_concurrent_streams(Some(4096))
         .add_service(workers)
@@ -71,13 +76,31 @@ pub(crate) async fn serve(
     Ok(())
 }
 
+/// A server that speaks TLS if a certificate is configured.
+///
+/// # Errors
+/// When certificate or key cannot be read, or are none.
+pub(crate) fn builder(config: &Config) -> anyhow::Result<Server> {
+    let Some((certificate, key)) = &config.updraft.grpc_ssl else {
+        return Ok(Server::builder());
+    };
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let identity = Identity::from_pem(
+        read(certificate).context("[updraft] grpc_ssl_cert")?,
+        read(key).context("[updraft] grpc_ssl_key")?,
+    );
+    Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(identity))
+        .context("[updraft] grpc_ssl_cert and grpc_ssl_key cannot be used")
+}
+
 /// Lets users and workers pass: what the control plane offers is told to nobody else.
 fn known_caller(app: &App, request: Request<()>) -> Result<Request<()>, Status> {
     if app.config.core.all_admins {
         return Ok(request);
     }
     let token = token_of(&request)?;
-    if app.tokens.user(token).is_ok() || app.tokens.worker(token).is_ok() {
+    if app.user_of(token).is_ok() || app.tokens.worker(token).is_ok() {
         return Ok(request);
     }
     Err(Status::unauthenticated("the token is not valid"))

@@ -23,10 +23,11 @@ pub use clearing::{ClearChoice, clear_tasks};
 pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 
+use anyhow::Context;
 use bootstrap::Health;
 use broker::Broker;
 use config::Config;
-use identity::{Passwords, Tokens};
+use identity::{Passwords, Pools, Tokens};
 use lifecycle::{Lifecycle, Stop};
 use logs::LogFiles;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) cipher: Cipher,
     pub(crate) tokens: Tokens,
+    pub(crate) pools: Pools,
     pub(crate) passwords: Passwords,
     pub(crate) graphs: Graphs,
     pub(crate) logs: LogFiles,
@@ -88,6 +90,9 @@ impl std::ops::Deref for App {
 
 impl ApiServer {
     /// An API server with these adapters; `metrics` gives the text of `/metrics`.
+    ///
+    /// # Errors
+    /// When no pool of workers can have a name of `[updraft] worker_pools`.
     pub fn new(
         config: &Config,
         store: Store,
@@ -95,7 +100,9 @@ impl ApiServer {
         cipher: Cipher,
         tokens: Tokens,
         metrics: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let pools = Pools::new(&config.api_auth.jwt_secret, &config.updraft.worker_pools)
+            .context("[updraft] worker_pools")?;
         let inner = Inner {
             passwords: Passwords::new(&config.core.passwords_file),
             names: sensitive::Names::new(config.core.hide_sensitive, &config.core.sensitive_names),
@@ -105,6 +112,7 @@ impl ApiServer {
             broker,
             cipher,
             tokens,
+            pools,
             graphs: Graphs::default(),
             watchers: Watchers::default(),
             metrics: Box::new(metrics),
@@ -114,11 +122,11 @@ impl ApiServer {
             parts: rest::Parts::default(),
             closing: CancellationToken::new(),
         };
-        Self {
+        Ok(Self {
             app: App {
                 inner: Arc::new(inner),
             },
-        }
+        })
     }
 
     /// Serves the REST API until `end`.

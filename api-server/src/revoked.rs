@@ -4,6 +4,7 @@ use crate::App;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::Utc;
+use identity::{TokenError, UserToken};
 use model::Timestamp;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -30,9 +31,23 @@ fn end_of(token: &str) -> Option<Timestamp> {
 
 impl Revoked {
     /// Returns `true` if its owner has logged out.
-    pub(crate) fn has(&self, token: &str) -> bool {
+    fn has(&self, token: &str) -> bool {
         let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
         !hashes.is_empty() && hashes.contains(&hash(token))
+    }
+}
+
+impl App {
+    /// The user that a token is about: the one way in which any door lets users in.
+    ///
+    /// # Errors
+    /// When it is expired, no user's token of ours, or its owner has logged out.
+    pub(crate) fn user_of(&self, token: &str) -> Result<UserToken, TokenError> {
+        let user = self.tokens.user(token)?;
+        if self.revoked.has(token) {
+            return Err(TokenError::Invalid);
+        }
+        Ok(user)
     }
 }
 

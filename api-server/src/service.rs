@@ -16,6 +16,8 @@ use tokio::net::TcpListener;
 pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let tokens = tokens(&config)?;
     let cipher = open_cipher(&config)?;
+    // A certificate that cannot be used is told before anything is waited for.
+    crate::control::builder(&config)?;
     // Ports first: a port that is taken is told before anything is waited for.
     let (rest, control) = (
         bind(&config.api.host, config.api.port, "[api] port"),
@@ -43,7 +45,7 @@ pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) ->
         cipher,
         tokens,
         move || metrics.render(),
-    );
+    )?;
     let stop = lifecycle.stop().clone();
     // Workers and people find another API server, or this one again after its restart.
     let end = stop.draining().clone();

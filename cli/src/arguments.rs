@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Variables
     #[command(subcommand)]
     Variables(VariablesCommand),
+    /// Workers
+    #[command(subcommand)]
+    Workers(WorkersCommand),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -269,6 +272,16 @@ pub(crate) struct AssetWish {
     /// Its URI
     #[arg(long)]
     pub(crate) uri: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersCommand {
+    /// Prints the join token of a pool of workers, for [updraft] join_token; needs the API servers' [api_auth] jwt_secret
+    JoinToken {
+        /// The pool, one of [updraft] worker_pools
+        #[arg(long, default_value = bootstrap::DEFAULT_POOL)]
+        pool: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,6 +14,7 @@ mod standalone;
 mod tasks;
 mod upgrade_check;
 mod variables;
+mod workers;
 
 use arguments::{Arguments, BackfillCommand, CeleryCommand, Command, ConfigCommand};
 use bootstrap::{fail, run_component};
@@ -108,6 +109,7 @@ fn with_configuration(command: Command, mut raw: RawConfig) -> ExitCode {
         Command::Assets(command) => block_on(assets::run(command, config)),
         Command::Pools(command) => block_on(pools::run(command, config)),
         Command::Variables(command) => block_on(variables::run(command, config)),
+        Command::Workers(command) => finish(workers::run(&command, &config)),
         Command::Version | Command::Config(_) | Command::Info(_) => ExitCode::SUCCESS,
     }
 }

@@ -5,11 +5,11 @@ use crate::database::{connect, migrate};
 use crate::output::print;
 use anyhow::Context;
 use api_server::ApiServer;
-use bootstrap::{Health, fork_server, open_cipher, shared_secret};
+use bootstrap::{DEFAULT_POOL, Health, fork_server, open_cipher, shared_secret};
 use broker::{Broker, LocalBroker};
 use config::{Config, Secret};
 use dag_processor::DagProcessor;
-use identity::{Passwords, Tokens};
+use identity::{JoinToken, Passwords, Tokens};
 use lifecycle::{Kind, Lifecycle};
 use python::{ForkServer, environment};
 use scheduler::Scheduler;
@@ -20,9 +20,8 @@ use store::Store;
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 use worker::watchdog::{ARGUMENT, Watchdog};
-use worker::{Life, Worker, WorkerName};
+use worker::{Address, Life, Worker, WorkerName, membership};
 
 pub(crate) async fn run(
     mut config: Config,
@@ -37,6 +36,8 @@ pub(crate) async fn run(
     let rest = bind(&config.api.host, config.api.port, "[api] port").await?;
     let control = bind("127.0.0.1", config.updraft.grpc_port, "[updraft] grpc_port").await?;
     config.updraft.control_plane = format!("http://{}", control.local_addr()?);
+    // The one worker is of this same process.
+    (config.updraft.grpc_ssl, config.updraft.worker_pools) = (None, vec![DEFAULT_POOL.to_owned()]);
     let port = rest.local_addr()?.port();
     let store = connect(&config).await?;
     migrate(&store, &config).await?;
@@ -79,9 +80,13 @@ fn welcome(config: &Config, port: u16, passwords: &[(String, Secret)]) {
             password.expose()
         ));
     }
+    let from = config.dag_processor.bundles.iter().map(|bundle| {
+        let folder = bundle.folder.as_ref();
+        folder.map_or_else(|| bundle.name.clone(), |folder| folder.display().to_string())
+    });
     text.push_str(&format!(
         "DAG files are read from {}\n\n",
-        config.core.dags_folder.display()
+        from.collect::<Vec<_>>().join(", ")
     ));
     print(&text);
 }
@@ -105,7 +110,7 @@ impl Parts {
         let (store, broker, tokens) = (self.store.clone(), self.broker.clone(), self.tokens.clone());
         let server = ApiServer::new(&self.config, store, broker, cipher, tokens, move || {
             metrics.render()
-        });
+        })?;
         let stop = self.lifecycle.stop().clone();
         let serving = server
             .clone()
@@ -137,14 +142,24 @@ impl Parts {
         let interpreter = self.interpreter().await?;
         let env = self.watchdog.environment(&self.name);
         let python = fork_server(&self.config, interpreter, &env, &self.lifecycle)?;
-        let channel = self.channel()?;
-        let (tokens, broker) = (self.tokens.clone(), self.broker.clone());
+        let address = Address::of(&self.config)?;
+        let channel = address.endpoint()?.tcp_nodelay(true).connect_lazy();
+        let token = JoinToken::of_pool(&self.config.api_auth.jwt_secret, DEFAULT_POOL)?;
+        let belonging = (membership(&token, &self.name)?, address);
+        let broker = self.broker.clone();
         let life = Life {
             name: self.name.clone(),
             watchdog: self.watchdog.clone(),
             health: Health::default(),
         };
-        let worker = Worker::new(&self.config, channel, tokens, broker, Some(python.clone()), life);
+        let worker = Worker::new(
+            &self.config,
+            channel,
+            belonging,
+            broker,
+            Some(python.clone()),
+            life,
+        );
         let (own, last) = (self.lifecycle.clone(), self.last.clone());
         self.lifecycle.spawn("worker", Kind::Service, async move {
             let ended = worker.run(own).await;
@@ -172,13 +187,5 @@ impl Parts {
             return Ok(python.clone());
         }
         Ok(environment::ensure(&self.config.home, &|step| print(&format!("{step}\n"))).await?)
-    }
-
-    fn channel(&self) -> anyhow::Result<Channel> {
-        let endpoint = Endpoint::from_shared(self.config.updraft.control_plane.clone())?;
-        Ok(endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .connect_lazy())
     }
 }

@@ -52,6 +52,7 @@ async fn check(
     let folder = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     let mut config = config.clone();
     config.core.dags_folder.clone_from(&folder);
+    config.dag_processor.bundles.clear();
     let server: ForkServer = bootstrap::fork_server(
         &config,
         interpreter.to_owned(),
@@ -60,10 +61,7 @@ async fn check(
     )?;
     let request = ParseRequest {
         file: file.to_owned(),
-        bundle: Bundle {
-            name: "dags-folder".to_owned(),
-            path: folder,
-        },
+        bundle: Bundle::local("dags-folder", folder),
         limits: ParseLimits {
             time: config.dag_processor.file_timeout,
             memory_mb: config.dag_processor.file_memory_mb,

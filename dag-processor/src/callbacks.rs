@@ -1,11 +1,12 @@
 //! Callbacks of DAGs whose runs have ended, and of tasks whose process was lost. They are Python of the DAG file, so they are called where files are parsed.
 
 use crate::deadlines::shown;
-use crate::{Shared, goes_on};
+use crate::{SPARE, Shared, goes_on};
 use chrono::Utc;
 use lifecycle::Stop;
 use model::TryNumber;
 use model::task_instance::StateName;
+use processes::lease::{BootInstant, Lease, Permit};
 use python::{Instead, ParseFailure, ParseRequest, parse_file};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -14,8 +15,22 @@ use store::repo::{CallbackKind, RunCallback, RunRecord, TaskInstanceRecord};
 use store::{Graph, Graphs, StoreError, Tx};
 
 const TURN: Duration = Duration::from_secs(1);
-/// How often a callback is tried whose process was lost.
+/// How often a callback is tried whose process was lost after it had begun.
 const ATTEMPTS: u32 = 3;
+/// Before a callback that could not begin is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What became of a callback.
+enum Called {
+    /// It was called, or never can be.
+    Done,
+    /// It may have begun, and its process was lost.
+    Lost(String),
+    /// It did not begin.
+    NotBegun(String),
+    /// It is in the hands of another DAG processor by now.
+    Void,
+}
 
 /// Calls callbacks until told to stop.
 pub(crate) async fn call(shared: Arc<Shared>, stop: Stop) {
@@ -101,6 +116,15 @@ async fn particulars(
     }))
 }
 
+/// What a callback asks for.
+enum Wanted {
+    Call(Box<ParseRequest>),
+    /// What it needs is not there yet, for this reason.
+    Later(String),
+    /// The run, its file or its bundle is gone.
+    Nothing,
+}
+
 impl Shared {
     /// Calls the oldest callback that waits. Whether there was one.
     async fn call_one(&self, graphs: &Graphs) -> Result<bool, StoreError> {
@@ -111,87 +135,128 @@ impl Shared {
         if !self.store.reader().await?.has_run_callback(now).await? {
             return Ok(false);
         }
+        // A child begins only in the first part of the time for which it is held, so that it has ended when that is over.
+        let lease = Lease::new().map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        lease.begin(BootInstant::now().after(SPARE));
         let claimed = store::transact!(self.store, "claim callback", |tx| tx
             .claim_run_callback(now, self.hold())
             .await)?;
         let Some(callback) = claimed else {
             return Ok(false);
         };
-        let called = match (&callback.kind, callback.run_key) {
-            (CallbackKind::Listener(hook, facts), None) => self.tell(callback.id, hook, facts).await,
-            _ => match self.request_for(graphs, &callback).await? {
-                Some(request) => self.call(&callback, request).await,
-                None => Ok(()),
-            },
+        let request = self.request_for(graphs, &callback, lease.permit()).await?;
+        processes::pause::point("callback");
+        let called = match request {
+            Wanted::Call(request) => self.call(&callback, *request).await,
+            Wanted::Later(why) => Called::NotBegun(why),
+            Wanted::Nothing => Called::Done,
         };
-        if let Err(why) = called
-            && callback.attempts + 1 < ATTEMPTS
-        {
-            tracing::warn!(
-                event = callback.id,
-                "a callback could not be called, trying again: {why}"
-            );
-            return Ok(false);
+        let event = callback.id;
+        match called {
+            Called::Done => {}
+            Called::Lost(why) if callback.attempts + 1 < ATTEMPTS => {
+                tracing::warn!(event, "a callback could not be called, trying again: {why}");
+                return Ok(false);
+            }
+            Called::Lost(why) => tracing::error!(event, "a callback is given up: {why}"),
+            Called::NotBegun(why) => {
+                tracing::warn!(event, "a callback could not begin, trying again: {why}");
+                let again = Utc::now() + PAUSE;
+                store::transact!(self.store, "give callback back", |tx| tx
+                    .give_back_run_callback(&callback, again)
+                    .await)?;
+                return Ok(false);
+            }
+            Called::Void => {
+                tracing::warn!(
+                    event,
+                    "a callback was not called here: another DAG processor has it by now"
+                );
+                return Ok(false);
+            }
         }
         store::transact!(self.store, "end callback", |tx| tx
-            .end_run_callback(callback.id)
+            .end_run_callback(&callback)
             .await)?;
         Ok(true)
     }
 
-    /// Which file to load, and what to call there; `None` when the run or its file is gone.
+    /// Which file to load, and what to call there.
     async fn request_for(
         &self,
         graphs: &Graphs,
         callback: &RunCallback,
-    ) -> Result<Option<ParseRequest>, StoreError> {
+        permit: Permit,
+    ) -> Result<Wanted, StoreError> {
         let mut db = self.store.reader().await?;
         let Some(key) = callback.run_key else {
-            return Ok(None);
+            let CallbackKind::Listener(hook, facts) = &callback.kind else {
+                return Ok(Wanted::Nothing);
+            };
+            let is_heard = db.listeners().await?.have(hook);
+            let news = json!({"kind": "news", "hook": hook, "facts": facts});
+            return Ok(if is_heard {
+                Wanted::Call(Box::new(self.without_file(Instead::News(news, permit))))
+            } else {
+                Wanted::Nothing
+            });
         };
         let Some(run) = db.run_by_key(key).await? else {
-            return Ok(None);
+            return Ok(Wanted::Nothing);
         };
         let graph = db.graph_for(graphs, &run).await?;
         let ti = match callback.task_instance {
             Some(id) => db.task_instance_by_id(id).await?,
             None => None,
         };
-        let bundles = &self.python.config().bundles;
-        let Some(bundle) = bundles.iter().find(|bundle| bundle.name == graph.bundle_name) else {
-            return Ok(None);
+        let name = &graph.bundle_name;
+        let Some(bundle) = self.bundles.find(name) else {
+            return Ok(if self.bundles.is_awaited(name) {
+                Wanted::Later(format!("the bundle {name} has not been fetched yet"))
+            } else {
+                Wanted::Nothing
+            });
         };
         let mut request = json!({
-            "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": Value::Null,
+            "filepath": graph.relative_fileloc, "bundle_name": bundle.name, "bundle_version": bundle.version,
             "msg": callback.reason,
         });
         let Some(more) = particulars(&mut db, &graph, callback, &run, ti.as_ref()).await? else {
-            return Ok(None);
+            return Ok(Wanted::Nothing);
         };
         if let (Some(request), Value::Object(more)) = (request.as_object_mut(), more) {
             request.extend(more);
         }
-        Ok(Some(ParseRequest {
+        Ok(Wanted::Call(Box::new(ParseRequest {
             file: bundle.path.join(&graph.relative_fileloc),
-            bundle: bundle.clone(),
+            bundle,
             limits: self.limits(),
-            instead: Some(Instead::Callback(request)),
-        }))
+            instead: Some(Instead::Callback(request, permit)),
+        })))
     }
 
     /// What goes wrong within a callback is told and no reason to call it again, as in Airflow.
-    async fn call(&self, callback: &RunCallback, request: ParseRequest) -> Result<(), String> {
+    async fn call(&self, callback: &RunCallback, request: ParseRequest) -> Called {
+        let event = callback.id;
         match parse_file(&self.python, &request, |question| self.answer(question)).await {
             Ok(done) => {
                 for error in done.import_errors.values() {
-                    tracing::error!(event = callback.id, "a callback went wrong: {error}");
+                    tracing::error!(event, "a callback went wrong: {error}");
                 }
-                Ok(())
+                let answer = done.answer.as_ref();
+                if let Some(why) = answer.and_then(|answer| answer.get("error")?.as_str()) {
+                    tracing::error!(event, "a listener went wrong: {why}");
+                }
+                Called::Done
             }
-            Err(failure @ (ParseFailure::Lost | ParseFailure::Python(_))) => Err(failure.to_string()),
-            Err(failure) => {
-                tracing::error!(event = callback.id, "a callback went wrong: {failure}");
-                Ok(())
+            Err(ParseFailure::Void) => Called::Void,
+            Err(failure @ ParseFailure::Python(_)) => Called::NotBegun(failure.to_string()),
+            Err(failure @ ParseFailure::Lost) => Called::Lost(failure.to_string()),
+            Err(
+                failure @ (ParseFailure::TooSlow(_) | ParseFailure::Died { .. } | ParseFailure::Nonsense(_)),
+            ) => {
+                tracing::error!(event, "a callback went wrong: {failure}");
+                Called::Done
             }
         }
     }

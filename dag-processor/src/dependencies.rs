@@ -143,12 +143,15 @@ pub(crate) struct Present<'a> {
     pub(crate) looks: &'a mut Looks,
     pub(crate) versions: &'a SecretVersions,
     pub(crate) python: &'a ForkServerConfig,
+    /// The options that DAGs are made with.
+    pub(crate) options: &'a str,
 }
 
 impl Present<'_> {
     /// What a file and all that it depends on come to now.
     pub(crate) fn fingerprint(&mut self, file: &DagFile, dependencies: &Dependencies) -> String {
         let mut text = self.looks.print(&file.path);
+        text.push_str(self.options);
         for (entry, dependency) in &dependencies.entries {
             let state = self.state(dependency);
             // Writing to a String cannot fail.

@@ -5,14 +5,22 @@ use python::Bundle;
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
+use store::repo::FileKey;
 
 /// A file that may hold DAGs.
 #[derive(Debug, Clone)]
 pub(crate) struct DagFile {
     pub(crate) bundle: Bundle,
     pub(crate) path: PathBuf,
-    /// Path within the bundle; the file's name everywhere.
+    /// Path within the bundle.
     pub(crate) relative: String,
+}
+
+impl DagFile {
+    /// What it is stored under.
+    pub(crate) fn key(&self) -> FileKey {
+        FileKey::new(&self.bundle.name, &self.relative)
+    }
 }
 
 /// All Python files and zip files of the bundles, but those that `.airflowignore` files name; what changed last comes first,
@@ -54,7 +62,7 @@ pub(crate) fn find(bundles: &[Bundle]) -> (Vec<DagFile>, Vec<PathBuf>) {
             .and_then(|facts| facts.modified())
             .ok()
     };
-    found.sort_by_cached_key(|file| (Reverse(changed(file)), file.relative.clone()));
+    found.sort_by_cached_key(|file| (Reverse(changed(file)), file.key()));
     (found, folders)
 }
 
@@ -78,10 +86,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let bundle = Bundle {
-            name: "b".to_owned(),
-            path: folder.path().to_owned(),
-        };
+        let bundle = Bundle::local("b", folder.path());
         (folder, bundle)
     }
 

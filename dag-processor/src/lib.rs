@@ -5,6 +5,7 @@
 //! again in idle time. A file that hangs, dies or eats memory harms only itself.
 
 mod answers;
+mod bundles;
 mod callbacks;
 mod deadlines;
 mod dependencies;
@@ -23,6 +24,7 @@ mod work;
 
 use bootstrap::Health;
 use broker::Broker;
+use bundles::Bundles;
 use chrono::Utc;
 use config::Config;
 use lifecycle::{Kind, Lifecycle, Stop};
@@ -32,6 +34,7 @@ use python::{ForkServer, OldForm, ParseLimits};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use store::repo::FileKey;
 use store::{Cipher, Store, StoreError};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ struct Shared {
     cipher: Cipher,
     broker: Arc<dyn Broker>,
     python: ForkServer,
+    bundles: Bundles,
     /// All paths that DAG files depend on, as they were last seen.
     looks: Mutex<Looks>,
     /// Old forms of modules that DAG files import, and of plugins, that were told of.
@@ -74,6 +78,7 @@ impl DagProcessor {
             store,
             cipher,
             broker,
+            bundles: Bundles::new(python.config().bundles.clone()),
             python,
             looks: Mutex::default(),
             told: Mutex::default(),
@@ -95,6 +100,8 @@ impl DagProcessor {
         answering.spawn("callbacks", Kind::Service, calls);
         let answers = timetables::answer(Arc::clone(&self.shared), stop());
         answering.spawn("questions", Kind::Service, answers);
+        let refreshing = bundles::refresh(Arc::clone(&self.shared), stop());
+        answering.spawn("bundles", Kind::Service, refreshing);
         let beating = beat(Arc::clone(&self.shared), stop());
         let beating = lifecycle.spawn("dag processor heartbeat", Kind::Service, beating);
         let worked = work::work(&self.shared, &self.health, lifecycle.stop()).await;
@@ -164,17 +171,17 @@ impl Shared {
     }
 
     /// Deals with a file that is gone.
-    async fn forget(&self, relative: &str) -> anyhow::Result<()> {
+    async fn forget(&self, file: &FileKey) -> anyhow::Result<()> {
         let now = chrono::Utc::now();
         let retired = store::transact!(self.store, "forget file", |tx| {
-            let retired = tx.retire_missing_dags(relative, &[], now).await?;
+            let retired = tx.retire_missing_dags(file, &[], now).await?;
             tx.wake_duplicates(&retired).await?;
-            tx.set_import_error(relative, "", "", None, now).await?;
-            tx.forget_file(relative).await?;
+            tx.set_import_error(file, "", None, now).await?;
+            tx.forget_file(file).await?;
             Ok(retired)
         })?;
         tracing::info!(
-            file = relative,
+            %file,
             dags = retired.len(),
             "the file is gone; its DAGs are deactivated"
         );

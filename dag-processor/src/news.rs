@@ -1,7 +1,6 @@
-//! Listeners of plugins: which hooks they have, and telling them what belongs to no run.
+//! Listeners of plugins: which hooks they have.
 
 use crate::Shared;
-use crate::timetables::Unanswered;
 use serde_json::{Value, json};
 use store::repo::Hooks;
 
@@ -23,28 +22,5 @@ impl Shared {
             tracing::warn!("listeners cannot be noted, trying again: {error}");
         }
         noted.is_ok()
-    }
-
-    /// Calls a hook of listeners. What goes wrong within one is told and no reason to call it again, as in Airflow.
-    pub(crate) async fn tell(&self, event: i64, hook: &str, facts: &Value) -> Result<(), String> {
-        let hooks = self
-            .store
-            .reader()
-            .await
-            .map_err(|error| error.to_string())?
-            .listeners()
-            .await;
-        if hooks.is_ok_and(|hooks| !hooks.have(hook)) {
-            return Ok(());
-        }
-        let question = json!({"kind": "news", "hook": hook, "facts": facts});
-        match self.ask(question).await {
-            Ok(_) => Ok(()),
-            Err(Unanswered::Later(why)) => Err(why),
-            Err(Unanswered::Never(why)) => {
-                tracing::error!(event, hook, "a listener went wrong: {why}");
-                Ok(())
-            }
-        }
     }
 }

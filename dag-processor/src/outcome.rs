@@ -10,7 +10,7 @@ use model::timetable::DataInterval;
 use model::{DagId, DagVersionId, Timestamp};
 use python::{OldForm, ParsedFile, PythonDag};
 use std::collections::BTreeMap;
-use store::repo::{FileRecord, Hooks, ParsedDag, TimetableQuestion, duplicate_words};
+use store::repo::{FileKey, FileRecord, Hooks, ParsedDag, TimetableQuestion, duplicate_words};
 use store::{Cipher, StoreError, Tx};
 
 /// Source code beyond this is not stored, in bytes.
@@ -100,6 +100,7 @@ fn read_dag(
         fileloc: found.fileloc,
         relative_fileloc: file.relative.clone(),
         bundle_name: file.bundle.name.clone(),
+        bundle_version: file.bundle.version.clone(),
         display_name: found.display_name,
         description: found.description,
         owners: found.owners,
@@ -186,7 +187,7 @@ impl Shared {
             let mut present = Vec::new();
             let (mut new_versions, mut running, mut woken) = (0, Vec::new(), false);
             for (read, id) in outcome.dags.iter().zip(&ids) {
-                let owner = owner(tx, &read.parsed).await?;
+                let owner = self.owner(tx, &read.parsed).await?;
                 if let Owner::Other(other) = owner {
                     let text = format!("{}{other}\n", duplicate_words(&read.dag.dag_id));
                     errors.entry(file.relative.clone()).or_default().push_str(&text);
@@ -218,6 +219,28 @@ impl Shared {
         }
         Ok(woken)
     }
+
+    /// Of several files with the same DAG it is that of the first, by bundle and path, whichever was parsed first.
+    async fn owner(&self, tx: &mut Tx, parsed: &ParsedDag) -> Result<Owner, StoreError> {
+        let Some(record) = tx.dag(&parsed.dag_id).await? else {
+            return Ok(Owner::Ours);
+        };
+        let known = self.bundles.place(&record.bundle_name, &record.relative_fileloc);
+        let ours = self.bundles.place(&parsed.bundle_name, &parsed.relative_fileloc);
+        // A bundle that is not configured any more keeps nothing.
+        let elsewhere = known.is_some()
+            && known != ours
+            && !record.is_stale
+            && std::path::Path::new(&record.fileloc).exists();
+        if !elsewhere {
+            return Ok(Owner::Ours);
+        }
+        if ours < known {
+            tx.wake_file(&record.file()).await?;
+            return Ok(Owner::Taken);
+        }
+        Ok(Owner::Other(record.fileloc))
+    }
 }
 
 /// Stores a DAG with all that follows from its structure. Whether it is a new version.
@@ -241,20 +264,19 @@ async fn save_errors(
 ) -> Result<bool, StoreError> {
     let fileloc = file.path.to_string_lossy();
     if !errors.contains_key(&file.relative) {
-        tx.set_import_error(&file.relative, &file.bundle.name, &fileloc, None, now)
-            .await?;
+        tx.set_import_error(&file.key(), &fileloc, None, now).await?;
     }
     for (path, text) in errors {
-        tx.set_import_error(path, &file.bundle.name, &fileloc, Some(text), now)
-            .await?;
+        let key = FileKey::new(&file.bundle.name, path);
+        tx.set_import_error(&key, &fileloc, Some(text), now).await?;
     }
     // A file that is broken right now keeps its DAGs, hidden behind the error.
     if errors.is_empty() || !present.is_empty() {
-        let gone = tx.retire_missing_dags(&file.relative, present, now).await?;
+        let gone = tx.retire_missing_dags(&file.key(), present, now).await?;
         tx.wake_duplicates(&gone).await?;
         return Ok(!gone.is_empty());
     }
-    tx.set_import_error_flag(&file.relative, true).await?;
+    tx.set_import_error_flag(&file.key(), true).await?;
     Ok(false)
 }
 
@@ -267,24 +289,6 @@ enum Owner {
     Taken,
     /// Another file's.
     Other(String),
-}
-
-/// Of several files with the same DAG it is that of the first by path, whichever was parsed first.
-async fn owner(tx: &mut Tx, parsed: &ParsedDag) -> Result<Owner, StoreError> {
-    let Some(record) = tx.dag(&parsed.dag_id).await? else {
-        return Ok(Owner::Ours);
-    };
-    let elsewhere = record.relative_fileloc != parsed.relative_fileloc
-        && !record.is_stale
-        && std::path::Path::new(&record.fileloc).exists();
-    if !elsewhere {
-        return Ok(Owner::Ours);
-    }
-    if parsed.relative_fileloc < record.relative_fileloc {
-        tx.wake_file(&record.relative_fileloc).await?;
-        return Ok(Owner::Taken);
-    }
-    Ok(Owner::Other(record.fileloc))
 }
 
 /// Recomputes when the DAG runs next, from its last scheduled run on.

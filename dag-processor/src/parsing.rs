@@ -9,7 +9,7 @@ use python::{ParseFailure, ParseRequest, ParsedFile, parse_file};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
-use store::repo::{FileRecord, SecretVersions};
+use store::repo::{FileKey, FileRecord, SecretVersions};
 use telemetry::metric;
 
 /// A file in hand.
@@ -19,8 +19,8 @@ pub(crate) struct Job {
     pub(crate) begun: u64,
     /// What was known of it before.
     pub(crate) record: Option<FileRecord>,
-    /// All DAG files that there are, by path within their bundle.
-    pub(crate) all: Arc<HashSet<String>>,
+    /// All DAG files that there are.
+    pub(crate) all: Arc<HashSet<FileKey>>,
 }
 
 /// A file that was parsed.
@@ -61,7 +61,7 @@ impl Shared {
         let (entries, versions) = asked.into_inner().unwrap_or_default().into_parts();
         let (outcome, dependencies) = match parsed {
             Ok(mut parsed) => {
-                Self::leave_to_others(&mut parsed, &job.all);
+                leave_to_others(&mut parsed, &file.bundle.name, &job.all);
                 let noted = std::mem::take(&mut parsed.dependencies);
                 let found = Dependencies::new(noted, entries, parsed.too_many, &file.bundle.path);
                 self.tell_of_old_forms(file, &parsed.old_forms);
@@ -83,7 +83,7 @@ impl Shared {
         };
         report(file, &outcome, &dependencies);
         let mut record = FileRecord {
-            path: file.relative.clone(),
+            key: file.key(),
             fingerprint: self.fingerprint(file, &dependencies, &versions, since),
             dependencies: dependencies.to_json(),
             failures: job.record.map_or(0, |record| record.failures),
@@ -114,17 +114,19 @@ impl Shared {
             looks: &mut looks,
             versions,
             python: self.python.config(),
+            options: &self.config.dag_processor.options_of_dags,
         };
         present.see(dependencies, since);
         present.fingerprint(file, dependencies)
     }
+}
 
-    /// Drops DAGs that were made while the file imported another DAG file: they are that one's.
-    fn leave_to_others(parsed: &mut ParsedFile, all: &HashSet<String>) {
-        parsed
-            .dags
-            .retain(|dag| !dag.other_file.as_ref().is_some_and(|other| all.contains(other)));
-    }
+/// Drops DAGs that were made while the file imported another DAG file: they are that one's.
+fn leave_to_others(parsed: &mut ParsedFile, bundle: &str, all: &HashSet<FileKey>) {
+    let is_parsed = |other: &String| all.contains(&FileKey::new(bundle, other));
+    parsed
+        .dags
+        .retain(|dag| !dag.other_file.as_ref().is_some_and(is_parsed));
 }
 
 fn report(file: &DagFile, outcome: &FileOutcome, dependencies: &Dependencies) {

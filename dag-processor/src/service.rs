@@ -37,7 +37,15 @@ pub async fn run(config: Config, telemetry: &Telemetry, lifecycle: Lifecycle) ->
         health,
     );
     lifecycle.spawn("dag processor", Kind::Service, processor.run(lifecycle.clone()));
-    tracing::info!(dags = %config.core.dags_folder.display(), "DAG processor is ready");
+    let names = config
+        .dag_processor
+        .bundles
+        .iter()
+        .map(|bundle| bundle.name.as_str());
+    tracing::info!(
+        bundles = names.collect::<Vec<_>>().join(", "),
+        "DAG processor is ready"
+    );
     let ended = lifecycle.run_to_end(Duration::from_secs(20)).await;
     python.stop().await;
     broker.close().await;

@@ -135,19 +135,19 @@ impl Shared {
 
     /// Asks what only Python knows and no DAG file is needed for.
     pub(crate) async fn ask(&self, question: Value) -> Result<Value, Unanswered> {
-        let bundles = &self.python.config().bundles;
-        let none = || Unanswered::Never("there is no bundle of DAGs".to_owned());
-        let bundle = bundles.first().ok_or_else(none)?;
-        let request = ParseRequest {
-            file: bundle.path.clone(),
-            bundle: bundle.clone(),
-            limits: self.limits(),
-            instead: Some(Instead::Question(question)),
-        };
+        self.ask_for(question, self.limits().time).await
+    }
+
+    /// As [`Shared::ask`], with this much time for the answer.
+    pub(crate) async fn ask_for(&self, question: Value, time: Duration) -> Result<Value, Unanswered> {
+        let mut request = self.without_file(Instead::Question(question));
+        request.limits.time = time;
         let told: Result<_, ParseFailure> =
             parse_file(&self.python, &request, |question| self.answer(question)).await;
         let told = told.map_err(|failure| match failure {
-            ParseFailure::Lost | ParseFailure::Python(_) => Unanswered::Later(failure.to_string()),
+            ParseFailure::Lost | ParseFailure::Void | ParseFailure::Python(_) => {
+                Unanswered::Later(failure.to_string())
+            }
             ParseFailure::TooSlow(_) | ParseFailure::Died { .. } | ParseFailure::Nonsense(_) => {
                 Unanswered::Never(failure.to_string())
             }
@@ -157,6 +157,17 @@ impl Shared {
         match answer.get("error").and_then(Value::as_str) {
             Some(why) => Err(Unanswered::Never(why.to_owned())),
             None => Ok(answer),
+        }
+    }
+
+    /// Asks a child for something that no DAG file is needed for.
+    pub(crate) fn without_file(&self, what: Instead) -> ParseRequest {
+        let bundle = self.bundles.any();
+        ParseRequest {
+            file: bundle.path.clone(),
+            bundle,
+            limits: self.limits(),
+            instead: Some(what),
         }
     }
 

@@ -148,9 +148,13 @@ impl Changes {
         }
     }
 
-    /// Begins anew with these dependencies, and watches again what was replaced as a whole.
-    pub(crate) fn refresh<'a>(&mut self, dependencies: impl Iterator<Item = &'a Dependency> + Clone) {
-        let bundles = lock(&self.interests).bundles.clone();
+    /// Begins anew with these bundles and dependencies, and watches again what was replaced as a whole.
+    pub(crate) fn refresh<'a>(
+        &mut self,
+        bundles: &[Bundle],
+        dependencies: impl Iterator<Item = &'a Dependency> + Clone,
+    ) {
+        let bundles: Vec<PathBuf> = bundles.iter().map(|bundle| bundle.path.clone()).collect();
         let mut fresh = Interests {
             bundles: bundles.clone(),
             ..Interests::default()

@@ -9,13 +9,13 @@ use crate::{Shared, lock};
 use anyhow::Context;
 use bootstrap::Health;
 use chrono::Utc;
+use config::Config;
 use lifecycle::Stop;
 use model::Timestamp;
-use python::Bundle;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store::repo::{FileRecord, SecretVersions};
+use store::repo::{FileKey, FileRecord, SecretVersions};
 use tokio::task::JoinSet;
 
 /// How long a change is given to settle: editors and `git pull` touch files several times.
@@ -38,16 +38,39 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// # Errors
 /// When a DAG folder cannot be made, or parsing breaks.
 pub(crate) async fn work(shared: &Arc<Shared>, health: &Health, stop: &Stop) -> anyhow::Result<()> {
-    let bundles = shared.python.config().bundles.clone();
-    for bundle in &bundles {
-        std::fs::create_dir_all(&bundle.path)
-            .with_context(|| format!("cannot make the DAG folder {}", bundle.path.display()))?;
-    }
-    let mut work = Work::new(shared, bundles);
+    make_folder(&shared.config)?;
+    let mut work = Work::new(shared);
     tokio::select! {
         () = stop.draining().cancelled() => Ok(()),
         ended = work.go_on(health) => ended,
     }
+}
+
+/// Makes the DAG folder, if a bundle is there. Other folders are whoever configured them to make.
+fn make_folder(config: &Config) -> anyhow::Result<()> {
+    let folder = &config.core.dags_folder;
+    for bundle in &config.dag_processor.bundles {
+        match &bundle.folder {
+            Some(own) if own == folder => std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the DAG folder {}", folder.display()))?,
+            Some(own) if !own.is_dir() => tracing::warn!(
+                bundle = bundle.name,
+                "the folder {} is not there; its DAGs come when it does",
+                own.display()
+            ),
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Time between full looks.
+fn interval(config: &Config) -> Duration {
+    let bundles = &config.dag_processor.bundles;
+    let folders = bundles.iter().filter(|bundle| bundle.folder.is_some());
+    let shortest = folders.filter_map(|bundle| bundle.refresh_interval).min();
+    let usual = config.dag_processor.refresh_interval;
+    shortest.map_or(usual, |shortest| shortest.clamp(SHORTEST, usual.max(SHORTEST)))
 }
 
 /// Why a file is parsed.
@@ -74,17 +97,18 @@ struct Known {
 
 struct Work {
     shared: Arc<Shared>,
-    bundles: Vec<Bundle>,
+    /// `true` if it is to be seen which files left with their bundles.
+    is_bundle_new: bool,
     changes: Changes,
     /// Time between full looks.
     interval: Duration,
-    known: HashMap<String, Known>,
+    known: HashMap<FileKey, Known>,
     versions: SecretVersions,
-    all: Arc<HashSet<String>>,
+    all: Arc<HashSet<FileKey>>,
     queue: VecDeque<(DagFile, Why)>,
-    parsing: JoinSet<(String, Why, anyhow::Result<Option<Done>>)>,
+    parsing: JoinSet<(FileKey, Why, anyhow::Result<Option<Done>>)>,
     /// Files that are being parsed, each with the look after which that began.
-    in_hand: HashMap<String, u64>,
+    in_hand: HashMap<FileKey, u64>,
     /// `true` if a file was due while it was in hand.
     missed: bool,
     /// When the next file is due without a change.
@@ -99,13 +123,13 @@ struct Work {
 }
 
 impl Work {
-    fn new(shared: &Arc<Shared>, bundles: Vec<Bundle>) -> Self {
-        let (changes, watching) = watch::start(&bundles);
-        let refresh = shared.config.dag_processor.refresh_interval;
+    fn new(shared: &Arc<Shared>) -> Self {
+        let (changes, watching) = watch::start(&shared.bundles.known());
+        let refresh = interval(&shared.config);
         let now = Instant::now();
         Self {
             shared: Arc::clone(shared),
-            bundles,
+            is_bundle_new: true,
             changes,
             interval: if watching { refresh } else { refresh.min(UNWATCHED) },
             known: HashMap::new(),
@@ -147,6 +171,10 @@ impl Work {
                 }
                 () = self.changes.changed() => {
                     tokio::time::sleep(SETTLE).await;
+                    true
+                }
+                () = self.shared.bundles.changed() => {
+                    self.is_bundle_new = true;
                     true
                 }
                 () = tokio::time::sleep(SECRETS) => self.is_time().await,
@@ -216,11 +244,13 @@ impl Work {
         self.looked = Instant::now();
         let shared = Arc::clone(&self.shared);
         let records = shared.store.reader().await?.files().await?;
-        let (found, folders) = files::find(&self.bundles);
-        let present: HashSet<String> = found.iter().map(|file| file.relative.clone()).collect();
-        for gone in records.iter().filter(|record| !present.contains(&record.path)) {
-            shared.forget(&gone.path).await?;
+        let bundles = shared.bundles.known();
+        let (found, folders) = files::find(&bundles);
+        let present: HashSet<FileKey> = found.iter().map(DagFile::key).collect();
+        for gone in self.gone(&records, &present).await? {
+            shared.forget(&gone).await?;
         }
+        self.is_bundle_new = false;
         self.learn(records, &found);
         self.known.retain(|path, _| present.contains(path));
         self.all = Arc::new(present);
@@ -230,21 +260,36 @@ impl Work {
             .known
             .values()
             .filter_map(|known| known.dependencies.as_ref());
-        self.changes.refresh(all.flat_map(Dependencies::iter));
+        self.changes.refresh(&bundles, all.flat_map(Dependencies::iter));
         let (files, due, took) = (self.known.len(), self.queue.len(), self.looked.elapsed());
         tracing::debug!(files, due, ?took, "looked at all DAG files");
         Ok(())
     }
 
+    /// The files that are known and not there any more.
+    async fn gone(&self, records: &[FileRecord], present: &HashSet<FileKey>) -> anyhow::Result<Vec<FileKey>> {
+        let shared = &self.shared;
+        let is_gone = |file: &FileKey| !present.contains(file) && !shared.bundles.may_have(file);
+        if self.is_bundle_new {
+            let absent = store::transact!(shared.store, "find files that are gone", |tx| tx
+                .files_without(present)
+                .await)?;
+            return Ok(absent.into_iter().filter(is_gone).collect());
+        }
+        let records = records.iter().map(|record| &record.key);
+        Ok(records.filter(|file| is_gone(file)).cloned().collect())
+    }
+
     /// Takes over what is stored of the files; other DAG processors write there, too.
     fn learn(&mut self, records: Vec<FileRecord>, found: &[DagFile]) {
-        let mut records: HashMap<String, FileRecord> = records
+        let mut records: HashMap<FileKey, FileRecord> = records
             .into_iter()
-            .map(|record| (record.path.clone(), record))
+            .map(|record| (record.key.clone(), record))
             .collect();
         for file in found {
-            let record = records.remove(&file.relative);
-            let known = self.known.entry(file.relative.clone()).or_default();
+            let key = file.key();
+            let record = records.remove(&key);
+            let known = self.known.entry(key).or_default();
             if known.record == record {
                 continue;
             }
@@ -269,11 +314,13 @@ impl Work {
                 looks: &mut looks,
                 versions: &self.versions,
                 python: shared.python.config(),
+                options: &shared.config.dag_processor.options_of_dags,
             };
-            let Some(known) = self.known.get(&file.relative) else {
+            let key = file.key();
+            let Some(known) = self.known.get(&key) else {
                 continue;
             };
-            if let Some(begun) = self.in_hand.get(&file.relative) {
+            if let Some(begun) = self.in_hand.get(&key) {
                 let moved = known.dependencies.as_ref().map_or(0, |all| present.moved(all));
                 self.missed |= present.touched(&file).max(moved) > *begun;
                 continue;
@@ -340,10 +387,8 @@ impl Work {
             let Some((file, why)) = self.queue.pop_front() else {
                 return Ok(());
             };
-            let record = self
-                .known
-                .get(&file.relative)
-                .and_then(|known| known.record.clone());
+            let key = file.key();
+            let record = self.known.get(&key).and_then(|known| known.record.clone());
             if let (Why::Retry | Why::Idle, Some(record)) = (why, &record) {
                 let now = Utc::now();
                 let taken = store::transact!(self.shared.store, "take file", |tx| tx
@@ -356,23 +401,23 @@ impl Work {
                 }
             }
             let begun = lock(&self.shared.looks).number();
-            self.in_hand.insert(file.relative.clone(), begun);
+            self.in_hand.insert(key.clone(), begun);
             let job = Job {
                 begun,
                 record,
                 all: Arc::clone(&self.all),
                 file,
             };
-            let (shared, path) = (Arc::clone(&self.shared), job.file.relative.clone());
+            let shared = Arc::clone(&self.shared);
             self.parsing
-                .spawn(async move { (path, why, shared.parse(job).await) });
+                .spawn(async move { (key, why, shared.parse(job).await) });
         }
         Ok(())
     }
 
     /// A file was parsed, or could not be.
-    fn ended(&mut self, path: &str, why: Why, done: anyhow::Result<Option<Done>>) {
-        self.in_hand.remove(path);
+    fn ended(&mut self, file: &FileKey, why: Why, done: anyhow::Result<Option<Done>>) {
+        self.in_hand.remove(file);
         let now = Instant::now();
         match done {
             Ok(Some(done)) => {
@@ -384,7 +429,7 @@ impl Work {
                 }
                 let due = self.unchanged(&done.record, Utc::now()).1;
                 self.next_due = earlier(self.next_due, now + due);
-                let known = self.known.entry(done.file.relative.clone()).or_default();
+                let known = self.known.entry(done.file.key()).or_default();
                 known.rest.parsed(now);
                 known.begun = done.begun;
                 known.dependencies = Some(done.dependencies);
@@ -397,7 +442,7 @@ impl Work {
             }
             Err(error) => {
                 tracing::warn!(
-                    file = path,
+                    %file,
                     "the file could not be processed, trying again: {error:#}"
                 );
                 self.away_until = now + PYTHON_AWAY;

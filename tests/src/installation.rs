@@ -1,6 +1,8 @@
 //! An installation under test: a home, DAG files, and processes that may be killed.
 
 use crate::{Api, eventually};
+use config::Secret;
+use identity::JoinToken;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -47,6 +49,20 @@ fn programs() -> PathBuf {
         .to_owned()
 }
 
+/// The key that the API servers of the tests sign with.
+pub const SECRET: &str = "a secret of the tests, long enough";
+const JWT_SECRET: &str = "AIRFLOW__API_AUTH__JWT_SECRET";
+const JOIN_TOKEN: &str = "AIRFLOW__UPDRAFT__JOIN_TOKEN";
+
+/// Returns `true` for what has the join token of the workers instead of the key of the API servers.
+fn is_worker(program: &str, arguments: &[&str]) -> bool {
+    let role = match program {
+        "updraft" => arguments.first().copied().unwrap_or_default(),
+        other => other,
+    };
+    matches!(role, "updraft-worker" | "worker" | "celery" | "triggerer")
+}
+
 /// A home with DAG files and a configuration.
 pub struct Installation {
     home: TempDir,
@@ -81,10 +97,7 @@ impl Installation {
             "AIRFLOW__UPDRAFT__CONTROL_PLANE",
             &format!("http://127.0.0.1:{control_port}"),
         );
-        installation.set(
-            "AIRFLOW__API_AUTH__JWT_SECRET",
-            "a secret of the tests, long enough",
-        );
+        installation.set(JWT_SECRET, SECRET);
         installation
     }
 
@@ -113,6 +126,21 @@ impl Installation {
         &self.environment
     }
 
+    /// The same for a worker: with the join token of its pool, and without the key that API servers sign with.
+    ///
+    /// # Panics
+    /// When no join token can be made from that key.
+    pub fn worker_environment(&self) -> BTreeMap<String, String> {
+        let mut environment = self.environment.clone();
+        if let Some(secret) = environment.remove(JWT_SECRET)
+            && !environment.contains_key(JOIN_TOKEN)
+        {
+            let token = JoinToken::of_pool(&Secret::new(secret), "default").expect("a join token");
+            environment.insert(JOIN_TOKEN.to_owned(), token.text().expose().to_owned());
+        }
+        environment
+    }
+
     /// Path of one of the built programs.
     pub fn program(name: &str) -> PathBuf {
         programs().join(name)
@@ -137,7 +165,11 @@ impl Installation {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AIRFLOW")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(&self.environment);
+        command.args(arguments);
+        match is_worker(program, arguments) {
+            true => command.envs(self.worker_environment()),
+            false => command.envs(&self.environment),
+        };
         command
     }
 

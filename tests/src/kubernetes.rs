@@ -35,6 +35,7 @@ struct Fault {
     method: Method,
     part: String,
     status: u16,
+    message: String,
     times: usize,
 }
 
@@ -142,10 +143,16 @@ impl Kubernetes {
 
     /// Lets the next `times` calls of this method, whose address contains `part`, fail.
     pub fn fail(&self, method: &str, part: &str, status: u16, times: usize) {
+        self.fail_with(method, part, (status, "as the test wants it"), times);
+    }
+
+    /// The same, with this status and these words.
+    pub fn fail_with(&self, method: &str, part: &str, (status, message): (u16, &str), times: usize) {
         self.shared.lock().faults.push(Fault {
             method: method.parse().expect("a method"),
             part: part.to_owned(),
             status,
+            message: message.to_owned(),
             times,
         });
     }
@@ -190,11 +197,11 @@ async fn fail(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
         });
         fault.map(|fault| {
             fault.times -= 1;
-            fault.status
+            (fault.status, fault.message.clone())
         })
     };
     match status {
-        Some(code) => refuse(code, "as the test wants it"),
+        Some((code, message)) => refuse(code, &message),
         None => next.run(request).await,
     }
 }

@@ -103,3 +103,69 @@ fn a_client_triggers_a_run_watches_it_and_reads_its_log() {
         assert_eq!(refused.code(), Code::Unauthenticated);
     });
 }
+
+#[test]
+fn whoever_has_logged_out_is_shown_nothing_more() {
+    let Some(python) = harness::python() else { return };
+    let installation = Installation::new(&python);
+    installation.dag(
+        "g.py",
+        "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.bash import BashOperator\nwith DAG('g', schedule=None):\n    BashOperator(task_id='t', bash_command='sleep 300')\n",
+    );
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let (api, other) = (installation.api(), installation.api());
+    api.wait_for_dag("g");
+    let run_id = api.trigger("g", &serde_json::json!({"logical_date": null}));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let url = format!("http://127.0.0.1:{}", installation.control_port);
+        let channel = Endpoint::from_shared(url).expect("a URL").connect().await;
+        let mut runs = RunServiceClient::new(channel.expect("the control plane"));
+        let name = RunName {
+            dag_id: "g".into(),
+            run_id: run_id.clone(),
+        };
+        let tail = TailLogRequest {
+            dag_id: "g".into(),
+            run_id,
+            task_id: "t".into(),
+            map_index: -1,
+            try_number: 0,
+        };
+        let token = api.token();
+        let mut watch = runs
+            .watch(signed(name.clone(), token))
+            .await
+            .expect("updates")
+            .into_inner();
+        let mut log = runs
+            .tail_log(signed(tail, token))
+            .await
+            .expect("a log")
+            .into_inner();
+        watch.message().await.expect("an update").expect("the run");
+        let header = [("Authorization".to_owned(), format!("Bearer {token}"))];
+        let out = api.exchange("GET", "/api/v2/auth/logout", &header, "");
+        assert_eq!(out.expect("an answer").status, 307);
+        let refused = runs
+            .get(signed(name.clone(), token))
+            .await
+            .expect_err("logged out");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        // What was being followed ends, too.
+        let patience = std::time::Duration::from_secs(10);
+        let end = tokio::time::timeout(patience, async {
+            loop {
+                if let Err(status) = watch.message().await {
+                    return status;
+                }
+            }
+        });
+        assert_eq!(end.await.expect("an end").code(), Code::Unauthenticated);
+        let end = tokio::time::timeout(patience, log.message())
+            .await
+            .expect("an end");
+        assert_eq!(end.expect_err("logged out").code(), Code::Unauthenticated);
+        runs.get(signed(name, other.token())).await.expect("the run");
+    });
+}

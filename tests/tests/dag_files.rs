@@ -181,3 +181,63 @@ fn a_file_with_an_answer_to_what_airflow_3_raises_gives_it() {
         assert_eq!(tasks["tasks"][0]["task_id"], wanted, "{name}");
     }
 }
+
+/// `max_tries` of every task instance of the DAG's first run.
+fn tries(api: &Api, dag_id: &str) -> BTreeMap<String, Value> {
+    let all = api.get(&format!("/api/v2/dags/{dag_id}/dagRuns/~/taskInstances"));
+    let facts = |ti: &Value| {
+        let name = ti["task_id"].as_str().unwrap_or_default().to_owned();
+        (name, ti["max_tries"].clone())
+    };
+    all["task_instances"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(facts)
+        .collect()
+}
+
+#[test]
+fn a_task_that_says_no_retries_has_none_whatever_the_installation_says() {
+    let Some(python) = harness::python() else { return };
+    let mut installation = Installation::new(&python);
+    installation.set("AIRFLOW__CORE__DEFAULT_TASK_RETRIES", "2");
+    let body = "from airflow.sdk import task
+with DAG('no_retries', schedule=None) as dag:
+    Bash(task_id='plain', bash_command='exit 1', retries=0)
+    Bash.partial(task_id='mapped', retries=0).expand(bash_command=['exit 1'])
+    @task(retries=0)
+    def fail(n):
+        raise ValueError(n)
+    fail.override(task_id='taskflow')(1)
+    fail.expand(n=[1])
+    late = Bash(task_id='late', bash_command='exit 1')
+    late.retries = 0
+    Bash(task_id='usual', bash_command='true')
+";
+    installation.dag("no_retries.py", &format!("{HEAD}{body}"));
+    let mut process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    api.wait_for_dag("no_retries");
+    let run_id = api.trigger("no_retries", &json!({"logical_date": null}));
+    assert_eq!(api.wait_for_end("no_retries", &run_id), "failed");
+    let found = tries(&api, "no_retries");
+    for name in ["plain", "mapped", "taskflow", "fail", "late"] {
+        assert_eq!(found[name], 0, "{name}: {found:?}");
+    }
+    assert_eq!(found["usual"], 2, "{found:?}");
+    // Another default counts from the next start on, although no file changed.
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(process.wait(PATIENCE), "{}", process.output());
+    installation.set("AIRFLOW__CORE__DEFAULT_TASK_RETRIES", "1");
+    let _process = installation.start("updraft", &["standalone"], &[]);
+    let api = installation.api();
+    eventually("the file is parsed with the new default", PATIENCE, || {
+        let task = api.get("/api/v2/dags/no_retries/tasks/usual");
+        if task["retries"].as_f64() == Some(1.0) {
+            Ok(())
+        } else {
+            Err(task["retries"].to_string())
+        }
+    });
+}

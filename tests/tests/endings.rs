@@ -1,19 +1,13 @@
 //! Every try ends, and what the infrastructure loses is no try of the user's: claims whose answers were lost, reports that
 //! the database refuses, logs that cannot be written, workers that die with a report in hand or cannot start a task.
 
-use config::Secret;
-use harness::{Api, Cluster, Installation, eventually};
-use identity::Tokens;
-use model::WorkerId;
-use proto::v1::claim_reply::Outcome;
-use proto::v1::worker_service_client::WorkerServiceClient;
-use proto::v1::{ClaimRequest, HeartbeatRequest, RegisterRequest};
+use harness::{Api, Cluster, Installation, ManualWorker, eventually, membership, signed};
+use proto::v1::{AppendLogRequest, Ending, ReportRequest, XCom};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
-use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
+use tonic::Code;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -45,13 +39,6 @@ fn task(api: &Api, dag_id: &str, run_id: &str) -> Value {
     api.tasks(dag_id, run_id).into_iter().next().unwrap_or_default()
 }
 
-fn signed<T>(message: T, token: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    let value = format!("Bearer {token}").parse().expect("a header");
-    request.metadata_mut().insert("authorization", value);
-    request
-}
-
 #[test]
 fn nothing_that_breaks_around_a_task_keeps_it_running_or_costs_it_a_try() {
     let lease = ("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "40");
@@ -76,16 +63,6 @@ fn a_report_that_the_database_refuses_ends_its_try_with_the_reason(api: &Api) {
     );
 }
 
-async fn beat(client: &mut WorkerServiceClient<Channel>, worker: &str, token: &str, number: i64) {
-    let message = HeartbeatRequest {
-        worker_id: worker.to_owned(),
-        number,
-        ..HeartbeatRequest::default()
-    };
-    let reply = client.heartbeat(signed(message, token)).await.expect("a reply");
-    assert!(reply.into_inner().alive);
-}
-
 fn a_claim_whose_answer_is_lost_goes_back_as_the_same_try(cluster: &Cluster) {
     let api = &cluster.api;
     let run = api.trigger("unheard", &json!({"logical_date": null}));
@@ -96,43 +73,16 @@ fn a_claim_whose_answer_is_lost_goes_back_as_the_same_try(cluster: &Cluster) {
             _ => Err(task.to_string()),
         }
     });
-    let tokens = Tokens::new(
-        &Secret::new("a secret of the tests, long enough"),
-        "apache-airflow",
-    );
-    let worker = WorkerId::new(uuid::Uuid::now_v7());
-    let token = tokens.for_worker(worker).expect("a token");
-    let worker = worker.to_string();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let url = format!("http://127.0.0.1:{}", cluster.installation.control_port);
-        let channel = Endpoint::from_shared(url).expect("a URL").connect().await;
-        let mut client = WorkerServiceClient::new(channel.expect("the control plane"));
-        let life = RegisterRequest {
-            worker_id: worker.clone(),
-            name: "deaf".into(),
-            queues: vec!["nobody".into()],
-            concurrency: 1,
-            ..RegisterRequest::default()
-        };
-        client.register(signed(life, &token)).await.expect("a lease");
-        let claim = ClaimRequest {
-            worker_id: worker.clone(),
-            task_instance_id: id,
-            try_number: 1,
-            claim_id: uuid::Uuid::new_v4().to_string(),
-            ..ClaimRequest::default()
-        };
-        let again = ClaimRequest {
-            claim_id: uuid::Uuid::new_v4().to_string(),
-            ..claim.clone()
-        };
-        let reply = client.claim(signed(claim, &token)).await.expect("a claim");
-        assert!(matches!(reply.into_inner().outcome, Some(Outcome::Start(_))));
+        let member = membership("default", "deaf");
+        let worker = ManualWorker::register(&cluster.installation, &member, "deaf").await;
+        let mut worker = worker.expect("a lease");
+        let first = worker.claim(&id).await;
         // The answer is lost; the worker knows of nothing.
-        beat(&mut client, &worker, &token, 1).await;
+        assert!(worker.beat(1).await.expect("a reply").alive);
         assert_eq!(task(api, "unheard", &run)["state"], "running");
-        beat(&mut client, &worker, &token, 2).await;
+        assert!(worker.beat(2).await.expect("a reply").alive);
         eventually("it is queued again", PATIENCE, || {
             let task = task(api, "unheard", &run);
             match (task["state"].as_str(), task["try_number"].as_i64()) {
@@ -140,13 +90,56 @@ fn a_claim_whose_answer_is_lost_goes_back_as_the_same_try(cluster: &Cluster) {
                 _ => Err(task.to_string()),
             }
         });
-        let reply = client.claim(signed(again, &token)).await.expect("a claim");
-        let outcome = reply.into_inner().outcome;
-        assert!(
-            matches!(&outcome, Some(Outcome::Start(start)) if start.epoch == 2),
-            "{outcome:?}"
+        let second = worker.claim(&id).await;
+        assert_eq!((first.epoch, second.epoch), (1, 2));
+        a_claim_that_has_ended_writes_nothing(&mut worker, &first.token, &second.token).await;
+        assert_eq!(task(api, "unheard", &run)["state"], "running");
+        let log = api.log("unheard", &run, "t", 1);
+        assert_eq!(
+            log.last().map(String::as_str),
+            Some("the second claim's"),
+            "{log:?}"
         );
+        let xcoms = api.get(&format!(
+            "/api/v2/dags/unheard/dagRuns/{run}/taskInstances/t/xcomEntries"
+        ));
+        assert_eq!(xcoms["total_entries"], 0, "{xcoms}");
     });
+}
+
+/// Neither a report, nor a log, nor an answer to a question changes anything under a claim that is not the current one.
+async fn a_claim_that_has_ended_writes_nothing(worker: &mut ManualWorker, ended: &str, current: &str) {
+    let text = |text: &str| format!("{}\n", json!({"event": text})).into_bytes();
+    let own = AppendLogRequest {
+        offset: 0,
+        data: text("the second claim's").into(),
+    };
+    let written = worker.client.append_log(signed(own.clone(), current)).await;
+    let length = written.expect("a log").into_inner().length;
+    let log = AppendLogRequest {
+        offset: length,
+        data: text("late").into(),
+    };
+    let refused = worker.client.append_log(signed(log, ended)).await;
+    assert_eq!(refused.expect_err("stale").code(), Code::FailedPrecondition);
+    for ending in [Ending::Success, Ending::Failed, Ending::NeverStarted] {
+        let report = ReportRequest {
+            ending: ending.into(),
+            xcoms: vec![XCom {
+                key: "late".to_owned(),
+                value: "1".to_owned(),
+                mapped_length: None,
+            }],
+            log_offset: length,
+            log_tail: text("late").into(),
+            ..ReportRequest::default()
+        };
+        let reply = worker.client.report(signed(report, ended)).await;
+        assert!(reply.expect("an answer").into_inner().stale, "{ending:?}");
+    }
+    let question = json!({"type": "SetTaskStateStore", "key": "late", "value": "1"});
+    let refused = worker.ask(ended, &question).await.expect_err("stale");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
 fn a_report_in_hand_outlives_its_worker(cluster: &mut Cluster) {

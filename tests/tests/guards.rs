@@ -49,11 +49,14 @@ fn what_is_not_there_is_not_a_page() {
             Some("frame-ancestors 'self'")
         );
     }
-    let file = installation.path().join("airflow.db");
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(file).expect("the database").permissions(),
-    );
-    assert_eq!(mode & 0o777, 0o600);
+    // The database, and what SQLite keeps beside it, are for its owner alone.
+    for name in ["airflow.db", "airflow.db-wal", "airflow.db-shm"] {
+        let file = installation.path().join(name);
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(file).expect("the database").permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn equip(installation: &mut Installation, kubernetes: &Kubernetes) {
     }
     installation.set("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,KubernetesExecutor");
     installation.set("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "3");
-    kubernetes.set_environment(installation.environment().clone());
+    kubernetes.set_environment(installation.worker_environment());
 }
 
 fn world(dag: &str) -> Option<World> {

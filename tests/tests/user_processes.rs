@@ -60,9 +60,13 @@ with DAG("orphans", schedule=None):
 "#;
 
 fn start() -> Option<(Installation, Process, Api)> {
+    start_by("updraft", &["standalone"])
+}
+
+fn start_by(program: &str, arguments: &[&str]) -> Option<(Installation, Process, Api)> {
     let installation = Installation::new(&harness::python()?);
     installation.dag("processes.py", DAGS);
-    let process = installation.start("updraft", &["standalone"], &[]);
+    let process = installation.start(program, arguments, &[]);
     let api = installation.api();
     api.wait_for_dag("orphans");
     Some((installation, process, api))
@@ -124,4 +128,58 @@ fn orphans_of_tasks_are_reaped() {
             left => Err(format!("{left:?}, {} alive", sleeping("sleep"))),
         },
     );
+}
+
+/// The states of the children of a process, those with that name, as `ps` writes them.
+fn children_of(pid: i32, name: &str) -> Vec<char> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            let (head, facts) = stat.rsplit_once(") ")?;
+            let mut facts = facts.split(' ');
+            let state = facts.next()?.chars().next()?;
+            let is_child = facts.next()? == pid.to_string();
+            (is_child && head.ends_with(&format!("({name}"))).then_some(state)
+        })
+        .collect()
+}
+
+#[test]
+fn a_worker_that_is_the_first_process_of_a_container_reaps_orphans() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let updraft = Installation::program("updraft");
+    let updraft = updraft.to_string_lossy();
+    let arguments = [
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        &updraft,
+        "standalone",
+    ];
+    let Some((_installation, process, api)) = start_by("/usr/bin/unshare", &arguments) else {
+        return;
+    };
+    let first = process.children("standalone")[0];
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap_or_default();
+    let inner = status.lines().find(|line| line.starts_with("NSpid:"));
+    assert!(inner.is_some_and(|line| line.ends_with("\t1")), "{status}");
+    assert_eq!(run(&api, "orphans"), "success", "{}", process.output());
+    let sleeping = || children_of(first, "sleep");
+    eventually("the orphans are its own", PATIENCE, || match sleeping().len() {
+        5 => Ok(()),
+        count => Err(format!("{count} of 5")),
+    });
+    eventually(
+        "no orphan is left, not even as a zombie",
+        PATIENCE,
+        || match sleeping().as_slice() {
+            [] => Ok(()),
+            left => Err(format!("{left:?}")),
+        },
+    );
+    assert!(children_of(first, "sh").is_empty() && children_of(first, "bash").is_empty());
 }

@@ -1,7 +1,7 @@
 //! A worker that is stopped between its claim and the start of the task, for longer than its lease: others have the task by
 //! then, so it must not start it when it goes on.
 
-use harness::{Cluster, Engine, IMAGE, Process, eventually, wait_until};
+use harness::{Cluster, Engine, IMAGE, Kubernetes, Process, eventually, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,29 @@ from airflow.sdk import DAG
 from airflow.providers.docker.operators.docker import DockerOperator
 with DAG("void_docker", schedule=None):
     DockerOperator(task_id="t", image="IMAGE", command="true", auto_remove="never", mount_tmp_dir=False)
+"#;
+
+const POD: &str = r#"
+import json
+from airflow.sdk import DAG
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+with DAG("void_pod", schedule=None):
+    KubernetesPodOperator(task_id="t", config_file="CONFIG", cluster_context="here", namespace="work", image="busybox",
+                          annotations={"script": json.dumps({"lines": ["it ran"]})})
+"#;
+
+/// Who called the callback is in the environment of the DAG processor.
+const CALLED: &str = r#"
+import os
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.empty import EmptyOperator
+
+def note(context):
+    with open("WITNESS", "a") as out:
+        print(context["run_id"], os.environ["WHO"], file=out)
+
+with DAG("void_callback", schedule=None, on_success_callback=note):
+    EmptyOperator(task_id="t")
 "#;
 
 struct Scene {
@@ -221,4 +244,85 @@ fn a_worker_that_was_stopped_before_it_made_a_container_never_starts_it() {
         engine.run(&["rm", "--force", container]);
     }
     assert_eq!(started, 1, "{all}\n{}", first.output());
+}
+
+#[test]
+fn a_worker_that_was_stopped_before_it_made_a_pod_never_makes_it() {
+    let Some(scene) = Scene::set() else { return };
+    let kubernetes = Kubernetes::start();
+    let config = scene.cluster.installation.path().join("kubeconfig");
+    std::fs::write(&config, kubernetes.kubeconfig()).expect("a kubeconfig");
+    let text = POD.replace("CONFIG", &config.to_string_lossy());
+    scene.cluster.installation.dag("pod.py", &text);
+    scene.cluster.api.wait_for_dag("void_pod");
+    let stopped = scene.cluster.installation.path().join("stopped");
+    let at = format!("pod:{}", stopped.display());
+    let first = scene.worker("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
+    let run_id = scene.trigger("void_pod", "pod");
+    wait_until("the worker is stopped", PATIENCE, || stopped.exists());
+    let second = scene.worker("two", &[]);
+    assert_eq!(scene.cluster.api.wait_for_end("void_pod", &run_id), "success");
+    first.signal(Signal::SIGCONT);
+    wait_until("the first worker begins a new life", PATIENCE, || {
+        first.output().contains("registering anew")
+    });
+    drop(second);
+    let after = scene.trigger("void_bash", "after-pod");
+    assert_eq!(scene.cluster.api.wait_for_end("void_bash", &after), "success");
+    let history = kubernetes.history();
+    let made = history.iter().filter(|line| line.starts_with("create ")).count();
+    assert_eq!(made, 1, "{history:?}\n{}", first.output());
+}
+
+#[test]
+fn a_dag_processor_that_was_stopped_before_it_called_a_callback_never_calls_it() {
+    let begin = |installation: &mut harness::Installation| {
+        installation.set("AIRFLOW__CORE__LOAD_EXAMPLES", "False");
+        // A callback is held for that long, and half a minute.
+        installation.set("AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT", "10");
+    };
+    let Some(mut cluster) = Cluster::start_and(begin) else {
+        return;
+    };
+    let witness = cluster.installation.path().join("calls");
+    let text = CALLED.replace("WITNESS", &witness.to_string_lossy());
+    cluster.installation.dag("called.py", &text);
+    cluster.api.wait_for_dag("void_callback");
+    cluster.kill("dag-processor");
+    let stopped = cluster.installation.path().join("stopped");
+    let at = format!("callback:{}", stopped.display());
+    let processor = |who: &str, more: &[(&str, &str)]| {
+        let environment = [&[("WHO", who)], more].concat();
+        cluster
+            .installation
+            .start("updraft-dag-processor", &[], &environment)
+    };
+    let first = processor("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
+    let trigger = |name: &str| {
+        let body = json!({"logical_date": null, "dag_run_id": name});
+        cluster.api.trigger("void_callback", &body)
+    };
+    trigger("called");
+    wait_until("the DAG processor is stopped", PATIENCE, || stopped.exists());
+    let second = processor("two", &[]);
+    let called_by = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(&witness).unwrap_or_default();
+        let mine = text.lines().filter_map(|line| line.strip_prefix(name));
+        mine.map(|who| who.trim().to_owned()).collect()
+    };
+    eventually("the other calls it", PATIENCE, || match called_by("called ") {
+        who if who == ["two"] => Ok(()),
+        who => Err(format!("{who:?}")),
+    });
+    drop(second);
+    first.signal(Signal::SIGCONT);
+    // It works on, and deals with one after the other.
+    trigger("next");
+    eventually("the first one calls the next", PATIENCE, || {
+        match called_by("next ") {
+            who if who == ["one"] => Ok(()),
+            who => Err(format!("{who:?}\n{}", first.output())),
+        }
+    });
+    assert_eq!(called_by("called "), ["two"], "{}", first.output());
 }

@@ -114,7 +114,7 @@ pub(crate) async fn run_one(
         }
     };
     let stopped = task.stopped();
-    let ending = run::run_task(Arc::clone(shared), *start, permit, task).await;
+    let ending = Box::pin(run::run_task(Arc::clone(shared), *start, permit, task)).await;
     Some(ending).filter(|_| !stopped.is_cancelled())
 }
 

@@ -1,10 +1,12 @@
 //! Calls of the control plane, each with its token, its deadline and its retries.
 
 use crate::Shared;
+use crate::address::Address;
 use crate::claims::Wish;
+use crate::pass::Passes;
 use crate::running::{Asked, Held, Named};
 use crate::watchdog::Farewell;
-use identity::Tokens;
+use identity::Membership;
 use model::WorkerId;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use proto::v1::{
@@ -32,8 +34,8 @@ const ATTEMPTS: u32 = 5;
 #[derive(Clone)]
 pub(crate) struct ControlPlane {
     client: WorkerServiceClient<Channel>,
-    tokens: Tokens,
-    address: String,
+    passes: Passes,
+    address: Address,
     /// Bytes of a message that the control plane accepts.
     message_limit: usize,
 }
@@ -76,15 +78,15 @@ fn server_error(reply: &AskReply) -> Option<u64> {
 
 impl ControlPlane {
     /// `limit` is the size in bytes of the largest message of a task.
-    pub(crate) fn new(channel: Channel, tokens: Tokens, address: &str, limit: usize) -> Self {
+    pub(crate) fn new(channel: Channel, membership: Membership, address: Address, limit: usize) -> Self {
         let limit = proto::message_limit(limit);
         let client = WorkerServiceClient::new(channel)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
         Self {
             client,
-            tokens,
-            address: address.to_owned(),
+            passes: Passes::new(membership),
+            address,
             message_limit: limit,
         }
     }
@@ -99,14 +101,12 @@ impl ControlPlane {
     }
 
     fn as_worker<T>(&self, message: T, id: WorkerId) -> Result<Request<T>, Status> {
-        let token = self
-            .tokens
-            .for_worker(id)
-            .map_err(|error| Status::unauthenticated(error.to_string()))?;
-        self.signed(message, &token, DEADLINE)
+        self.signed(message, &self.passes.worker_token(id)?, DEADLINE)
     }
 
+    /// Begins a life; its first tokens are kept.
     pub(crate) async fn register(&self, shared: &Shared, id: WorkerId) -> Result<RegisterReply, Status> {
+        let application = self.passes.apply(id, shared.name.mark())?;
         let message = RegisterRequest {
             worker_id: id.to_string(),
             name: shared.name.mark().to_owned(),
@@ -115,13 +115,14 @@ impl ControlPlane {
             concurrency: shared.config.celery.worker_concurrency,
             trigger_capacity: shared.config.triggerer.capacity,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            proof: application.proof.into(),
         };
-        Ok(self
-            .client
-            .clone()
-            .register(self.as_worker(message, id)?)
-            .await?
-            .into_inner())
+        let request = self.signed(message, &application.token, DEADLINE)?;
+        let mut reply = self.client.clone().register(request).await?.into_inner();
+        let pass = reply.pass.take();
+        let pass = pass.ok_or_else(|| Status::unauthenticated("the control plane gave no token"))?;
+        self.passes.keep(id, pass);
+        Ok(reply)
     }
 
     pub(crate) async fn heartbeat(
@@ -147,25 +148,25 @@ impl ControlPlane {
                 .collect(),
             unwell: unwell.unwrap_or_default(),
         };
-        Ok(self
-            .client
-            .clone()
-            .heartbeat(self.as_worker(message, id)?)
-            .await?
-            .into_inner())
+        let request = self.as_worker(message, id)?;
+        let mut reply = self.client.clone().heartbeat(request).await?.into_inner();
+        if let Some(pass) = reply.pass.take() {
+            self.passes.keep(id, pass);
+        }
+        Ok(reply)
     }
 
-    /// What the watchdog needs to tell of this worker's death; none if no token can be made.
+    /// What the watchdog needs to tell of this worker's death; none if that life has not registered.
     pub(crate) fn farewell(&self, id: WorkerId) -> Option<Farewell> {
         Some(Farewell {
             control_plane: self.address.clone(),
             worker: id.to_string(),
-            token: self.tokens.for_worker(id).ok()?,
+            token: self.passes.farewell_token(id)?,
             message_limit: self.message_limit,
         })
     }
 
-    /// Says goodbye, and which claims it has heard of. If it is not heard, the lease runs out instead.
+    /// Says goodbye, and under which claims user code may have begun. If it is not heard, the lease runs out instead.
     pub(crate) async fn leave(&self, id: WorkerId, held: &[Held]) {
         let message = LeaveRequest {
             worker_id: id.to_string(),
@@ -239,11 +240,7 @@ impl ControlPlane {
 
     /// Asks on behalf of a trigger, which has no claim of its own.
     pub(crate) async fn ask_for_trigger(&self, id: WorkerId, request: Vec<u8>) -> Result<AskReply, Status> {
-        let token = self
-            .tokens
-            .for_worker(id)
-            .map_err(|error| Status::unauthenticated(error.to_string()))?;
-        self.ask(&token, request).await
+        self.ask(&self.passes.worker_token(id)?, request).await
     }
 
     pub(crate) async fn sync_triggers(

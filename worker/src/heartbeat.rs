@@ -6,6 +6,7 @@ use model::{ClaimEpoch, WorkerId};
 use processes::lease::BootInstant;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::Code;
 
 /// Part of a lease after which the worker fences itself if nobody acknowledged a heartbeat.
 const FENCE: f64 = 0.75;
@@ -98,6 +99,13 @@ pub(crate) async fn beat(shared: Arc<Shared>, mut lease: Duration, stop: Stop) {
             Ok(_) if draining => {}
             Ok(_) => {
                 tracing::warn!("the lease has run out; stopping everything and registering anew");
+                lease = start_over(&shared).await;
+            }
+            Err(status) if status.code() == Code::Unauthenticated && !draining => {
+                // It is good for longer than the lease, so all that ran has been stopped.
+                tracing::warn!(
+                    "the worker's token has run out; stopping everything and registering anew: {status}"
+                );
                 lease = start_over(&shared).await;
             }
             Err(status) => {

@@ -4,6 +4,7 @@
 //! A worker has no database. All it knows comes with a claim, and everything that a running task asks for goes through
 //! the control plane. What runs is either a native task (Rust) or a child of the Python fork server.
 
+mod address;
 mod claims;
 mod containers;
 mod control;
@@ -11,6 +12,7 @@ mod heartbeat;
 mod log;
 mod name;
 mod native;
+mod pass;
 mod permission;
 mod python_task;
 mod run;
@@ -22,15 +24,17 @@ mod triggers;
 pub mod watchdog;
 mod wellness;
 
+pub use address::Address;
 use bootstrap::Health;
 use broker::Broker;
 use config::Config;
 use containers::Engines;
 use control::ControlPlane;
-use identity::Tokens;
+use identity::Membership;
 use lifecycle::{Kind, Lifecycle, Stop};
 use model::{QueueName, TaskInstanceId, TryNumber, WorkerId};
 pub use name::WorkerName;
+pub use pass::membership;
 use processes::lease::{BootInstant, Lease};
 use proto::v1::Ending;
 use python::ForkServer;
@@ -96,11 +100,11 @@ pub(crate) struct Shared {
 }
 
 impl Worker {
-    /// A worker with these adapters. `channel` leads to the control plane.
+    /// A worker with these adapters. `channel` leads to the control plane at `address`.
     pub fn new(
         config: &Config,
         channel: Channel,
-        tokens: Tokens,
+        (membership, address): (Membership, Address),
         broker: Arc<dyn Broker>,
         python: Option<ForkServer>,
         life: Life,
@@ -112,16 +116,11 @@ impl Worker {
         } = life;
         let hostname = name.machine().to_owned();
         let concurrency = config.celery.worker_concurrency as usize;
-        let spool = Spool::new(&config.home, name.mark(), tokens.clone(), watchdog.clone());
+        let spool = Spool::new(&config.home, name.mark(), membership.clone(), watchdog.clone());
         let shared = Shared {
             spool,
             native: native::Settings::of(config),
-            control: ControlPlane::new(
-                channel,
-                tokens,
-                &config.updraft.control_plane,
-                config.updraft.max_message_bytes,
-            ),
+            control: ControlPlane::new(channel, membership, address, config.updraft.max_message_bytes),
             large_frames: FrameReader::room_for(4 * config.updraft.max_message_bytes),
             config: config.clone(),
             name,
@@ -220,7 +219,9 @@ impl Worker {
 /// Ends the worker's life in order.
 async fn leave(shared: &Shared) {
     shared.lease.end();
-    shared.control.leave(shared.id(), &shared.running.heard()).await;
+    let mut held = shared.running.heard();
+    held.retain(|claim| shared.watchdog.has_begun(*claim));
+    shared.control.leave(shared.id(), &held).await;
     // Nothing is left to be told of this worker's end.
     shared
         .watchdog

@@ -6,6 +6,7 @@ mod record;
 use crate::control::{ControlPlane, is_transient};
 use chrono::Utc;
 pub(crate) use lines::{LINE, Line, Lines};
+pub(crate) use record::Level;
 use sensitive::Masker;
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,14 @@ impl State {
     }
 }
 
+/// What is written, and how.
+pub(crate) struct Rules {
+    /// Hides secrets.
+    pub(crate) masker: Masker,
+    /// Records of ours that are less severe are left out (`[logging] logging_level`), as Python leaves out its own.
+    pub(crate) least: Level,
+}
+
 struct Shared {
     state: Mutex<State>,
     wrote: Notify,
@@ -65,7 +74,7 @@ struct Shared {
     token: String,
     /// Who takes the log; without anybody it is kept.
     control: Option<ControlPlane>,
-    masker: Masker,
+    rules: Rules,
     /// Keeps chunks in order.
     sending: tokio::sync::Mutex<()>,
 }
@@ -77,13 +86,13 @@ pub(crate) struct TryLog {
 }
 
 impl TryLog {
-    pub(crate) fn new(control: ControlPlane, token: &str, masker: Masker, limit: u64, offset: u64) -> Self {
-        Self::to(Some(control), token, masker, limit, offset)
+    pub(crate) fn new(control: ControlPlane, token: &str, rules: Rules, limit: u64, offset: u64) -> Self {
+        Self::to(Some(control), token, rules, limit, offset)
     }
 
     /// A log that nobody takes: all that is written stays here.
-    pub(crate) fn kept(masker: Masker) -> Self {
-        Self::to(None, "", masker, u64::MAX, 0)
+    pub(crate) fn kept(rules: Rules) -> Self {
+        Self::to(None, "", rules, u64::MAX, 0)
     }
 
     /// What is written and not sent.
@@ -91,7 +100,13 @@ impl TryLog {
         self.lock().waiting.clone()
     }
 
-    fn to(control: Option<ControlPlane>, token: &str, masker: Masker, limit: u64, offset: u64) -> Self {
+    /// What was not acknowledged yet: where it begins, and the bytes.
+    pub(crate) fn waiting(&self) -> (u64, Vec<u8>) {
+        let state = self.lock();
+        (state.sent, state.waiting.clone())
+    }
+
+    fn to(control: Option<ControlPlane>, token: &str, rules: Rules, limit: u64, offset: u64) -> Self {
         let shared = Shared {
             state: Mutex::new(State {
                 sent: offset,
@@ -102,7 +117,7 @@ impl TryLog {
             limit,
             token: token.to_owned(),
             control,
-            masker,
+            rules,
             sending: tokio::sync::Mutex::new(()),
         };
         Self {
@@ -111,7 +126,7 @@ impl TryLog {
     }
 
     pub(crate) fn masker(&self) -> &Masker {
-        &self.shared.masker
+        &self.shared.rules.masker
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -125,6 +140,9 @@ impl TryLog {
 
     /// Writes one record with more fields.
     pub(crate) async fn record_with(&self, level: &str, logger: &str, event: &str, more: Map<String, Value>) {
+        if Level::of(level) < self.shared.rules.least {
+            return;
+        }
         let mut record = record::new(level, logger, event);
         record.extend(more);
         self.write(record).await;
@@ -138,7 +156,7 @@ impl TryLog {
     async fn write(&self, mut record: Map<String, Value>) {
         record::bound(&mut record);
         let mut record = Value::Object(record);
-        self.shared.masker.mask_value(&mut record);
+        self.shared.rules.masker.mask_value(&mut record);
         self.line(record.to_string()).await;
     }
 
@@ -268,5 +286,41 @@ impl TryLog {
         let mut state = self.lock();
         state.mark_gap();
         (state.sent, state.waiting.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn records_below_the_level_of_the_configuration_are_left_out() {
+        let rules = Rules {
+            masker: Masker::default(),
+            least: Level::of("WARNING"),
+        };
+        let log = TryLog::kept(rules);
+        for level in ["debug", "info", "warning", "error", "critical"] {
+            log.record(level, "task", &format!("this is {level}")).await;
+        }
+        // What Python sends has been through the levels of Python's own loggers.
+        let mut lines = Lines::default();
+        for line in lines.push(b"{\"event\": \"of Python\", \"level\": \"info\"}\n") {
+            log.sdk_record(line).await;
+        }
+        let text = String::from_utf8(log.unsent()).unwrap();
+        let records = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let events = records.map(|record| record["event"].as_str().unwrap().to_owned());
+        assert_eq!(
+            events.collect::<Vec<_>>(),
+            [
+                "this is warning",
+                "this is error",
+                "this is critical",
+                "of Python"
+            ]
+        );
     }
 }

@@ -6,10 +6,13 @@
 use anyhow::Context;
 use config::Config;
 use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Workers that one machine may run for one installation without naming them.
 const MOST: usize = 256;
+/// Bytes of a seed.
+const SEED: usize = 32;
 
 /// A name that is ours as long as this exists.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub struct WorkerName {
     name: String,
     mark: String,
     machine: String,
+    /// Where the seed of its key is kept; `None` for a worker that lives once.
+    seed: Option<PathBuf>,
     _lock: Option<Arc<File>>,
 }
 
@@ -55,6 +60,7 @@ impl WorkerName {
                         name,
                         mark,
                         machine: bootstrap::hostname(),
+                        seed: Some(path.with_extension("seed")),
                         _lock: Some(Arc::new(lock)),
                     });
                 }
@@ -82,8 +88,28 @@ impl WorkerName {
             machine,
             mark: format!("{}@{name}", config.home.display()),
             name,
+            seed: None,
             _lock: None,
         }
+    }
+
+    /// What the worker's key is made from, together with its join token: the same after a restart, so that it has its name
+    /// back at once, and kept in a file that only its user can read.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(crate) fn seed(&self) -> anyhow::Result<Vec<u8>> {
+        let Some(path) = &self.seed else {
+            return Ok(uuid::Uuid::new_v4().into_bytes().to_vec());
+        };
+        match std::fs::read(path) {
+            Ok(seed) if seed.len() == SEED => return Ok(seed),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        new_seed(path).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The name.
@@ -100,6 +126,21 @@ impl WorkerName {
     pub fn mark(&self) -> &str {
         &self.mark
     }
+}
+
+/// Makes a seed and keeps it, whole or not at all. Nobody else does so at the same time: the name is ours.
+fn new_seed(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let half = || uuid::Uuid::new_v4().into_bytes();
+    let seed = [half(), half()].concat();
+    let draft = path.with_extension("draft");
+    std::fs::remove_file(&draft).ok();
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(&seed)?;
+    std::fs::rename(&draft, path)?;
+    Ok(seed)
 }
 
 #[cfg(test)]
@@ -122,5 +163,30 @@ mod tests {
         let first = one.as_str().to_owned();
         drop(one);
         assert_eq!(WorkerName::take(&config).unwrap().as_str(), first);
+    }
+
+    #[test]
+    fn the_seed_of_a_workers_key_outlives_it_and_is_for_its_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_str().unwrap().to_owned();
+        let raw = RawConfig::load_from(BTreeMap::from([("AIRFLOW_HOME".to_owned(), path)])).unwrap();
+        let config = Config::from_raw(&raw).unwrap();
+        let one = WorkerName::take(&config).unwrap();
+        let seed = one.seed().unwrap();
+        assert_eq!(seed.len(), SEED);
+        assert_ne!(seed, WorkerName::take(&config).unwrap().seed().unwrap());
+        let file = one.seed.clone().unwrap();
+        assert_eq!(
+            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(one);
+        assert_eq!(WorkerName::take(&config).unwrap().seed().unwrap(), seed);
+        // One that is broken is made anew; a worker that lives once has another each time.
+        std::fs::write(&file, "half").unwrap();
+        assert_ne!(WorkerName::take(&config).unwrap().seed().unwrap(), seed);
+        let once = WorkerName::for_one_task(&config);
+        assert_ne!(once.seed().unwrap(), once.seed().unwrap());
     }
 }

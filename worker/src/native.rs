@@ -8,11 +8,11 @@ mod bash;
 mod connection;
 mod datetime;
 mod docker;
+mod fault;
 mod narrate;
 mod pod;
 mod registry;
 mod scratch;
-mod session;
 mod settings;
 mod template;
 

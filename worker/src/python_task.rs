@@ -1,5 +1,6 @@
 //! A try in Python: children of the fork server until user code has begun in one.
 
+mod output;
 mod supervision;
 
 use crate::Shared;
@@ -41,8 +42,7 @@ enum Attempt {
 /// Runs a task in Python. A child that is lost before user code began is replaced: that costs the user nothing.
 pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &CancellationToken) -> End {
     let Some(python) = &shared.python else {
-        return End::failure(
-            facts,
+        return End::never_started(
             "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment",
         );
     };
@@ -113,17 +113,23 @@ async fn attempt(
     if stop.is_cancelled() {
         return never("stopped before it began".to_owned());
     }
+    // The child says when it begins, but nobody may be left to hear it.
+    facts.witness.begins();
     let mut supervision = Supervision::new(shared, facts, log);
     let (end, was_killed) = supervision.supervise(child, stop).await;
     match supervision.begun {
         Begun::Yes => {}
         Begun::No => {
+            facts.witness.is_over();
             return never(
                 end.exit_cause
                     .unwrap_or_else(|| "its process ended before it began".to_owned()),
             );
         }
-        Begun::Refused => return Attempt::Void,
+        Begun::Refused => {
+            facts.witness.is_over();
+            return Attempt::Void;
+        }
     }
     if was_killed {
         // What the task started in sessions of its own does not hear of its death.

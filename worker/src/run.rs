@@ -2,10 +2,11 @@
 
 use crate::control::is_transient;
 use crate::log::TryLog;
-use crate::running::RunningTask;
+use crate::permission::Witness;
+use crate::running::{Held, RunningTask};
 use crate::{Shared, native, python_task};
 use chrono::Utc;
-use model::Timestamp;
+use model::{ClaimEpoch, Timestamp};
 use processes::lease::Permit;
 use proto::v1::{Ending, NewTrigger, ReportRequest, StartTask, XCom};
 use serde_json::{Map, Value};
@@ -19,14 +20,14 @@ use tracing::Instrument;
 /// How long a report is tried before the worker gives up: by then the lease of a control plane that stays away is over.
 const REPORT_FOR: Duration = Duration::from_secs(600);
 
-/// How long a report waits for its answer before it is written down.
-const SPOOL_AFTER: Duration = Duration::from_millis(250);
+/// How long a report waits for its answer before it is made to outlive the machine, too.
+const HARDEN_AFTER: Duration = Duration::from_millis(250);
 
 /// How long a task runs before its rendered fields are shown.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(500);
 
 /// How a try ended.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct End {
     pub(crate) ending: Ending,
     pub(crate) end_date: Option<Timestamp>,
@@ -42,6 +43,8 @@ pub(crate) struct End {
     pub(crate) outlet_events: String,
     /// What a deferred task waits for, if it is not a time.
     pub(crate) trigger: Option<NewTrigger>,
+    /// `true` for one that never began because something outside of this worker is away: the worker itself is well.
+    pub(crate) is_held_up: bool,
 }
 
 impl End {
@@ -57,6 +60,44 @@ impl End {
         Self {
             exit_cause: Some(cause.into()),
             ..Self::of(Ending::NeverStarted)
+        }
+    }
+
+    /// User code never began, because what it is to run on does not answer or cannot do it now, for this cause.
+    pub(crate) fn held_up(cause: impl Into<String>) -> Self {
+        Self {
+            is_held_up: true,
+            ..Self::never_started(cause)
+        }
+    }
+
+    /// User code may have begun, and nobody knows how it ended, for this cause: one more try at no cost to the user.
+    pub(crate) fn lost(cause: impl Into<String>) -> Self {
+        Self {
+            exit_cause: Some(cause.into()),
+            ..Self::of(Ending::Unspecified)
+        }
+    }
+
+    /// What is reported of it, with this part of the log.
+    pub(crate) fn message(self, (log_offset, log_tail): (u64, Vec<u8>)) -> ReportRequest {
+        let (next_method, next_kwargs) = self.next.unzip();
+        ReportRequest {
+            ending: self.ending.into(),
+            end_date: model::time::to_micros(self.end_date.unwrap_or_else(Utc::now)),
+            exit_cause: self.exit_cause,
+            retry_delay: self.retry_delay,
+            reschedule_at: self.reschedule_at.map(model::time::to_micros),
+            xcoms: self.xcoms,
+            rendered_fields: self.rendered_fields,
+            map_label: self.map_label,
+            next_method,
+            next_kwargs,
+            log_offset,
+            log_tail: log_tail.into(),
+            task_outlets: self.task_outlets,
+            outlet_events: self.outlet_events,
+            trigger: self.trigger,
         }
     }
 
@@ -87,6 +128,8 @@ pub(crate) struct Facts {
     pub(crate) start: StartTask,
     /// What starts the task must have it; it ends with the claim.
     pub(crate) permit: Permit,
+    /// Who is told before user code begins.
+    pub(crate) witness: Witness,
     /// `StartupDetails`.
     pub(crate) startup: Value,
     /// The side document of a native task.
@@ -110,11 +153,18 @@ impl Facts {
         Self {
             start,
             permit,
+            witness: Witness::default(),
             startup,
             native,
             should_retry,
             rendered: OnceLock::new(),
         }
+    }
+
+    /// The claim; none if what the control plane sent names none.
+    pub(crate) fn claim(&self) -> Option<Held> {
+        let id = self.start.task_instance_id.parse().ok()?;
+        Some((id, ClaimEpoch(self.start.epoch)))
     }
 
     /// Why it cannot be run: what came with the claim makes no sense.
@@ -165,7 +215,8 @@ pub(crate) async fn run_task(
     permit: Permit,
     mut task: RunningTask,
 ) -> Ending {
-    let facts = Facts::new(start, permit);
+    let mut facts = Facts::new(start, permit);
+    facts.witness = Witness::of(&shared.watchdog, task.claim());
     let span = tracing::info_span!(
         "task.run",
         dag.id = facts.ti("dag_id"),
@@ -174,7 +225,9 @@ pub(crate) async fn run_task(
         ti.try_number = facts.try_number(),
     );
     telemetry::set_parent(&span, Some(&facts.start.trace_context));
-    run_and_report(&shared, &facts, &mut task).instrument(span).await
+    let ending = run_and_report(&shared, &facts, &mut task).instrument(span).await;
+    facts.witness.is_over();
+    ending
 }
 
 async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) -> Ending {
@@ -183,13 +236,24 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
     let log = TryLog::new(
         shared.control.clone(),
         &start.token,
-        shared.native.masker(),
+        shared.native.log_rules(),
         start.log_limit,
         start.log_offset,
     );
     let begin = Instant::now();
-    let work = run(shared, facts, &log, stop);
-    let (end, way) = tokio::select! {
+    let work = async {
+        let (end, way) = run(shared, facts, &log, stop).await;
+        let end = unless_lapsed(facts, end);
+        let failed = matches!(end.ending, Ending::Failed | Ending::UpForRetry);
+        let is_given_up = failed && shared.running.has_given_up();
+        let report = end.clone().message(log.waiting());
+        let keeps = !is_given_up && end.ending != Ending::Unspecified;
+        let is_kept = keeps && shared.spool.keep(task.claim(), &start.token, &report).await;
+        processes::pause::point("ended");
+        tell_cause(shared, &log, &end, is_given_up).await;
+        (end, way, is_kept, is_given_up)
+    };
+    let (end, way, is_kept, is_given_up) = tokio::select! {
         ended = work => ended,
         // Sends the log along; never ends by itself.
         () = log.send_along() => return Ending::Unspecified,
@@ -204,28 +268,53 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
         ms = begin.elapsed().as_millis(),
         "task ended"
     );
-    let failed = matches!(end.ending, Ending::Failed | Ending::UpForRetry);
-    if failed && shared.running.has_given_up() {
-        let text = "The worker is leaving; the task is tried again elsewhere.";
-        log.record("warning", "task", text).await;
+    let ending = end.ending;
+    if is_given_up || ending == Ending::Unspecified {
+        shared.spool.forget(task.claim());
         log.send_rest().await;
+        if let Some(cause) = end.exit_cause.filter(|_| !is_given_up) {
+            task.lose(cause);
+        }
         return Ending::Unspecified;
     }
-    if failed && facts.permit.has_lapsed() {
-        // No failure of the task's own: the watchdog has killed it, or was about to.
-        let cause = "the worker's lease ran out, and with it ended all that the worker ran";
-        log.record("error", "task", &format!("The task is tried again: {cause}"))
-            .await;
-        log.send_rest().await;
-        task.lose(cause.to_owned());
-        return Ending::Unspecified;
+    let wakes_triggers = end.trigger.is_some();
+    report(shared, facts, &log, end, is_kept, task).await;
+    if wakes_triggers {
+        shared.triggers.notify_one();
+    }
+    ending
+}
+
+/// A failure under a lease that has run out is none of the task's own: the watchdog has killed it, or was about to.
+fn unless_lapsed(facts: &Facts, end: End) -> End {
+    if !matches!(end.ending, Ending::Failed | Ending::UpForRetry) || !facts.permit.has_lapsed() {
+        return end;
+    }
+    let cause = "the worker's lease ran out, and with it ended all that the worker ran";
+    End {
+        exit_cause: Some(cause.to_owned()),
+        ..End::of(Ending::Unspecified)
+    }
+}
+
+/// Writes to the log why a try ended, and heeds what that says of this worker.
+async fn tell_cause(shared: &Shared, log: &TryLog, end: &End, is_given_up: bool) {
+    if is_given_up {
+        let text = "The worker is leaving; the task is tried again elsewhere.";
+        return log.record("warning", "task", text).await;
     }
     match (end.ending, &end.exit_cause) {
         (Ending::NeverStarted, cause) => {
             let cause = cause.as_deref().unwrap_or("its process could not be started");
-            shared.wellness.failed_to_start(cause);
+            if !end.is_held_up {
+                shared.wellness.failed_to_start(cause);
+            }
             let text = format!("The task could not be started, and is started again: {cause}");
             log.record("warning", "task", &text).await;
+        }
+        (Ending::Unspecified, Some(cause)) => {
+            let text = format!("Nobody knows how the task ended, and it is tried again: {cause}");
+            log.record("error", "task", &text).await;
         }
         (_, Some(cause)) => log.record("error", "task", cause).await,
         (_, None) => {}
@@ -233,13 +322,6 @@ async fn run_and_report(shared: &Shared, facts: &Facts, task: &mut RunningTask) 
     if end.ending != Ending::NeverStarted {
         shared.wellness.started();
     }
-    let ending = end.ending;
-    let wakes_triggers = end.trigger.is_some();
-    report(shared, facts, &log, end, task).await;
-    if wakes_triggers {
-        shared.triggers.notify_one();
-    }
-    ending
 }
 
 /// Shows the rendered fields of a task that runs for a while before it ends; a short one shows them with its report.
@@ -287,32 +369,22 @@ enum Sent {
     Undelivered,
 }
 
-async fn report(shared: &Shared, facts: &Facts, log: &TryLog, end: End, task: &mut RunningTask) {
-    let (log_offset, log_tail) = log.tail().await;
-    let (next_method, next_kwargs) = end.next.unzip();
-    let request = ReportRequest {
-        ending: end.ending.into(),
-        end_date: model::time::to_micros(end.end_date.unwrap_or_else(Utc::now)),
-        exit_cause: end.exit_cause,
-        retry_delay: end.retry_delay,
-        reschedule_at: end.reschedule_at.map(model::time::to_micros),
-        xcoms: end.xcoms,
-        rendered_fields: end.rendered_fields,
-        map_label: end.map_label,
-        next_method,
-        next_kwargs,
-        log_offset,
-        log_tail: log_tail.into(),
-        task_outlets: end.task_outlets,
-        outlet_events: end.outlet_events,
-        trigger: end.trigger,
-    };
+async fn report(
+    shared: &Shared,
+    facts: &Facts,
+    log: &TryLog,
+    end: End,
+    is_kept: bool,
+    task: &mut RunningTask,
+) {
+    let request = end.message(log.tail().await);
     let end_date = request.end_date;
-    let sent = match send(shared, facts, request, task).await {
+    let sent = match send(shared, facts, request, is_kept, task).await {
         Sent::Refused(status) => {
             tracing::error!(task = facts.ti("task_id"), "the report was refused: {status}");
             let plain = refused(facts, end_date, &status);
-            match send(shared, facts, plain, task).await {
+            let is_kept = shared.spool.keep(task.claim(), &facts.start.token, &plain).await;
+            match send(shared, facts, plain, is_kept, task).await {
                 // Told as lost below, with this as its cause.
                 Sent::Refused(again) => {
                     task.lose(format!("its report was refused: {}", again.message()));
@@ -349,16 +421,21 @@ fn refused(facts: &Facts, end_date: i64, status: &Status) -> ReportRequest {
     }
 }
 
-/// Sends a report until somebody has taken or refused it. One that is not taken at once is written down until then, for
-/// others to deliver if this worker dies.
-async fn send(shared: &Shared, facts: &Facts, request: ReportRequest, task: &RunningTask) -> Sent {
+/// Sends a report until somebody has taken or refused it. It was written down before, for others to deliver if this worker
+/// dies: what has been done is not to be done again.
+async fn send(
+    shared: &Shared,
+    facts: &Facts,
+    request: ReportRequest,
+    is_kept: bool,
+    task: &RunningTask,
+) -> Sent {
     let sending = deliver(shared, facts, &request, task);
     tokio::pin!(sending);
     let sent = tokio::select! {
-        sent = &mut sending => return sent,
-        () = tokio::time::sleep(SPOOL_AFTER) => {
-            let token = &facts.start.token;
-            let (sent, _) = tokio::join!(sending, shared.spool.keep(task.claim(), token, &request));
+        sent = &mut sending => sent,
+        () = tokio::time::sleep(HARDEN_AFTER), if is_kept => {
+            let (sent, ()) = tokio::join!(sending, shared.spool.harden(task.claim()));
             sent
         }
     };

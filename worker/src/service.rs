@@ -1,9 +1,9 @@
 //! A worker as a process of its own.
 
 use crate::watchdog::{ARGUMENT, Watchdog};
-use crate::{Life, Worker, WorkerName};
+use crate::{Address, Life, Worker, WorkerName, membership};
 use anyhow::Context;
-use bootstrap::{Health, HealthPage, open_broker, tokens};
+use bootstrap::{Health, HealthPage, join_token, open_broker};
 use broker::{Broker, LocalBroker};
 use config::Config;
 use lifecycle::{Kind, Lifecycle};
@@ -11,7 +11,6 @@ use model::{TaskInstanceId, TryNumber};
 use std::sync::Arc;
 use std::time::Duration;
 use telemetry::Telemetry;
-use tonic::transport::Endpoint;
 
 /// Runs a worker to its end.
 ///
@@ -92,11 +91,11 @@ fn worker(
     health: Health,
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<Worker> {
-    let tokens = tokens(config)?;
+    let membership = membership(&join_token(config)?, &name)?;
+    let address = Address::of(config)?;
     let watchdog = Watchdog::start(&[ARGUMENT]).context("cannot start the watchdog")?;
-    let channel = Endpoint::from_shared(config.updraft.control_plane.clone())
-        .context("[updraft] control_plane is not a URL such as http://api-server:50051")?
-        .connect_timeout(Duration::from_secs(5))
+    let channel = address
+        .endpoint()?
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
@@ -111,7 +110,8 @@ fn worker(
         watchdog,
         health,
     };
-    Ok(Worker::new(config, channel, tokens, broker, python, life))
+    let belonging = (membership, address);
+    Ok(Worker::new(config, channel, belonging, broker, python, life))
 }
 
 fn python_of(

@@ -1,18 +1,22 @@
 //! Reports that outlive their worker.
 //!
-//! A report that is not acknowledged at once is written to a file of the worker's own until it is. If the worker dies first,
-//! its watchdog delivers the file before it tells of the death, or the worker does so when it is back, before it registers:
-//! both while the claim is still current. A later delivery is stale and changes nothing.
+//! Each report is written to a file of the worker's own before it is sent, and the file is removed once the report is
+//! acknowledged. If the worker dies in between, its watchdog delivers the file before it tells of the death, or the worker
+//! does so when it is back, before it registers: both while the claim is still current. A later delivery is stale and changes
+//! nothing.
 //!
-//! The folder is the worker's alone, and each file is sealed with the installation's key. The watchdog has no key; it hears
-//! each file's digest through its pipe, which nobody else can write to.
+//! What is written outlives the process at once. That it outlives the machine, too, takes much longer and is worth it only
+//! for a report that waits for its answer: see [`Spool::harden`].
+//!
+//! The folder is the worker's alone, and each file is sealed with the join token of the worker's pool. The watchdog has no key;
+//! it hears each file's digest through its pipe, which nobody else can write to.
 
 use crate::control::{ControlPlane, is_transient};
 use crate::running::Held;
 use crate::watchdog::Watchdog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use identity::Tokens;
+use identity::Membership;
 use prost::Message as _;
 use proto::v1::{ReportReply, ReportRequest};
 use serde::{Deserialize, Serialize};
@@ -25,6 +29,8 @@ use tonic::{Code, Status};
 
 /// Between two attempts to deliver what an earlier life left behind.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of a report that are written at once; larger ones are left to another thread.
+const SMALL: usize = 256 << 10;
 /// How often a report is sent to a control plane that is there but fails over it.
 const MOST_FAILURES: u32 = 10;
 
@@ -49,8 +55,8 @@ impl Page {
         ReportRequest::decode(bytes.as_slice()).ok()
     }
 
-    fn is_genuine(&self, tokens: &Tokens) -> bool {
-        tokens.is_sealed(&self.seal, &Self::digest_of(&self.token, &self.report))
+    fn is_genuine(&self, membership: &Membership) -> bool {
+        membership.is_sealed(&self.seal, &Self::digest_of(&self.token, &self.report))
     }
 }
 
@@ -67,17 +73,17 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 #[derive(Clone)]
 pub(crate) struct Spool {
     folder: PathBuf,
-    tokens: Tokens,
+    membership: Membership,
     watchdog: Watchdog,
 }
 
 impl Spool {
     /// That of the worker of this name, below `$AIRFLOW_HOME`.
-    pub(crate) fn new(home: &Path, name: &str, tokens: Tokens, watchdog: Watchdog) -> Self {
+    pub(crate) fn new(home: &Path, name: &str, membership: Membership, watchdog: Watchdog) -> Self {
         let own = &digest(name.as_bytes())[..16];
         Self {
             folder: home.join(".updraft/reports").join(own),
-            tokens,
+            membership,
             watchdog,
         }
     }
@@ -86,12 +92,41 @@ impl Spool {
         self.folder.join(format!("{id}.{epoch}.report"))
     }
 
-    /// Writes a report down, and tells the watchdog. Returns `false` if that cannot be done: then it is lost with its worker.
+    /// Writes a report down, and tells the watchdog: from then on the report outlives this process. Returns `false` if that
+    /// cannot be done: then it is lost with its worker.
     pub(crate) async fn keep(&self, claim: Held, token: &str, report: &ReportRequest) -> bool {
+        let size = report.encoded_len();
         let (spool, token) = (self.clone(), token.to_owned());
-        let report = STANDARD.encode(report.encode_to_vec());
-        let kept = tokio::task::spawn_blocking(move || spool.write(claim, token, report)).await;
-        match kept.map_err(std::io::Error::other).and_then(|kept| kept) {
+        let kept = if size <= SMALL {
+            spool.write(claim, token, STANDARD.encode(report.encode_to_vec()))
+        } else {
+            let report = report.clone();
+            let writing = move || spool.write(claim, token, STANDARD.encode(report.encode_to_vec()));
+            let kept = tokio::task::spawn_blocking(writing).await;
+            kept.map_err(std::io::Error::other).and_then(|kept| kept)
+        };
+        self.say_if_unwritten(kept)
+    }
+
+    /// Makes sure that a report which was kept outlives this machine, too.
+    pub(crate) async fn harden(&self, claim: Held) {
+        let (path, folder) = (self.path(claim), self.folder.clone());
+        let hardening = move || {
+            std::fs::File::open(path)?.sync_all()?;
+            std::fs::File::open(folder)?.sync_all()
+        };
+        let hardened = tokio::task::spawn_blocking(hardening).await;
+        match hardened.map_err(std::io::Error::other).and_then(|done| done) {
+            // It was acknowledged and removed meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                self.say_if_unwritten(other);
+            }
+        }
+    }
+
+    fn say_if_unwritten(&self, kept: std::io::Result<()>) -> bool {
+        match kept {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(
@@ -106,7 +141,7 @@ impl Spool {
     fn write(&self, claim: Held, token: String, report: String) -> std::io::Result<()> {
         self.make_folder()?;
         let seal = self
-            .tokens
+            .membership
             .seal(&Page::digest_of(&token, &report))
             .map_err(std::io::Error::other)?;
         let text = serde_json::to_vec(&Page { token, report, seal }).map_err(std::io::Error::other)?;
@@ -116,9 +151,7 @@ impl Spool {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&text)?;
-        file.sync_all()?;
         std::fs::rename(&draft, &path)?;
-        std::fs::File::open(&self.folder)?.sync_all()?;
         self.watchdog.spooled(path, digest(&text));
         Ok(())
     }
@@ -165,7 +198,7 @@ impl Spool {
         let page = std::fs::read(path)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Page>(&bytes).ok())
-            .filter(|page| page.is_genuine(&self.tokens));
+            .filter(|page| page.is_genuine(&self.membership));
         let Some((page, report)) = page.and_then(|page| page.report().map(|report| (page, report))) else {
             tracing::error!(
                 "{} is not as this worker wrote it; it is not delivered",
@@ -223,11 +256,16 @@ fn say(delivered: Result<&ReportReply, &Status>) {
 mod tests {
     use super::*;
     use config::Secret;
+    use identity::JoinToken;
     use model::{ClaimEpoch, TaskInstanceId};
 
     fn spool(home: &Path) -> Spool {
-        let tokens = Tokens::new(&Secret::new("a secret"), "audience");
-        Spool::new(home, "me@here", tokens, Watchdog::deaf())
+        Spool::new(home, "me@here", membership("a secret"), Watchdog::deaf())
+    }
+
+    fn membership(jwt_secret: &str) -> Membership {
+        let token = JoinToken::of_pool(&Secret::new(jwt_secret), "default").unwrap();
+        Membership::new(&token, b"seed").unwrap()
     }
 
     fn claim() -> Held {
@@ -252,7 +290,7 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(&spool.folder)), (0o600, 0o700));
         let page = read(&path);
-        assert!(page.is_genuine(&spool.tokens));
+        assert!(page.is_genuine(&spool.membership));
         assert_eq!(
             (page.token.as_str(), page.report()),
             ("token", Some(report.clone()))
@@ -262,9 +300,8 @@ mod tests {
             token: "another token".to_owned(),
             ..read(&path)
         };
-        assert!(!forged.is_genuine(&spool.tokens));
-        let foreign = Tokens::new(&Secret::new("another secret"), "audience");
-        assert!(!page.is_genuine(&foreign));
+        assert!(!forged.is_genuine(&spool.membership));
+        assert!(!page.is_genuine(&membership("another secret")));
         spool.forget(claim());
         assert!(!path.exists());
     }

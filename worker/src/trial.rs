@@ -52,7 +52,7 @@ impl Trials {
             Ok(task) => task,
             Err(why) => return json!({"declined": why}),
         };
-        let log = TryLog::kept(self.settings.masker());
+        let log = TryLog::kept(self.settings.log_rules());
         let surroundings = Surroundings {
             marks: Vec::new(),
             patience: Box::new(|| PATIENCE),

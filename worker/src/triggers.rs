@@ -148,7 +148,7 @@ impl Host {
             let log = TryLog::new(
                 control,
                 &order.token,
-                self.shared.native.masker(),
+                self.shared.native.log_rules(),
                 order.log_limit,
                 order.log_offset,
             );

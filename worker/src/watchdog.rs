@@ -5,18 +5,23 @@
 //! It knows its wards by an environment variable that every process started by a worker inherits, so that neither new
 //! process groups nor new sessions escape it.
 
+mod begun;
+
 use crate::WorkerName;
+use crate::address::Address;
 use crate::containers::{self, Engine};
 use crate::spool;
+use begun::{Claimed, TaskChange};
 use processes::lease::{BootInstant, Lease};
 use processes::orphans::Kept;
+use proto::v1::Claim;
 use proto::v1::worker_service_client::WorkerServiceClient;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Names the worker's life in the environment of everything that it starts.
@@ -30,8 +35,9 @@ pub const ARGUMENT: &str = "--watchdog";
 /// line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Farewell {
-    pub(crate) control_plane: String,
+    pub(crate) control_plane: Address,
     pub(crate) worker: String,
+    /// Good for telling of the death, and for nothing else.
     pub(crate) token: String,
     /// Bytes of a message that the control plane accepts.
     pub(crate) message_limit: usize,
@@ -50,10 +56,16 @@ struct Renewal {
     keeps_engines: bool,
     /// Reports that are to be delivered before the death is told, and their digests.
     spooled: BTreeMap<PathBuf, String>,
+    /// What changed about the tasks that have begun.
+    tasks: Option<TaskChange>,
 }
 
 /// The longest wait of a watchdog before it looks at the clock again: waits do not count the time that the machine sleeps.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two looks at what the worker says, and the bytes of one look. The pipe holds much more than is said in between.
+const LULL: Duration = Duration::from_millis(5);
+const PIPE: usize = 64 << 10;
 
 /// How long the control plane is told of the death, if it does not answer.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -67,6 +79,8 @@ pub struct Watchdog {
     /// `None` where there is none to tell anything.
     process: Option<Arc<Mutex<(Child, Kept)>>>,
     spooled: Arc<Mutex<BTreeMap<PathBuf, String>>>,
+    /// The claims under which user code may have begun.
+    begun: Arc<Mutex<BTreeSet<Claimed>>>,
 }
 
 impl Watchdog {
@@ -85,6 +99,7 @@ impl Watchdog {
             lease: Lease::new()?,
             process: Some(process),
             spooled: Arc::default(),
+            begun: Arc::default(),
         })
     }
 
@@ -97,6 +112,7 @@ impl Watchdog {
             lease: Lease::new().expect("memory for a lease"),
             process: None,
             spooled: Arc::default(),
+            begun: Arc::default(),
         }
     }
 
@@ -184,6 +200,8 @@ impl Watchdog {
         match spawn(&self.arguments, &self.life) {
             Ok(successor) => {
                 *process = successor;
+                renewal.tasks = Some(TaskChange::All(lock(&self.begun).clone()));
+                let line = serde_json::to_string(&renewal).unwrap_or(line);
                 tell(&mut process.0, &line);
                 tracing::warn!("the watchdog was gone; there is another one");
             }
@@ -211,6 +229,10 @@ impl Watchdog {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn spawn(arguments: &[String], life: &str) -> std::io::Result<(Child, Kept)> {
     let child = Command::new(std::env::current_exe()?)
         .args(arguments)
@@ -228,7 +250,7 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<(Child, Kept)> {
 
 fn tell(process: &mut Child, line: &str) -> bool {
     let pipe = process.stdin.as_mut();
-    pipe.is_some_and(|pipe| writeln!(pipe, "{line}").is_ok())
+    pipe.is_some_and(|pipe| pipe.write_all(format!("{line}\n").as_bytes()).is_ok())
 }
 
 trait OwnGroup {
@@ -244,18 +266,28 @@ impl OwnGroup for Command {
 
 /// The watchdog itself: reads a renewal from each line, and kills when the lease ends or the worker does.
 pub fn main(life: &str) -> std::process::ExitCode {
+    // What it is told is not for tasks, which run as the same user. Nothing has been told yet.
+    if nix::sys::prctl::set_dumpable(false).is_err() {
+        return std::process::ExitCode::FAILURE;
+    }
     let (sender, renewals) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { break };
-            if sender.send(line).is_err() {
+        let mut pipe = std::io::BufReader::with_capacity(PIPE, std::io::stdin());
+        loop {
+            let mut line = String::new();
+            if !matches!(pipe.read_line(&mut line), Ok(1..)) || sender.send(line).is_err() {
                 break;
+            }
+            if pipe.buffer().is_empty() {
+                // Each task is told of several times; a worker with many short ones does not wake us for each.
+                std::thread::sleep(LULL);
             }
         }
     });
     let no_lease = BootInstant::from_nanos(u64::MAX);
     let mut deadline = no_lease;
     let mut last = Renewal::default();
+    let mut begun = BTreeSet::new();
     loop {
         match renewals.recv_timeout(deadline.left().min(LOOK)) {
             Ok(line) => {
@@ -268,6 +300,9 @@ pub fn main(life: &str) -> std::process::ExitCode {
                     last.engines = renewal.engines;
                 }
                 last.spooled = renewal.spooled;
+                if let Some(change) = renewal.tasks {
+                    change.apply(&mut begun);
+                }
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                 if deadline.left().is_zero() {
@@ -278,7 +313,7 @@ pub fn main(life: &str) -> std::process::ExitCode {
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 kill_wards(life, &last.engines);
                 if let Some(farewell) = last.farewell {
-                    farewell.say(&last.spooled);
+                    farewell.say(&last.spooled, &begun);
                 }
                 return std::process::ExitCode::SUCCESS;
             }
@@ -308,14 +343,14 @@ impl Farewell {
     /// hears it, they do.
     ///
     /// Reports that the worker had in hand go first: what they tell has happened, and is not to be done again.
-    fn say(&self, spooled: &BTreeMap<PathBuf, String>) {
+    fn say(&self, spooled: &BTreeMap<PathBuf, String>, begun: &BTreeSet<Claimed>) {
         if let Some(runtime) = runtime() {
             runtime.block_on(async {
                 let all = async {
                     for (path, digest) in spooled {
                         self.deliver(path, digest).await;
                     }
-                    self.until_heard().await;
+                    self.until_heard(begun).await;
                 };
                 tokio::time::timeout(FAREWELL, all).await.ok()
             });
@@ -351,8 +386,8 @@ impl Farewell {
         client.report(request).await.map(|_| ())
     }
 
-    async fn until_heard(&self) {
-        while let Err(status) = self.leave().await {
+    async fn until_heard(&self, begun: &BTreeSet<Claimed>) {
+        while let Err(status) = self.leave(begun).await {
             // A worker that left in good order, or whose token has run out, has nothing to say.
             if !crate::control::is_transient(&status) {
                 return;
@@ -363,7 +398,9 @@ impl Farewell {
 
     async fn client(&self) -> Result<WorkerServiceClient<tonic::transport::Channel>, tonic::Status> {
         let away = |error: &dyn std::fmt::Display| tonic::Status::unavailable(error.to_string());
-        let endpoint = tonic::transport::Endpoint::from_shared(self.control_plane.clone())
+        let endpoint = self
+            .control_plane
+            .endpoint()
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(2))
@@ -375,13 +412,19 @@ impl Farewell {
             .max_encoding_message_size(self.message_limit))
     }
 
-    async fn leave(&self) -> Result<(), tonic::Status> {
+    async fn leave(&self, begun: &BTreeSet<Claimed>) -> Result<(), tonic::Status> {
         let mut client = self.client().await?;
         let mut request = tonic::Request::new(proto::v1::LeaveRequest {
             worker_id: self.worker.clone(),
             died: true,
-            tells_held: false,
-            held: Vec::new(),
+            tells_held: true,
+            held: begun
+                .iter()
+                .map(|(task_instance_id, epoch)| Claim {
+                    task_instance_id: task_instance_id.clone(),
+                    epoch: *epoch,
+                })
+                .collect(),
         });
         sign(&mut request, &self.token)?;
         client.leave(request).await.map(|_| ())

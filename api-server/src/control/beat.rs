@@ -17,6 +17,9 @@ use tonic::Status;
 /// What becomes of a claim whose answer its worker never heard.
 const UNHEARD: &str = "the answer to its claim was lost on the way to the worker";
 
+/// What becomes of a claim under which nothing was started when its worker ended.
+const BEFORE_IT_BEGAN: &str = "its worker ended before the task began";
+
 /// How much a task instance may lose, as configured.
 pub(super) fn limits(app: &App) -> LossLimits {
     LossLimits {
@@ -80,6 +83,7 @@ pub(super) async fn heard(
     Ok(HeartbeatReply {
         alive: heard.alive,
         stop: stop.collect(),
+        pass: None,
     })
 }
 
@@ -139,14 +143,14 @@ pub(super) async fn left(app: &App, worker: WorkerId, message: LeaveRequest) -> 
     };
     if message.tells_held {
         let held: HashSet<_> = message.held.iter().map(read_claim).collect::<Result<_, _>>()?;
-        give_unheard_back(app, worker, &held).await?;
+        give_unbegun_back(app, worker, &held).await?;
     }
     lose(app, worker, &cause).await?;
     let retired = store::transact!(app.store, "retire worker", |tx| tx.retire_worker(worker).await);
     retired.map(|_| ()).map_err(|error| store_status(&error))
 }
 
-async fn give_unheard_back(
+async fn give_unbegun_back(
     app: &App,
     worker: WorkerId,
     held: &HashSet<(TaskInstanceId, ClaimEpoch)>,
@@ -158,7 +162,7 @@ async fn give_unheard_back(
             let claim = (task.id, task.epoch);
             if !held.contains(&claim) {
                 let run = tx
-                    .give_back(&app.graphs, claim, limits(app), UNHEARD, now)
+                    .give_back(&app.graphs, claim, limits(app), BEFORE_IT_BEGAN, now)
                     .await?;
                 runs.extend(run);
             }

@@ -52,7 +52,30 @@ fn shown(run: &RunRecord) -> Run {
     }
 }
 
+/// Who follows something for long: only as long as the token would open it, too.
+struct Follower(Option<String>);
+
 impl Runs {
+    /// Lets only users that may look pass.
+    fn follower<T>(&self, request: &Request<T>) -> Result<Follower, Status> {
+        self.user(request, Role::Viewer)?;
+        let token = match self.app.config.core.all_admins {
+            true => None,
+            false => Some(token_of(request)?.to_owned()),
+        };
+        Ok(Follower(token))
+    }
+
+    /// An error once a follower has logged out, or the token has run out.
+    fn may_go_on(&self, follower: &Follower) -> Result<(), Status> {
+        let Some(token) = &follower.0 else {
+            return Ok(());
+        };
+        let user = self.app.user_of(token);
+        user.map(|_| ())
+            .map_err(|error| Status::unauthenticated(error.to_string()))
+    }
+
     /// Lets only users of this role pass; returns the name.
     fn user<T>(&self, request: &Request<T>, role: Role) -> Result<String, Status> {
         if self.app.config.core.all_admins {
@@ -60,8 +83,7 @@ impl Runs {
         }
         let user = self
             .app
-            .tokens
-            .user(token_of(request)?)
+            .user_of(token_of(request)?)
             .map_err(|error| Status::unauthenticated(error.to_string()))?;
         match user.role.as_deref().and_then(Role::parse) {
             Some(own) if own >= role => Ok(user.sub),
@@ -99,10 +121,19 @@ impl Runs {
         Ok((update, run.state.is_finished()))
     }
 
-    async fn watch_to_end(self, name: RunName, sender: Sender<Result<RunUpdate, Status>>) {
+    async fn watch_to_end(
+        self,
+        name: RunName,
+        follower: Follower,
+        sender: Sender<Result<RunUpdate, Status>>,
+    ) {
         let mut hints = self.app.watchers.subscribe();
         let mut last = None;
         loop {
+            if let Err(status) = self.may_go_on(&follower) {
+                sender.send(Err(status)).await.ok();
+                return;
+            }
             match self.update(&name).await {
                 Ok((update, ended)) => {
                     if last.as_ref() != Some(&update) {
@@ -131,7 +162,12 @@ impl Runs {
         }
     }
 
-    async fn tail_to_end(self, request: TailLogRequest, sender: Sender<Result<LogLines, Status>>) {
+    async fn tail_to_end(
+        self,
+        request: TailLogRequest,
+        follower: Follower,
+        sender: Sender<Result<LogLines, Status>>,
+    ) {
         let (dag_id, run_id) = (
             DagId::new(request.dag_id.as_str()),
             RunId::new(request.run_id.as_str()),
@@ -140,6 +176,10 @@ impl Runs {
         let mut try_number = request.try_number;
         let mut offset = 0;
         loop {
+            if let Err(status) = self.may_go_on(&follower) {
+                sender.send(Err(status)).await.ok();
+                return;
+            }
             let found = async {
                 self.app
                     .store
@@ -256,10 +296,10 @@ impl RunService for Runs {
     }
 
     async fn watch(&self, request: Request<RunName>) -> Result<Response<Self::WatchStream>, Status> {
-        self.user(&request, Role::Viewer)?;
+        let follower = self.follower(&request)?;
         self.find(request.get_ref()).await?;
         let (sender, receiver) = mpsc::channel(16);
-        let watching = self.clone().watch_to_end(request.into_inner(), sender);
+        let watching = self.clone().watch_to_end(request.into_inner(), follower, sender);
         self.lifecycle.spawn("watched run", Kind::Request, watching);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -268,9 +308,9 @@ impl RunService for Runs {
         &self,
         request: Request<TailLogRequest>,
     ) -> Result<Response<Self::TailLogStream>, Status> {
-        self.user(&request, Role::Viewer)?;
+        let follower = self.follower(&request)?;
         let (sender, receiver) = mpsc::channel(16);
-        let tailing = self.clone().tail_to_end(request.into_inner(), sender);
+        let tailing = self.clone().tail_to_end(request.into_inner(), follower, sender);
         self.lifecycle.spawn("followed log", Kind::Request, tailing);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

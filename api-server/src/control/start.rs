@@ -13,11 +13,20 @@ use store::Graph;
 use store::repo::{RunRecord, TaskInstanceRecord};
 use tonic::Status;
 
+/// What is read for a claim beside the task instance and its run.
+pub(super) struct RunFacts {
+    /// The run as the SDK knows it.
+    pub(super) dag_run: Value,
+    pub(super) xcom_keys_to_clear: Vec<String>,
+    /// Which version of the bundle's files the task runs in.
+    pub(super) bundle_version: Option<String>,
+}
+
 pub(super) fn start_task(
     app: &App,
     ti: &TaskInstanceRecord,
     run: &RunRecord,
-    (dag_run, xcom_keys_to_clear): (Value, Vec<String>),
+    facts: RunFacts,
     graph: &Graph,
     worker: WorkerId,
 ) -> Result<StartTask, Status> {
@@ -37,6 +46,7 @@ pub(super) fn start_task(
         queue: ti.queue.to_string(),
         dag_rel_path: graph.relative_fileloc.clone(),
         bundle_name: graph.bundle_name.clone(),
+        bundle_version: facts.bundle_version,
         start_date,
         max_tries: ti.max_tries,
         should_retry: ti.should_retry(),
@@ -50,8 +60,8 @@ pub(super) fn start_task(
         trace_context: trace_context
             .clone()
             .map(|context| BTreeMap::from([("traceparent".to_owned(), context)])),
-        dag_run,
-        xcom_keys_to_clear,
+        dag_run: facts.dag_run,
+        xcom_keys_to_clear: facts.xcom_keys_to_clear,
     };
     let claim = ClaimToken {
         task_instance: ti.id,

@@ -1,10 +1,10 @@
 //! What workers call.
 
-use super::{ask, beat, report, start, store_status, token_of, triggers};
+use super::{ask, beat, joining, report, start, store_status, token_of, triggers};
 use crate::App;
 use chrono::Utc;
-use identity::ClaimToken;
-use model::task_instance::{BeatNumber, LossCause};
+use identity::{ClaimToken, TokenError};
+use model::task_instance::BeatNumber;
 use model::{TryNumber, WorkerId};
 use proto::v1::claim_reply::Outcome as ClaimOutcome;
 use proto::v1::worker_service_server::WorkerService;
@@ -14,7 +14,8 @@ use proto::v1::{
     SyncTriggersReply, SyncTriggersRequest, TriggerFiredReply, TriggerFiredRequest,
 };
 use python::messages::Question;
-use store::repo::{Claimed, TaskInstanceRecord, WorkerRecord};
+use store::StoreError;
+use store::repo::{Claimed, TaskInstanceRecord};
 use telemetry::metric;
 use tonic::{Request, Response, Status};
 
@@ -28,18 +29,46 @@ pub(super) fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, S
         .map_err(|_| Status::invalid_argument(format!("{what} {text:?} is not one")))
 }
 
+/// The worker of a token, if it speaks for itself.
+fn itself(token: Result<WorkerId, TokenError>, claimed: &str) -> Result<WorkerId, Status> {
+    let id = token.map_err(|error| Status::unauthenticated(error.to_string()))?;
+    if id.to_string() == claimed {
+        return Ok(id);
+    }
+    Err(Status::permission_denied("the token is another worker's"))
+}
+
 impl Workers {
     /// The worker that a call is from; it may speak only for itself.
     fn worker<T>(&self, request: &Request<T>, claimed: &str) -> Result<WorkerId, Status> {
-        let id = self
-            .app
-            .tokens
-            .worker(token_of(request)?)
-            .map_err(|error| Status::unauthenticated(error.to_string()))?;
-        if id.to_string() == claimed {
-            return Ok(id);
+        itself(self.app.tokens.worker(token_of(request)?), claimed)
+    }
+
+    /// The same, of one whose life has not ended.
+    async fn living_worker<T>(&self, request: &Request<T>, claimed: &str) -> Result<WorkerId, Status> {
+        let id = self.worker(request, claimed)?;
+        self.must_live(id).await.map(|()| id)
+    }
+
+    async fn must_live(&self, id: WorkerId) -> Result<(), Status> {
+        let lives = async { self.app.store.reader().await?.worker_lives(id).await };
+        match lives.await.map_err(|error: StoreError| store_status(&error))? {
+            true => Ok(()),
+            false => Err(Status::failed_precondition("the worker's life has ended")),
         }
-        Err(Status::permission_denied("the token is another worker's"))
+    }
+
+    /// The worker whose life a call ends: that is told by itself, or, once it is dead, by its watchdog, which can say nothing
+    /// else.
+    fn leaver(&self, request: &Request<LeaveRequest>) -> Result<WorkerId, Status> {
+        let (token, message) = (token_of(request)?, request.get_ref());
+        match self.app.tokens.farewell(token) {
+            Ok(id) if message.died && !message.tells_held => itself(Ok(id), &message.worker_id),
+            Ok(_) => Err(Status::permission_denied(
+                "with this token only a worker's death can be told",
+            )),
+            Err(_) => self.worker(request, &message.worker_id),
+        }
     }
 
     fn claim<T>(&self, request: &Request<T>) -> Result<ClaimToken, Status> {
@@ -75,28 +104,7 @@ impl Workers {
 #[tonic::async_trait]
 impl WorkerService for Workers {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
-        let id = self.worker(&request, &request.get_ref().worker_id)?;
-        let message = request.into_inner();
-        let worker = WorkerRecord {
-            id,
-            name: message.name,
-            hostname: message.hostname,
-            queues: message.queues,
-            concurrency: message.concurrency,
-            trigger_capacity: message.trigger_capacity,
-        };
-        let lease = self.app.config.scheduler.worker_lease;
-        let earlier = store::transact!(self.app.store, "register worker", |tx| tx
-            .register_worker(&worker, lease)
-            .await);
-        for life in earlier.map_err(|error| store_status(&error))? {
-            tracing::info!(name = %worker.name, "a worker is back; what it ran before is tried again");
-            beat::lose(&self.app, life, &LossCause::WorkerRestarted).await?;
-        }
-        let seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
-        Ok(Response::new(RegisterReply {
-            lease_seconds: seconds,
-        }))
+        joining::register(&self.app, request).await.map(Response::new)
     }
 
     async fn heartbeat(
@@ -104,12 +112,15 @@ impl WorkerService for Workers {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
         let id = self.worker(&request, &request.get_ref().worker_id)?;
-        let reply = beat::heard(&self.app, id, request.into_inner()).await?;
+        let mut reply = beat::heard(&self.app, id, request.into_inner()).await?;
+        if reply.alive {
+            reply.pass = Some(joining::pass(&self.app, id)?);
+        }
         Ok(Response::new(reply))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
-        let id = self.worker(&request, &request.get_ref().worker_id)?;
+        let id = self.leaver(&request)?;
         beat::left(&self.app, id, request.into_inner()).await?;
         Ok(Response::new(LeaveReply {}))
     }
@@ -141,7 +152,17 @@ impl WorkerService for Workers {
                         true => tx.xcom_keys(&granted.0).await?,
                         false => Vec::new(),
                     };
-                    Ok(Ok((granted, (dag_run, to_clear), graph)))
+                    // The graph may be a few seconds old.
+                    let bundle_version = match graph.bundle_version {
+                        Some(_) => tx.bundle_version(granted.0.version_id).await?,
+                        None => None,
+                    };
+                    let facts = start::RunFacts {
+                        dag_run,
+                        xcom_keys_to_clear: to_clear,
+                        bundle_version,
+                    };
+                    Ok(Ok((granted, facts, graph)))
                 }
                 other => Ok(Err(other)),
             }
@@ -166,11 +187,12 @@ impl WorkerService for Workers {
 
     async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
         // A worker asks on behalf of its triggers, none of which has a claim.
-        let is_worker = self.app.tokens.worker(token_of(&request)?).is_ok();
-        let ti = if is_worker {
-            None
-        } else {
-            Some(self.current(&self.claim(&request)?).await?)
+        let ti = match self.app.tokens.worker(token_of(&request)?) {
+            Ok(worker) => {
+                self.must_live(worker).await?;
+                None
+            }
+            Err(_) => Some(self.current(&self.claim(&request)?).await?),
         };
         let bytes = request.into_inner().request;
         let question: Result<Question, _> = serde_json::from_slice(&bytes);
@@ -212,7 +234,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<SyncTriggersRequest>,
     ) -> Result<Response<SyncTriggersReply>, Status> {
-        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        let worker = self.living_worker(&request, &request.get_ref().worker_id).await?;
         let reply = triggers::sync(&self.app, worker, request.into_inner()).await?;
         Ok(Response::new(reply))
     }
@@ -221,7 +243,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<TriggerFiredRequest>,
     ) -> Result<Response<TriggerFiredReply>, Status> {
-        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        let worker = self.living_worker(&request, &request.get_ref().worker_id).await?;
         let reply = triggers::fired(&self.app, worker, request.into_inner()).await?;
         Ok(Response::new(reply))
     }

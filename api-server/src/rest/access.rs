@@ -63,14 +63,10 @@ pub(crate) fn identify(app: &App, headers: &HeaderMap) -> ApiResult<Caller> {
     let Some(token) = bearer(headers).or_else(|| cookie(headers)) else {
         return Err(ApiError::detail(StatusCode::UNAUTHORIZED, "Not authenticated"));
     };
-    let user = app.tokens.user(token).map_err(|error| match error {
+    let user = app.user_of(token).map_err(|error| match error {
         identity::TokenError::Expired => ApiError::detail(StatusCode::UNAUTHORIZED, error.to_string()),
         identity::TokenError::Invalid => ApiError::detail(StatusCode::FORBIDDEN, error.to_string()),
     })?;
-    if app.revoked.has(token) {
-        let text = identity::TokenError::Invalid.to_string();
-        return Err(ApiError::detail(StatusCode::FORBIDDEN, text));
-    }
     let role = user
         .role
         .as_deref()

@@ -52,7 +52,7 @@ pub(crate) fn response(dag: &DagRecord) -> Value {
         "last_parse_duration": dag.last_parse_duration,
         "last_expired": null,
         "bundle_name": dag.bundle_name,
-        "bundle_version": null,
+        "bundle_version": dag.bundle_version,
         "relative_fileloc": dag.relative_fileloc,
         "fileloc": dag.fileloc,
         "description": dag.description,

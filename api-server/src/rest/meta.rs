@@ -23,7 +23,7 @@ use store::repo::{DagRecord, DagVersionRecord, ImportErrorRecord};
 pub(crate) fn version_response(version: &DagVersionRecord, dag: &DagRecord) -> Value {
     json!({
         "id": version.id, "version_number": version.version_number, "dag_id": version.dag_id,
-        "bundle_name": version.bundle_name, "bundle_version": null, "created_at": rest_format(version.created_at),
+        "bundle_name": version.bundle_name, "bundle_version": version.bundle_version, "created_at": rest_format(version.created_at),
         "dag_display_name": dag.display_name.as_deref().unwrap_or(dag.dag_id.as_str()), "bundle_url": null,
     })
 }

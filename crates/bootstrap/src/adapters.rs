@@ -3,10 +3,11 @@
 use crate::examples;
 use anyhow::Context;
 use broker::{Broker, RabbitBroker};
-use config::{Config, DatabaseUrl, Secret};
-use identity::Tokens;
+use config::{Config, DagBundle, DatabaseUrl, Secret};
+use identity::{JoinToken, Tokens};
 use lifecycle::{Kind, Lifecycle};
 use python::{Bundle, ForkServer, ForkServerConfig};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,13 +106,40 @@ pub fn tokens(config: &Config) -> anyhow::Result<Tokens> {
     let secret = &config.api_auth.jwt_secret;
     anyhow::ensure!(
         !secret.is_empty(),
-        "[api_auth] jwt_secret is not set; API servers and workers need the same secret, for example from `openssl rand -base64 48`"
+        "[api_auth] jwt_secret is not set; all API servers need the same, for example from `openssl rand -base64 48`"
     );
     anyhow::ensure!(
         secret.expose().len() >= 16,
         "[api_auth] jwt_secret is shorter than 16 characters; make one with `openssl rand -base64 48`"
     );
     Ok(Tokens::new(secret, &config.api_auth.jwt_audience))
+}
+
+/// The pool of workers whose join token is made from `[api_auth] jwt_secret` where none is configured.
+pub const DEFAULT_POOL: &str = "default";
+
+/// The join token that a worker registers with: the configured one, or that of the pool `default`.
+///
+/// # Errors
+/// When there is nothing to make it from, or the configured one is none.
+pub fn join_token(config: &Config) -> anyhow::Result<JoinToken> {
+    let (own, secret) = (&config.updraft.join_token, &config.api_auth.jwt_secret);
+    if !own.is_empty() {
+        if !secret.is_empty() {
+            tracing::warn!(
+                "[api_auth] jwt_secret is set on this worker, which does not need it: whoever reads it here can make himself an admin; take it away"
+            );
+        }
+        return JoinToken::read(own.expose()).context("[updraft] join_token");
+    }
+    anyhow::ensure!(
+        !secret.is_empty(),
+        "[updraft] join_token is not set; `updraft workers join-token` on an API server's machine prints it"
+    );
+    tracing::warn!(
+        "[updraft] join_token is not set: this worker joins with a token made from [api_auth] jwt_secret, with which whoever reads it here can make himself an admin. Set the join token that `updraft workers join-token` prints instead, and take jwt_secret away from workers"
+    );
+    Ok(JoinToken::of_pool(secret, DEFAULT_POOL)?)
 }
 
 /// The secret for tokens of an installation on one machine.
@@ -155,7 +183,7 @@ fn kept_secret(home: &Path, name: &str, make: impl Fn() -> String) -> anyhow::Re
     }
 }
 
-/// The fork server for that interpreter, with the configured DAG folder and, if wanted, the examples. `env` goes to it and
+/// The fork server for that interpreter, with the configured bundles and, if wanted, the examples. `env` goes to it and
 /// all its children.
 ///
 /// # Errors
@@ -166,15 +194,9 @@ pub fn fork_server(
     env: &[(String, String)],
     lifecycle: &Lifecycle,
 ) -> anyhow::Result<ForkServer> {
-    let mut bundles = vec![Bundle {
-        name: "dags-folder".to_owned(),
-        path: config.core.dags_folder.clone(),
-    }];
+    let mut bundles: Vec<Bundle> = config.dag_processor.bundles.iter().map(bundle).collect();
     if config.core.load_examples {
-        bundles.push(Bundle {
-            name: EXAMPLES_BUNDLE.to_owned(),
-            path: examples::write(&config.home)?,
-        });
+        bundles.push(Bundle::local(EXAMPLES_BUNDLE, examples::write(&config.home)?));
     }
     let hidden = std::env::vars()
         .map(|(name, _)| name)
@@ -200,6 +222,17 @@ pub fn fork_server(
         hidden_env: hidden,
     };
     Ok(ForkServer::new(config, lifecycle.clone()))
+}
+
+fn bundle(configured: &DagBundle) -> Bundle {
+    Bundle {
+        name: configured.name.clone(),
+        path: configured.folder.clone().unwrap_or_default(),
+        classpath: configured.classpath.clone(),
+        kwargs: Value::Object(configured.kwargs.clone()),
+        version: None,
+        is_local: configured.folder.is_some(),
+    }
 }
 
 /// Environment variables that tasks and parsers must not see.

@@ -5,8 +5,8 @@ mod examples;
 mod health;
 
 pub use adapters::{
-    EXAMPLES_BUNDLE, fork_server, is_secret_variable, open_broker, open_broker_for_command, open_cipher,
-    open_store, shared_secret, tokens,
+    DEFAULT_POOL, EXAMPLES_BUNDLE, fork_server, is_secret_variable, join_token, open_broker,
+    open_broker_for_command, open_cipher, open_store, shared_secret, tokens,
 };
 pub use health::{Health, HealthPage};
 

@@ -48,6 +48,18 @@ pub enum ConfigError {
         /// Why.
         problem: String,
     },
+    /// An option is to come from a secrets backend.
+    #[error(
+        "{origin} is not read: Updraft takes no options from a secrets backend; let {key}_cmd print the value of [{section}] {key}"
+    )]
+    FromBackend {
+        /// Section of the option.
+        section: String,
+        /// Name of the option.
+        key: String,
+        /// Where that was said.
+        origin: String,
+    },
     /// Neither `AIRFLOW_HOME` nor `HOME` is set.
     #[error(
         "neither AIRFLOW_HOME nor HOME is set; set AIRFLOW_HOME to the folder for airflow.cfg, logs and the database"

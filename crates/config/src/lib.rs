@@ -5,6 +5,8 @@
 //! This crate is the only place that reads the environment. What it hands out is checked and typed
 //! ([`Config`]), so that a bad value is told once, at start, with the option's name.
 
+mod bundles;
+mod encryption;
 mod error;
 mod executors;
 mod ini;
@@ -14,6 +16,7 @@ mod reader;
 mod secret;
 mod typed;
 
+pub use bundles::{DagBundle, LOCAL_BUNDLE};
 pub use error::ConfigError;
 pub use executors::{Executor, Executors};
 pub use options::{OPTIONS, OptionSpec};

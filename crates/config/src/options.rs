@@ -302,7 +302,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "api_auth",
         "jwt_secret",
         "",
-        "Key that tokens are signed with; the same on API servers and workers. Made at start if empty and nothing is shared.",
+        "Key that API servers sign tokens with, the same on all of them, and nowhere else: workers have a join token. Made at start if empty and nothing is shared.",
     ),
     option(
         "api_auth",
@@ -426,9 +426,15 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "dag_processor",
+        "dag_bundle_config_list",
+        r#"[{"name": "dags-folder", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {}}]"#,
+        "Where DAG files come from: a JSON list of bundles, each with name, classpath and kwargs. A LocalDagBundle without a path is [core] dags_folder.",
+    ),
+    option(
+        "dag_processor",
         "refresh_interval",
         "300",
-        "Seconds between full looks at the DAG folder, beside the watch on it.",
+        "Seconds between full looks at the bundles, beside the watch on their folders, and between refreshes of those that are no folders of this machine. A refresh_interval in the kwargs of a bundle goes first.",
     ),
     option(
         "dag_processor",
@@ -477,6 +483,36 @@ pub const OPTIONS: &[OptionSpec] = &[
         "control_plane",
         "http://127.0.0.1:50051",
         "URL of the control plane, for workers.",
+    ),
+    option(
+        "updraft",
+        "control_plane_ca",
+        "",
+        "File (PEM) with the certificates that an https:// control plane is trusted by; the machine's own if empty.",
+    ),
+    option(
+        "updraft",
+        "grpc_ssl_cert",
+        "",
+        "File (PEM) with the certificate chain of the control plane; with it API servers speak TLS there.",
+    ),
+    option(
+        "updraft",
+        "grpc_ssl_key",
+        "",
+        "File (PEM) with the private key of that certificate.",
+    ),
+    secret(
+        "updraft",
+        "join_token",
+        "",
+        "Join token of a worker's pool, from `updraft workers join-token`. If empty, that of the pool default is made from [api_auth] jwt_secret, which workers should not have.",
+    ),
+    option(
+        "updraft",
+        "worker_pools",
+        "default",
+        "Pools whose join tokens API servers accept, separated by commas. A pool that is taken off the list has no more workers once their leases end.",
     ),
     option(
         "updraft",

@@ -89,6 +89,8 @@ impl RawConfig {
             Err(source) => return Err(ConfigError::Unreadable { path, source }),
         };
         for entry in ini::parse(&text, &path)? {
+            let origin = format!("[{}] {} in {}", entry.section, entry.key, path.display());
+            refuse_backend(&entry.section, &entry.key, &entry.value, origin)?;
             let value = entry
                 .value
                 .replace("{AIRFLOW_HOME}", &self.home.to_string_lossy());
@@ -117,6 +119,7 @@ impl RawConfig {
                 continue;
             };
             let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+            refuse_backend(&section, &key, value, name.clone())?;
             match key.strip_suffix("_cmd") {
                 Some(base) if find(&section, base).is_some() => {
                     let output = run_command(&section, base, value)?;
@@ -186,6 +189,19 @@ impl RawConfig {
     }
 }
 
+/// A secret that is to come from a secrets backend would be missing without a word, and a default stand in its place.
+fn refuse_backend(section: &str, key: &str, value: &str, origin: String) -> Result<(), ConfigError> {
+    let base = key.strip_suffix("_secret");
+    match base.filter(|base| find(section, base).is_some_and(|option| option.sensitive)) {
+        Some(base) if !value.is_empty() => Err(ConfigError::FromBackend {
+            section: section.to_owned(),
+            key: base.to_owned(),
+            origin,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn expand_user(path: &str, home: Option<&String>) -> PathBuf {
     match (path.strip_prefix("~/"), home) {
         (Some(rest), Some(home)) => Path::new(home).join(rest),
@@ -247,6 +263,23 @@ mod tests {
             config.get("core", "dags_folder").map(|v| v.0),
             Some(&*format!("{home}/dags"))
         );
+    }
+
+    #[test]
+    fn a_secret_of_a_backend_is_not_passed_over() {
+        let name = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET";
+        let error = RawConfig::load_from(env(&[("AIRFLOW_HOME", "/nonexistent"), (name, "conn")]));
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("sql_alchemy_conn_cmd"),
+            "{error}"
+        );
+        // This is an option's own name.
+        let own = env(&[
+            ("AIRFLOW_HOME", "/nonexistent"),
+            ("AIRFLOW__API_AUTH__JWT_SECRET", "x"),
+        ]);
+        assert!(RawConfig::load_from(own).is_ok());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From texts to checked values.
 
+use crate::bundles::DagBundle;
+use crate::encryption;
 use crate::error::ConfigError;
 use crate::executors::Executors;
 use crate::raw::RawConfig;
@@ -118,6 +120,13 @@ impl Reader<'_> {
                 DatabaseUrl::Sqlite(PathBuf::from(&path[1..]))
             }
             Some(("mysql" | "mysql+pymysql" | "mysql+mysqldb" | "mariadb" | "mariadb+pymysql", rest)) => {
+                let rest = encryption::database_url(rest).map_err(|wish| {
+                    let allowed = format!(
+                        "of encryption: ssl_ca, ssl_cert, ssl_key, ssl_mode, ssl_check_hostname, ssl_verify_cert, \
+                         ssl_verify_identity, ssl_disabled, ssl; not {wish}"
+                    );
+                    self.0.bad_value(section, key, allowed)
+                })?;
                 DatabaseUrl::MariaDb(Secret::new(format!("mysql://{rest}")))
             }
             _ => return Err(self.0.bad_value(section, key, allowed)),
@@ -193,7 +202,15 @@ impl Reader<'_> {
     }
 
     pub(super) fn dag_processor(&self) -> Result<DagProcessor, ConfigError> {
+        let dags_folder = self.absolute("core", "dags_folder")?;
+        let list = self.text("dag_processor", "dag_bundle_config_list");
+        let bundles = DagBundle::read_all(&list, &dags_folder).map_err(|allowed| {
+            self.0
+                .bad_value("dag_processor", "dag_bundle_config_list", allowed)
+        })?;
         Ok(DagProcessor {
+            bundles,
+            options_of_dags: self.options_of_dags(),
             refresh_interval: self.seconds("dag_processor", "refresh_interval")?,
             min_file_process_interval: self
                 .optional("dag_processor", "min_file_process_interval")
@@ -203,6 +220,19 @@ impl Reader<'_> {
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
             file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),
         })
+    }
+
+    /// The options of the sections that Airflow's own classes of DAGs and tasks read when they are made.
+    fn options_of_dags(&self) -> String {
+        let all = self.0.all().filter(|(section, .., option)| {
+            let is_secret = option.is_some_and(|option| option.sensitive);
+            matches!(*section, "core" | "operators" | "scheduler" | "email") && !is_secret
+        });
+        let mut lines: Vec<String> = all
+            .map(|(section, key, value, ..)| format!("[{section}] {key} = {value}"))
+            .collect();
+        lines.sort();
+        lines.join("\n")
     }
 
     pub(super) fn scheduler(&self) -> Result<Scheduler, ConfigError> {
@@ -277,6 +307,20 @@ impl Reader<'_> {
             .bad_value("updraft", "control_plane", "a URL with http:// or https://"))
     }
 
+    fn grpc_ssl(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+        let (cert, key) = ("grpc_ssl_cert", "grpc_ssl_key");
+        match (self.optional("updraft", cert), self.optional("updraft", key)) {
+            (Some(cert), Some(key)) => Ok(Some((cert.into(), key.into()))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(self
+                .0
+                .bad_value("updraft", key, "a file, as grpc_ssl_cert is set")),
+            (None, Some(_)) => Err(self
+                .0
+                .bad_value("updraft", cert, "a file, as grpc_ssl_key is set")),
+        }
+    }
+
     pub(super) fn updraft(&self) -> Result<Updraft, ConfigError> {
         let queues = match self.list("updraft", "queues") {
             empty if empty.is_empty() => vec![self.text("operators", "default_queue")],
@@ -287,6 +331,10 @@ impl Reader<'_> {
             grpc_host: self.text("updraft", "grpc_host"),
             grpc_port: self.number("updraft", "grpc_port", "a port from 0 to 65535")?,
             control_plane: self.control_plane()?,
+            control_plane_ca: self.optional("updraft", "control_plane_ca").map(PathBuf::from),
+            grpc_ssl: self.grpc_ssl()?,
+            join_token: Secret::new(self.text("updraft", "join_token").trim()),
+            worker_pools: self.list("updraft", "worker_pools"),
             metrics_host: self.text("updraft", "metrics_host"),
             metrics_port: self.number("updraft", "metrics_port", "a port from 0 to 65535")?,
             worker_name: self.optional("updraft", "worker_name"),

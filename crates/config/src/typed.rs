@@ -1,5 +1,7 @@
 //! The options, checked and typed.
 
+use crate::bundles::DagBundle;
+use crate::encryption;
 use crate::error::ConfigError;
 use crate::executors::Executors;
 use crate::raw::RawConfig;
@@ -202,6 +204,9 @@ pub struct KubernetesExecutor {
     reason = "each field is the option of its name, described in OPTIONS"
 )]
 pub struct DagProcessor {
+    pub bundles: Vec<DagBundle>,
+    /// The options that DAGs are made with, as they are set: other ones make other DAGs of the same files.
+    pub options_of_dags: String,
     pub refresh_interval: Duration,
     pub min_file_process_interval: Option<Duration>,
     pub parsing_processes: usize,
@@ -220,6 +225,11 @@ pub struct Updraft {
     pub grpc_host: String,
     pub grpc_port: u16,
     pub control_plane: String,
+    pub control_plane_ca: Option<PathBuf>,
+    /// Certificate chain and private key of the control plane.
+    pub grpc_ssl: Option<(PathBuf, PathBuf)>,
+    pub join_token: Secret,
+    pub worker_pools: Vec<String>,
     pub metrics_host: String,
     pub metrics_port: u16,
     pub worker_name: Option<String>,
@@ -242,6 +252,7 @@ impl Config {
     /// At the first option with a value that it cannot have.
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
         let read = Reader(raw);
+        encryption::check(&read)?;
         Ok(Self {
             home: raw.home().to_owned(),
             core: read.core()?,

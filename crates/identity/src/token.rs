@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 const WORKERS: &str = "urn:updraft:worker";
 const CLAIMS: &str = "urn:updraft:claim";
-const SEALS: &str = "urn:updraft:seal";
-/// How long a worker's own token is good for; it signs a new one for every connection.
-const WORKER_LIFETIME: Duration = Duration::from_secs(3600);
+const FAREWELLS: &str = "urn:updraft:farewell";
+/// Seconds by which the clocks of API servers may differ.
+const LEEWAY: u64 = 10;
 /// A claim's token dies with the claim; this only bounds what a leak could do after the database is gone.
 const CLAIM_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
@@ -94,14 +94,49 @@ struct Envelope<'a, T> {
     iat: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct WorkerBody {
-    sub: String,
+/// Signs `body` for that audience; `key_id` names the key.
+pub(crate) fn sign<T: Serialize>(
+    key: &EncodingKey,
+    key_id: &str,
+    body: &T,
+    audience: &str,
+    lifetime: Duration,
+) -> Result<String, TokenError> {
+    let now = get_current_timestamp();
+    let envelope = Envelope {
+        body,
+        jti: Uuid::new_v4().simple().to_string(),
+        aud: audience,
+        nbf: now,
+        exp: now + lifetime.as_secs(),
+        iat: now,
+    };
+    let mut header = Header::new(Algorithm::HS512);
+    header.kid = Some(key_id.to_owned());
+    encode(&header, &envelope, key).map_err(|_| TokenError::Invalid)
 }
 
-/// What is sealed: a digest, as a token tells.
+/// What is signed with that key for that audience, where clocks differ by `leeway` seconds at most.
+pub(crate) fn check<T: DeserializeOwned>(
+    key: &DecodingKey,
+    token: &str,
+    audience: &str,
+    leeway: u64,
+) -> Result<T, TokenError> {
+    let mut validation = Validation::new(Algorithm::HS512);
+    validation.leeway = leeway;
+    validation.validate_nbf = true;
+    validation.set_audience(&[audience]);
+    validation.set_required_spec_claims(&["exp", "nbf", "aud"]);
+    match decode(token, key, &validation) {
+        Ok(data) => Ok(data.claims),
+        Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => Err(TokenError::Expired),
+        Err(_) => Err(TokenError::Invalid),
+    }
+}
+
 #[derive(Serialize, Deserialize)]
-struct SealBody {
+struct WorkerBody {
     sub: String,
 }
 
@@ -124,31 +159,11 @@ impl Tokens {
     }
 
     fn sign<T: Serialize>(&self, body: &T, audience: &str, lifetime: Duration) -> Result<String, TokenError> {
-        let now = get_current_timestamp();
-        let envelope = Envelope {
-            body,
-            jti: Uuid::new_v4().simple().to_string(),
-            aud: audience,
-            nbf: now,
-            exp: now + lifetime.as_secs(),
-            iat: now,
-        };
-        let mut header = Header::new(Algorithm::HS512);
-        header.kid = Some("not-used".to_owned());
-        encode(&header, &envelope, &self.signing).map_err(|_| TokenError::Invalid)
+        sign(&self.signing, "not-used", body, audience, lifetime)
     }
 
     fn check<T: DeserializeOwned>(&self, token: &str, audience: &str) -> Result<T, TokenError> {
-        let mut validation = Validation::new(Algorithm::HS512);
-        validation.leeway = 10;
-        validation.validate_nbf = true;
-        validation.set_audience(&[audience]);
-        validation.set_required_spec_claims(&["exp", "nbf", "aud"]);
-        match decode(token, &self.checking, &validation) {
-            Ok(data) => Ok(data.claims),
-            Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => Err(TokenError::Expired),
-            Err(_) => Err(TokenError::Invalid),
-        }
+        check(&self.checking, token, audience, LEEWAY)
     }
 
     /// A token for a user.
@@ -167,12 +182,12 @@ impl Tokens {
         self.check(token, &self.audience)
     }
 
-    /// A token with which a worker registers.
+    /// A token for one life of a worker.
     ///
     /// # Errors
     /// When it cannot be signed.
-    pub fn for_worker(&self, id: WorkerId) -> Result<String, TokenError> {
-        self.sign(&WorkerBody { sub: id.to_string() }, WORKERS, WORKER_LIFETIME)
+    pub fn for_worker(&self, id: WorkerId, lifetime: Duration) -> Result<String, TokenError> {
+        self.sign(&WorkerBody { sub: id.to_string() }, WORKERS, lifetime)
     }
 
     /// The worker that a token is about.
@@ -180,7 +195,27 @@ impl Tokens {
     /// # Errors
     /// When it is expired or not a worker's token of ours.
     pub fn worker(&self, token: &str) -> Result<WorkerId, TokenError> {
-        let body: WorkerBody = self.check(token, WORKERS)?;
+        self.life(token, WORKERS)
+    }
+
+    /// A token that can only say that this life of a worker has ended: for its watchdog.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn for_farewell(&self, id: WorkerId, lifetime: Duration) -> Result<String, TokenError> {
+        self.sign(&WorkerBody { sub: id.to_string() }, FAREWELLS, lifetime)
+    }
+
+    /// The worker of whose death a token may tell.
+    ///
+    /// # Errors
+    /// When it is expired or not such a token of ours.
+    pub fn farewell(&self, token: &str) -> Result<WorkerId, TokenError> {
+        self.life(token, FAREWELLS)
+    }
+
+    fn life(&self, token: &str, audience: &str) -> Result<WorkerId, TokenError> {
+        let body: WorkerBody = self.check(token, audience)?;
         body.sub.parse().map_err(|_| TokenError::Invalid)
     }
 
@@ -190,21 +225,6 @@ impl Tokens {
     /// When it cannot be signed.
     pub fn for_claim(&self, claim: &ClaimToken) -> Result<String, TokenError> {
         self.sign(claim, CLAIMS, CLAIM_LIFETIME)
-    }
-
-    /// A token that proves that a holder of the key has written what has that digest. It opens nothing.
-    ///
-    /// # Errors
-    /// When it cannot be signed.
-    pub fn seal(&self, digest: &str) -> Result<String, TokenError> {
-        let sub = digest.to_owned();
-        self.sign(&SealBody { sub }, SEALS, CLAIM_LIFETIME)
-    }
-
-    /// Returns `true` if `seal` is one of ours for that digest.
-    pub fn is_sealed(&self, seal: &str, digest: &str) -> bool {
-        let body: Result<SealBody, TokenError> = self.check(seal, SEALS);
-        body.is_ok_and(|body| body.sub == digest)
     }
 
     /// The claim that a token is about.
@@ -240,23 +260,31 @@ mod tests {
         assert_eq!(ours.user(&token), Ok(user()));
         assert_eq!(ours.worker(&token), Err(TokenError::Invalid));
         assert_eq!(tokens("two").user(&token), Err(TokenError::Invalid));
-        assert_eq!(ours.worker(&ours.for_worker(worker).unwrap()), Ok(worker));
-        assert_eq!(
-            ours.user(&ours.for_worker(worker).unwrap()),
-            Err(TokenError::Invalid)
+        let minute = Duration::from_secs(60);
+        let (living, dead) = (
+            ours.for_worker(worker, minute).unwrap(),
+            ours.for_farewell(worker, minute).unwrap(),
         );
+        assert_eq!(ours.worker(&living), Ok(worker));
+        assert_eq!(ours.user(&living), Err(TokenError::Invalid));
+        assert_eq!(ours.farewell(&dead), Ok(worker));
         let claim = ClaimToken {
             task_instance: TaskInstanceId::new(Uuid::from_u128(2)),
             epoch: ClaimEpoch(3),
             try_number: 1,
             worker,
         };
-        assert_eq!(ours.claim(&ours.for_claim(&claim).unwrap()), Ok(claim));
-        assert!(ours.worker(&ours.for_claim(&claim).unwrap()).is_err());
-        let seal = ours.seal("abc").unwrap();
-        assert!(ours.is_sealed(&seal, "abc") && !ours.is_sealed(&seal, "abd"));
-        assert!(!tokens("two").is_sealed(&seal, "abc"));
-        assert!(ours.claim(&seal).is_err() && ours.worker(&seal).is_err());
+        let claimed = ours.for_claim(&claim).unwrap();
+        assert_eq!(ours.claim(&claimed), Ok(claim));
+        for other in [&token, &dead, &claimed] {
+            assert_eq!(ours.worker(other), Err(TokenError::Invalid));
+        }
+        for other in [&token, &living, &claimed] {
+            assert_eq!(ours.farewell(other), Err(TokenError::Invalid));
+        }
+        for other in [&token, &living, &dead] {
+            assert_eq!(ours.claim(other), Err(TokenError::Invalid));
+        }
     }
 
     #[test]

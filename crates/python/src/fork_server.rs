@@ -6,6 +6,7 @@
 mod command;
 mod process;
 
+use crate::bundle::Bundle;
 use crate::parse::Instead;
 use lifecycle::{Kind, Lifecycle, Part};
 use nix::sys::signal::{Signal, killpg};
@@ -29,15 +30,6 @@ const FORK_TRIES: u32 = 3;
 /// Pauses between attempts to start Python where it cannot be started.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A folder of DAG files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
-    /// Its name.
-    pub name: String,
-    /// The folder.
-    pub path: PathBuf,
-}
 
 /// What a fork server needs to know.
 #[derive(Debug, Clone)]
@@ -97,12 +89,25 @@ pub enum Work {
         /// The file.
         file: PathBuf,
         /// Its bundle.
-        bundle: Bundle,
+        bundle: Box<Bundle>,
         /// MiB of memory above the fork server's own.
         memory_mb: u64,
         /// What to do instead.
         instead: Option<Instead>,
     },
+}
+
+impl Work {
+    /// What the child must hold when user code is about to begin; none for what may be done by several at a time.
+    fn permit(&self) -> Option<&Permit> {
+        match self {
+            Self::Task(permit) | Self::Triggers(permit) => Some(permit),
+            Self::Parse { instead, .. } => match instead {
+                Some(Instead::Callback(_, permit) | Instead::News(_, permit)) => Some(permit),
+                Some(Instead::Question(_)) | None => None,
+            },
+        }
+    }
 }
 
 /// How a child ended.
@@ -384,9 +389,14 @@ fn request(work: &Work, env: &[(String, String)]) -> Value {
                 "bundle_name": bundle.name, "memory_mb": memory_mb,
             });
             match instead {
-                Some(Instead::Callback(callback)) => request["callback"] = callback.clone(),
-                Some(Instead::Question(question)) => request["question"] = question.clone(),
+                Some(Instead::Callback(callback, _)) => request["callback"] = callback.clone(),
+                Some(Instead::Question(question) | Instead::News(question, _)) => {
+                    request["question"] = question.clone();
+                }
                 None => {}
+            }
+            if let Some(permit) = work.permit() {
+                request["life"] = permit.life().into();
             }
             request
         }
@@ -395,11 +405,7 @@ fn request(work: &Work, env: &[(String, String)]) -> Value {
 
 async fn fork_in(process: &Process, work: &Work, env: &[(String, String)]) -> Result<Child, PythonError> {
     let (ours, theirs) = Sockets::pair()?;
-    let permit = match work {
-        Work::Task(permit) | Work::Triggers(permit) => Some(permit),
-        Work::Parse { .. } => None,
-    };
-    let page = permit.map(Permit::page);
+    let page = work.permit().map(Permit::page);
     let receiver = process.ask(request(work, env), &theirs, page)?;
     drop(theirs);
     let (pid, exit) = answer(receiver).await?;

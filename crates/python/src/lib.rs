@@ -4,6 +4,7 @@
 //! speaks the supervisor schema of the Task SDK ([`frames`], [`messages`]) on a socket; whatever it does harms only
 //! its own task or file.
 
+mod bundle;
 pub mod environment;
 mod fork_server;
 pub mod frames;
@@ -12,7 +13,8 @@ mod parse;
 mod shim;
 mod startup;
 
-pub use fork_server::{Bundle, Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
+pub use bundle::Bundle;
+pub use fork_server::{Child, ChildExit, ForkServer, ForkServerConfig, PythonError, Work};
 pub use parse::{
     Instead, OldForm, ParseFailure, ParseLimits, ParseRequest, ParsedFile, PythonDag, parse_file,
 };

@@ -1,9 +1,11 @@
 //! Parsing one DAG file in a child.
 
-use crate::fork_server::{Bundle, Child, ChildExit, ForkServer, PythonError, Work};
+use crate::bundle::Bundle;
+use crate::fork_server::{Child, ChildExit, ForkServer, PythonError, Work};
 use crate::frames::{read_request, write_reply};
 use crate::messages::{Answer, Question};
 use nix::sys::signal::Signal;
+use processes::lease::Permit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -33,11 +35,13 @@ pub struct ParseRequest {
 }
 
 /// What a child can do that is ready to parse a file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Instead {
-    /// Calls a callback of one of the file's DAGs (Airflow's `DagCallbackRequest`). What goes wrong in it comes as an
-    /// import error.
-    Callback(Value),
+    /// Calls a callback of one of the file's DAGs (Airflow's `DagCallbackRequest`), if the permit still holds once the file is
+    /// loaded. What goes wrong in it comes as an import error.
+    Callback(Value, Permit),
+    /// Tells listeners of plugins of something that is about no DAG, if the permit still holds then. No file is loaded.
+    News(Value, Permit),
     /// Asks what only Python knows, such as a plugin's timetable; no file is loaded. The answer comes as
     /// [`ParsedFile::answer`].
     Question(Value),
@@ -135,6 +139,9 @@ pub enum ParseFailure {
     /// The child was lost with the fork server, perhaps by the file's doing, perhaps not.
     #[error("the process that parsed the file was lost with its parent; it will be tried again")]
     Lost,
+    /// The permit did not hold any more when the child was to begin.
+    #[error("it came too late: another process may have it in hand")]
+    Void,
     /// What the child sent is no result.
     #[error("the process that parsed the file sent something that is no result: {0}")]
     Nonsense(String),
@@ -158,7 +165,7 @@ where
 {
     let work = Work::Parse {
         file: request.file.clone(),
-        bundle: request.bundle.clone(),
+        bundle: Box::new(request.bundle.clone()),
         memory_mb: request.limits.memory_mb,
         instead: request.instead.clone(),
     };
@@ -177,8 +184,9 @@ where
     let outcome = tokio::time::timeout(request.limits.time, conversation(&mut child, &answer)).await;
     child.signal(Signal::SIGKILL);
     match outcome {
-        Ok(Ok(Some(parsed))) => Ok(parsed),
-        Ok(Ok(None)) => {
+        Ok(Ok(Heard::Result(parsed))) => Ok(*parsed),
+        Ok(Ok(Heard::Void)) => Err(ParseFailure::Void),
+        Ok(Ok(Heard::End)) => {
             let how = match tokio::time::timeout(Duration::from_secs(5), &mut child.exit).await {
                 Ok(Ok(ChildExit::Code(code))) => format!("ended with exit code {code}"),
                 Ok(Ok(ChildExit::Signal(signal))) => format!("was ended by signal {signal}"),
@@ -211,7 +219,16 @@ fn take(stream: &mut UnixStream) -> Option<UnixStream> {
     Some(std::mem::replace(stream, closed))
 }
 
-async fn conversation<F, Fut>(child: &mut Child, answer: &F) -> Result<Option<ParsedFile>, String>
+/// What a child says in the end.
+enum Heard {
+    Result(Box<ParsedFile>),
+    /// It was about to begin, and found that it must not.
+    Void,
+    /// Nothing more.
+    End,
+}
+
+async fn conversation<F, Fut>(child: &mut Child, answer: &F) -> Result<Heard, String>
 where
     F: Fn(Question) -> Fut + Send,
     Fut: Future<Output = Answer> + Send,
@@ -220,7 +237,9 @@ where
         let frame = read_request(&mut child.requests, RESULT_LIMIT)
             .await
             .map_err(|error| error.to_string())?;
-        let Some(frame) = frame else { return Ok(None) };
+        let Some(frame) = frame else {
+            return Ok(Heard::End);
+        };
         let kind = frame
             .body
             .get("type")
@@ -229,8 +248,11 @@ where
             .to_owned();
         if kind == "UpdraftParseResult" {
             return serde_json::from_value(frame.body)
-                .map(Some)
+                .map(|parsed| Heard::Result(Box::new(parsed)))
                 .map_err(|error| error.to_string());
+        }
+        if kind == "UpdraftVoid" {
+            return Ok(Heard::Void);
         }
         let reply = match serde_json::from_value::<Question>(frame.body) {
             _ if kind == "MaskSecret" => Answer::done(),

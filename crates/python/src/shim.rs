@@ -1,7 +1,7 @@
 //! The Python that is sent to every interpreter that we drive.
 
 /// The shim's modules, in the order in which they are run.
-pub(crate) const PROGRAM: [(&str, &str); 17] = [
+pub(crate) const PROGRAM: [(&str, &str); 18] = [
     // Before anything is imported, so that the SDK itself profits.
     ("updraft_bytecode", include_str!("shim/bytecode.py")),
     (
@@ -19,6 +19,7 @@ pub(crate) const PROGRAM: [(&str, &str); 17] = [
     ("updraft_mutations", include_str!("shim/mutations.py")),
     ("updraft_deadlines", include_str!("shim/deadlines.py")),
     ("updraft_partitions", include_str!("shim/partitions.py")),
+    ("updraft_bundles", include_str!("shim/bundles.py")),
     ("updraft_triggers", include_str!("shim/triggers.py")),
     ("updraft_children", include_str!("shim/children.py")),
     ("updraft_native", include_str!("shim/native.py")),

@@ -17,6 +17,7 @@ pub struct Startup {
     pub queue: String,
     pub dag_rel_path: String,
     pub bundle_name: String,
+    pub bundle_version: Option<String>,
     pub start_date: String,
     pub max_tries: u32,
     pub should_retry: bool,
@@ -50,7 +51,7 @@ impl Startup {
         json!({
             "type": "StartupDetails",
             "dag_rel_path": self.dag_rel_path,
-            "bundle_info": {"name": self.bundle_name, "version": null},
+            "bundle_info": {"name": self.bundle_name, "version": self.bundle_version},
             "start_date": self.start_date,
             "sentry_integration": "",
             "ti": {

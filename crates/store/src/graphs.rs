@@ -29,6 +29,8 @@ pub struct Graph {
     pub relative_fileloc: String,
     /// The bundle.
     pub bundle_name: String,
+    /// The version of its files that was parsed last, where the bundle has versions.
+    pub bundle_version: Option<String>,
 }
 
 /// A cache of versions of DAGs.
@@ -100,6 +102,7 @@ impl Graphs {
                 .unwrap_or_default(),
             relative_fileloc: version.relative_fileloc,
             bundle_name: version.bundle_name,
+            bundle_version: version.bundle_version,
         });
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= CAPACITY {

@@ -168,6 +168,16 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "lengths and indexes of lists",
         steps: LENGTHS,
     },
+    Migration {
+        version: 22,
+        name: "keys of workers",
+        steps: WORKER_KEYS,
+    },
+    Migration {
+        version: 23,
+        name: "bundles of DAG files",
+        steps: BUNDLES,
+    },
 ];
 
 /// Translates the neutral type words of a table's columns.

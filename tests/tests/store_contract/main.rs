@@ -18,7 +18,7 @@ use model::task_instance::{LossCause, Outcome, StateName};
 use model::{DagRunKey, DagVersionId};
 use std::collections::HashSet;
 use std::time::Duration as StdDuration;
-use store::repo::{Claimed, LockedRun, ParsedDag, Reported, WorkerRecord};
+use store::repo::{Claimed, LockedRun, ParsedDag, Registered, Reported, WorkerRecord};
 use store::{Cipher, Store, StoreError};
 use uuid::Uuid;
 use world::*;
@@ -311,12 +311,14 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
             queues: vec![],
             concurrency: 1,
             trigger_capacity: 0,
+            key: "a key".into(),
+            pool: "default".into(),
         };
         let earlier = store::transact!(world.store, "register", |tx| tx
             .register_worker(&second, LEASE)
             .await)
         .unwrap();
-        assert_eq!(earlier, [first]);
+        assert_eq!(earlier, Registered::Begun(vec![first]));
         store::transact!(world.store, "lose", |tx| {
             let lost = tx.tasks_of_worker(first).await?;
             tx.lose_all(
@@ -347,6 +349,89 @@ async fn a_worker_that_comes_back_loses_what_it_ran_before() {
 }
 
 #[tokio::test]
+async fn only_the_same_key_takes_the_name_of_a_living_worker() {
+    for world in worlds(1).await {
+        let worker = |key: &str| WorkerRecord {
+            id: worker_id(),
+            name: "w".into(),
+            hostname: "h".into(),
+            queues: vec![],
+            concurrency: 1,
+            trigger_capacity: 0,
+            key: key.into(),
+            pool: "default".into(),
+        };
+        let register = async |worker: &WorkerRecord, lease: StdDuration| {
+            store::transact!(world.store, "register", |tx| tx
+                .register_worker(worker, lease)
+                .await)
+            .unwrap()
+        };
+        let lives = async |id| {
+            world
+                .store
+                .reader()
+                .await
+                .unwrap()
+                .worker_lives(id)
+                .await
+                .unwrap()
+        };
+        let (first, thief) = (worker("one"), worker("two"));
+        assert_eq!(register(&first, LEASE).await, Registered::Begun(vec![]));
+        assert_eq!(register(&thief, LEASE).await, Registered::NameTaken);
+        assert!(lives(first.id).await && !lives(thief.id).await);
+        // Nor does anybody get a token for a life that is another's.
+        let same_life = WorkerRecord {
+            id: first.id,
+            ..worker("two")
+        };
+        assert_eq!(register(&same_life, LEASE).await, Registered::NameTaken);
+        // The same worker may, and whoever comes when the lease is over, or the worker has left.
+        let again = worker("one");
+        assert_eq!(
+            register(&again, StdDuration::ZERO).await,
+            Registered::Begun(vec![first.id])
+        );
+        tokio::time::sleep(StdDuration::from_millis(20)).await;
+        assert_eq!(register(&thief, LEASE).await, Registered::Begun(vec![again.id]));
+        store::transact!(world.store, "retire", |tx| tx.retire_worker(thief.id).await).unwrap();
+        assert_eq!(register(&worker("one"), LEASE).await, Registered::Begun(vec![]));
+    }
+}
+
+#[tokio::test]
+async fn of_two_workers_that_take_a_name_at_the_same_time_one_has_it() {
+    for world in worlds(1).await {
+        for round in 0..10 {
+            let racing = (0..4).map(|number| {
+                let store = world.store.clone();
+                let worker = WorkerRecord {
+                    id: worker_id(),
+                    name: format!("w{round}"),
+                    hostname: "h".into(),
+                    queues: vec![],
+                    concurrency: 1,
+                    trigger_capacity: 0,
+                    key: format!("key {number}"),
+                    pool: "default".into(),
+                };
+                async move {
+                    store::transact!(store, "register", |tx| tx.register_worker(&worker, LEASE).await)
+                        .unwrap()
+                }
+            });
+            let ends = racing.collect::<tokio::task::JoinSet<_>>().join_all().await;
+            let begun = ends
+                .iter()
+                .filter(|end| matches!(end, Registered::Begun(_)))
+                .count();
+            assert_eq!(begun, 1, "{ends:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn leases_run_out_by_the_databases_clock() {
     for world in worlds(1).await {
         let worker = WorkerRecord {
@@ -356,6 +441,8 @@ async fn leases_run_out_by_the_databases_clock() {
             queues: vec![],
             concurrency: 1,
             trigger_capacity: 0,
+            key: "a key".into(),
+            pool: "default".into(),
         };
         let none = StdDuration::ZERO;
         store::transact!(world.store, "register", |tx| tx

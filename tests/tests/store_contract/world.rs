@@ -55,6 +55,7 @@ pub(crate) fn parsed(serialized: &str) -> ParsedDag {
         fileloc: "/d.py".into(),
         relative_fileloc: "d.py".into(),
         bundle_name: "dags-folder".into(),
+        bundle_version: None,
         display_name: None,
         description: None,
         owners: vec!["me".into()],
@@ -206,6 +207,8 @@ impl World {
             queues: vec!["default".into()],
             concurrency: 4,
             trigger_capacity: 0,
+            key: "a key".into(),
+            pool: "default".into(),
         };
         store::transact!(self.store, "register", |tx| tx
             .register_worker(&worker, LEASE)

@@ -115,11 +115,13 @@ mod tests {
         lines.push(b"x");
         // Two bytes each, so that the limit falls within a character.
         let piece = "ü".repeat(1 << 20);
-        for _ in 0..9 {
+        let pieces = LINE / piece.len() + 1;
+        for _ in 0..pieces {
             lines.push(piece.as_bytes());
         }
         let line = lines.push(b"end\n").pop().unwrap();
-        assert_eq!(line.bytes.len() as u64 + line.left_out, 1 + 9 * (2 << 20) + 3);
+        let sent = 1 + pieces * piece.len() + 3;
+        assert_eq!(line.bytes.len() as u64 + line.left_out, sent as u64);
         assert!(line.bytes.len() <= LINE && line.tail.ends_with("üend".as_bytes()));
         assert!(std::str::from_utf8(&line.bytes).is_ok());
         assert_eq!(texts(lines.push(b"next\n")), ["next"]);

@@ -7,6 +7,30 @@ use serde_json::{Map, Value};
 /// Bytes that one text of a record may have. A longer one is cut, which it then says.
 const TEXT: usize = 8 << 20;
 
+/// How severe a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+impl Level {
+    /// The level of this name, in upper or lower case; [`Level::Info`] for any other name.
+    pub(crate) fn of(name: &str) -> Self {
+        let is = |level: &str| name.eq_ignore_ascii_case(level);
+        match () {
+            () if is("debug") => Self::Debug,
+            () if is("warning") => Self::Warning,
+            () if is("error") => Self::Error,
+            () if is("critical") => Self::Critical,
+            () => Self::Info,
+        }
+    }
+}
+
 /// A record with these fields first, as Airflow orders them.
 pub(super) fn new(level: &str, logger: &str, event: &str) -> Map<String, Value> {
     let mut record = Map::new();

@@ -4,22 +4,27 @@
 use super::narrate;
 use super::scratch::Scratch;
 use super::template::Renderer;
-use super::{Settings, Surroundings, session};
+use super::{Settings, Surroundings};
 use crate::log::{LINE, Lines, TryLog};
 use crate::permission;
 use crate::run::{End, Facts, NeverStarted};
 use model::python_text::{decode_with_backslashes, repr_text, rstrip};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
-use processes::orphans::Kept;
+use nix::unistd::pipe2;
+use processes::program::{Child, Program, StartError};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 const HOOK: &str = "airflow.task.hooks.airflow.providers.standard.hooks.subprocess.SubprocessHook";
@@ -202,10 +207,10 @@ async fn execute(
     stop: &CancellationToken,
 ) -> Result<(Ended, Last), String> {
     let scratch = match &task.cwd {
-        Some(cwd) if !std::path::Path::new(cwd).exists() => {
+        Some(cwd) if !Path::new(cwd).exists() => {
             return Err(format!("Can not find the cwd: {cwd}"));
         }
-        Some(cwd) if !std::path::Path::new(cwd).is_dir() => {
+        Some(cwd) if !Path::new(cwd).is_dir() => {
             return Err(format!("The cwd {cwd} must be a directory"));
         }
         Some(_) => None,
@@ -224,41 +229,26 @@ async fn execute(
         &format!("Running command: ['{}', '-c', {shown}]", bash()),
     )
     .await;
-    let mut command = Command::new(bash());
-    command.args(["-c", &task.command]);
-    match (&task.cwd, &scratch) {
-        (Some(cwd), _) => command.current_dir(cwd),
-        (None, Some(scratch)) => command.current_dir(scratch.path()),
-        (None, None) => &mut command,
+    let folder = match (&task.cwd, &scratch) {
+        (Some(cwd), _) => PathBuf::from(cwd),
+        (None, Some(scratch)) => scratch.path().to_owned(),
+        (None, None) => PathBuf::from("."),
     };
-    environment(surroundings, facts, task, &mut command);
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let copy = writer
-        .try_clone()
+    let (program, reader) = program(task, environment(surroundings, facts, task), folder)
         .map_err(|error| format!("cannot make a pipe: {error}"))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(writer))
-        .stderr(Stdio::from(copy));
-    session::own(&mut command, &facts.permit);
-    command.kill_on_drop(true);
     processes::pause::point("bash");
-    if let Err(why) = permission::granted(facts, stop).await {
+    if let Err(why) = permission::begins(facts, stop).await {
         return Ok((Ended::NeverStarted(why), Last::default()));
     }
     // No await from the look at the claim to here; the child looks again.
-    let mut child = match command.spawn() {
+    let mut child = match program.start(&facts.permit) {
         Ok(child) => child,
-        Err(error) if error.raw_os_error() == Some(session::WITHOUT_CLAIM) => {
+        Err(StartError::Void) => {
             let cause = "the claim was void when the command was to start".to_owned();
             return Ok((Ended::NeverStarted(NeverStarted { cause }), Last::default()));
         }
         Err(error) => return Err(format!("cannot start {}: {error}", bash())),
     };
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let _kept = pid.map(Kept::new);
-    // The parent's ends of the pipe are in `command`; the reader sees the end only when they are closed.
-    drop(command);
     log.record("info", HOOK, "Output:").await;
     nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|error| error.to_string())?;
@@ -270,22 +260,48 @@ async fn execute(
     ended
 }
 
-fn environment(surroundings: &Surroundings<'_>, facts: &Facts, task: &BashTask, command: &mut Command) {
-    if task.env.is_some() && !task.append_env {
-        command.env_clear();
-    } else {
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(bootstrap::is_secret_variable) {
-                command.env_remove(name);
-            }
-        }
-        command.env(
+/// The program to start, and the end of the pipe at which its output is read.
+fn program(
+    task: &BashTask,
+    variables: BTreeMap<OsString, OsString>,
+    folder: PathBuf,
+) -> io::Result<(Program, OwnedFd)> {
+    let (reader, output) = pipe2(OFlag::O_CLOEXEC)?;
+    let program = Program {
+        file: bash().into(),
+        arguments: vec![bash().into(), "-c".into(), (&task.command).into()],
+        variables,
+        folder,
+        input: File::open("/dev/null")?.into(),
+        output,
+    };
+    Ok((program, reader))
+}
+
+/// All variables that the command finds.
+fn environment(
+    surroundings: &Surroundings<'_>,
+    facts: &Facts,
+    task: &BashTask,
+) -> BTreeMap<OsString, OsString> {
+    let is_inherited = task.env.is_none() || task.append_env;
+    let inherited = std::env::vars_os().filter(|_| is_inherited);
+    let mut variables = inherited
+        .filter(|(name, _)| !name.to_str().is_some_and(bootstrap::is_secret_variable))
+        .collect::<BTreeMap<OsString, OsString>>();
+    let mut set = |name: &str, value: &str| drop(variables.insert(name.into(), value.into()));
+    if is_inherited {
+        set(
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
             "airflow-db-not-allowed:///",
         );
     }
-    command.envs(task.env.iter().flatten().map(|(key, value)| (key, value)));
-    command.envs(surroundings.marks.iter().map(|(name, value)| (name, value)));
+    for (name, value) in task.env.iter().flatten() {
+        set(name, value);
+    }
+    for (name, value) in &surroundings.marks {
+        set(name, value);
+    }
     for (name, value) in [
         ("AIRFLOW_CTX_DAG_OWNER", task.owner.as_str()),
         ("AIRFLOW_CTX_DAG_ID", facts.ti("dag_id")),
@@ -294,20 +310,21 @@ fn environment(surroundings: &Surroundings<'_>, facts: &Facts, task: &BashTask, 
     ] {
         // Airflow leaves out what is empty.
         if !value.is_empty() {
-            command.env(name, value);
+            set(name, value);
         }
     }
-    command.env(crate::python_task::EPOCH, facts.start.epoch.to_string());
-    command.env("AIRFLOW_CTX_TRY_NUMBER", facts.try_number().to_string());
+    set(crate::python_task::EPOCH, &facts.start.epoch.to_string());
+    set("AIRFLOW_CTX_TRY_NUMBER", &facts.try_number().to_string());
     if let Some(date) = facts
         .run("logical_date")
         .and_then(|date| chrono::DateTime::parse_from_rfc3339(date).ok())
     {
-        command.env(
+        set(
             "AIRFLOW_CTX_LOGICAL_DATE",
-            model::time::python_isoformat(date.to_utc()),
+            &model::time::python_isoformat(date.to_utc()),
         );
     }
+    variables
 }
 
 /// Reads the output to its end and waits for the command, unless it takes too long or is to be stopped.
@@ -319,11 +336,8 @@ async fn wait(
     patience: impl Fn() -> Duration,
     stop: &CancellationToken,
 ) -> Result<(Ended, Last), String> {
-    let group = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .map(Pid::from_raw);
-    let signal = |signal| group.map(|group| killpg(group, signal));
+    let group = child.pid();
+    let signal = |signal| killpg(group, signal).ok();
     let work = async {
         let mut last = Last::default();
         let mut lines = Lines::default();

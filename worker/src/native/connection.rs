@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const AWAY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Why nobody can tell whether there is a connection.
+pub(super) struct Untold(pub(super) String);
+
 /// Whether a connection is looked for in this worker's environment or in a secrets backend first.
 pub(super) fn is_elsewhere(settings: &Settings, conn_id: &str) -> bool {
     let variable = format!("AIRFLOW_CONN_{}", conn_id.to_uppercase());
@@ -21,13 +24,13 @@ pub(super) fn is_elsewhere(settings: &Settings, conn_id: &str) -> bool {
 /// Reads a connection (`ConnectionResult`); `None` if there is none of that id. What is secret of it is masked in the log.
 ///
 /// # Errors
-/// When nobody can tell.
+/// When nobody can tell: the control plane fails.
 pub(super) async fn read(
     shared: &Shared,
     facts: &Facts,
     log: &TryLog,
     conn_id: &str,
-) -> Result<Option<Value>, String> {
+) -> Result<Option<Value>, Untold> {
     let request = json!({"type": "GetConnection", "conn_id": conn_id}).to_string();
     let begin = Instant::now();
     loop {
@@ -43,7 +46,7 @@ pub(super) async fn read(
             Err(status) => (status.message().to_owned(), is_away(&status)),
         };
         if !passes || begin.elapsed() > AWAY {
-            return Err(format!("connection {conn_id} cannot be read: {problem}"));
+            return Err(Untold(format!("connection {conn_id} cannot be read: {problem}")));
         }
         tokio::time::sleep(PAUSE).await;
     }

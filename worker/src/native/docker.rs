@@ -224,7 +224,10 @@ async fn halt(run: &Run<'_>, work: Pin<&mut impl Future<Output = Result<Exit, Pr
 async fn judge(facts: &Facts, task: &DockerTask, log: &TryLog, outcome: Result<Exit, Problem>) -> End {
     let exit = match outcome {
         Ok(exit) => exit,
-        Err(problem) => return narrate::failed(facts, log, problem.kind, &problem.text, "").await,
+        Err(problem) => {
+            let fault = problem.fault;
+            return fault.end(facts, log, problem.kind, &problem.text, "").await;
+        }
     };
     let codes = &task.document.skip_on_exit_code;
     if codes.contains(&exit.code) {

@@ -11,6 +11,7 @@ mod xcom;
 
 use super::Settings;
 use super::connection;
+use super::fault::Fault;
 use super::narrate;
 use super::template::Renderer;
 use crate::Shared;
@@ -125,6 +126,7 @@ struct Problem {
     text: String,
     /// What it does not say.
     cause: String,
+    fault: Fault,
 }
 
 impl Problem {
@@ -133,7 +135,19 @@ impl Problem {
             kind,
             text: text.into(),
             cause: String::new(),
+            fault: Fault::Task,
         }
+    }
+
+    /// The same, but that it is the fault of somebody else.
+    fn by(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
+    /// The same, once there is a pod.
+    fn after_the_start(self) -> Self {
+        let fault = self.fault.after_the_start();
+        self.by(fault)
     }
 
     fn airflow(text: impl Into<String>) -> Self {
@@ -150,14 +164,31 @@ impl Problem {
 }
 
 impl From<kube::Error> for Problem {
+    /// What the cluster said before there was a pod.
     fn from(error: kube::Error) -> Self {
-        match error {
+        let fault = if is_of_the_cluster(&error) {
+            Fault::Platform
+        } else {
+            Fault::Task
+        };
+        let problem = match error {
             kube::Error::Api(status) => Self::of(
                 "ApiException",
                 format!("({}) Reason: {}: {}", status.code, status.reason, status.message),
             ),
             other => Self::of("KubernetesApiException", other.to_string()),
-        }
+        };
+        problem.by(fault)
+    }
+}
+
+/// Returns `true` if the cluster is away, or cannot do what it was asked now: too many ask it, or the namespace's quota is used
+/// up.
+fn is_of_the_cluster(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => status.message.contains("exceeded quota"),
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        other => kubernetes::cluster::is_transient(other),
     }
 }
 
@@ -219,7 +250,7 @@ async fn way(shared: &Shared, facts: &Facts, task: &PodTask, log: &TryLog) -> Re
     if let Some(id) = &task.conn_id {
         let found = connection::read(shared, facts, log, id)
             .await
-            .map_err(Problem::airflow)?;
+            .map_err(|why| Problem::airflow(why.0).by(Fault::Platform))?;
         match found {
             Some(found) => {
                 let text = found.get("extra").and_then(Value::as_str).unwrap_or_default();
@@ -308,6 +339,11 @@ async fn judge(facts: &Facts, task: &PodTask, log: &TryLog, outcome: Result<Outc
             }
             end
         }
-        Err(problem) => narrate::failed(facts, log, problem.kind, &problem.text, &problem.cause).await,
+        Err(problem) => {
+            let fault = problem.fault;
+            fault
+                .end(facts, log, problem.kind, &problem.text, &problem.cause)
+                .await
+        }
     }
 }

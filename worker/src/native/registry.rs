@@ -18,6 +18,14 @@ const HELPER: Duration = Duration::from_secs(30);
 /// How docker-py's configuration calls Docker Hub.
 const HUB: &str = "https://index.docker.io/v1/";
 
+/// Why there is no login.
+pub(super) enum NoLogin {
+    /// Nobody can tell the connection.
+    Untold(String),
+    /// The connection is not there, or not fit for it.
+    Unfit(String),
+}
+
 /// A registry login from an Airflow connection.
 pub(super) struct Login {
     /// Host and port, as the connection names them.
@@ -51,9 +59,14 @@ pub(super) async fn login(
     facts: &Facts,
     log: &TryLog,
     conn_id: &str,
-) -> Result<Login, String> {
-    let connection = connection::read(shared, facts, log, conn_id).await?;
-    let connection = connection.ok_or_else(|| format!("The conn_id `{conn_id}` isn't defined"))?;
+) -> Result<Login, NoLogin> {
+    let connection = connection::read(shared, facts, log, conn_id).await;
+    let connection = connection.map_err(|why| NoLogin::Untold(why.0))?;
+    let connection = connection.ok_or_else(|| format!("The conn_id `{conn_id}` isn't defined"));
+    of_connection(&connection.map_err(NoLogin::Unfit)?).map_err(NoLogin::Unfit)
+}
+
+fn of_connection(connection: &Value) -> Result<Login, String> {
     let text = |key: &str| connection.get(key).and_then(Value::as_str).map(str::to_owned);
     let host = text("host").filter(|host| !host.is_empty());
     let host = host.ok_or("No Docker Registry URL provided.")?;

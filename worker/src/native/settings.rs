@@ -1,5 +1,6 @@
 //! Options of `airflow.cfg` that an operator in Python would heed, too.
 
+use crate::log::{Level, Rules};
 use config::Config;
 use sensitive::{Masker, Names};
 
@@ -14,6 +15,8 @@ pub(crate) struct Settings {
     pub(super) conf_overrides_params: bool,
     /// `true` if connections are looked for in a secrets backend first.
     pub(super) has_secrets_backend: bool,
+    /// Records that are less severe are not written (`[logging] logging_level`).
+    level: Level,
     /// An option that only Python heeds, if one is set.
     needs_python: Option<&'static str>,
 }
@@ -27,13 +30,17 @@ impl Settings {
             field_length: config.core.max_templated_field_length,
             conf_overrides_params: config.core.dag_run_conf_overrides_params,
             has_secrets_backend: config.core.has_secrets_backend,
+            level: Level::of(&config.logging.level),
             needs_python: needs_python(config),
         }
     }
 
-    /// A masker for the log of a try.
-    pub(crate) fn masker(&self) -> Masker {
-        Masker::new(self.names.clone(), self.shortest_secret)
+    /// What is written to the log of a try, and how.
+    pub(crate) fn log_rules(&self) -> Rules {
+        Rules {
+            masker: Masker::new(self.names.clone(), self.shortest_secret),
+            least: self.level,
+        }
     }
 
     /// # Errors
@@ -58,10 +65,10 @@ impl Default for Settings {
 
 fn needs_python(config: &Config) -> Option<&'static str> {
     let (core, logging) = (&config.core, &config.logging);
-    // At another level Python writes other records.
-    let is_usual = logging.level == "INFO";
+    // Python libraries have much to say at this level.
+    let is_talkative = Level::of(&logging.level) < Level::Info;
     [
-        (!is_usual, "[logging] logging_level"),
+        (is_talkative, "[logging] logging_level"),
         (!logging.namespace_levels.is_empty(), "[logging] namespace_levels"),
         (
             !logging.logging_config_class.is_empty(),

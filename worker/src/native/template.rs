@@ -100,6 +100,7 @@ mod tests {
             startup,
             native: None,
             should_retry: false,
+            witness: crate::permission::Witness::default(),
             rendered: std::sync::OnceLock::new(),
         }
     }

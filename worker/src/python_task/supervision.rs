@@ -1,8 +1,9 @@
 //! One child of the fork server: answers its requests, keeps its output, decides how it ended.
 
+use super::output::{Stream, pump, take};
 use crate::Shared;
 use crate::control::is_away;
-use crate::log::{Lines, TryLog};
+use crate::log::TryLog;
 use crate::run::{End, Facts};
 use chrono::{DateTime, Utc};
 use model::Timestamp;
@@ -17,7 +18,6 @@ use serde_json::Value;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -239,10 +239,14 @@ impl<'a> Supervision<'a> {
             let sent = self.hand_over_log(child, id).await;
             return sent.map_err(|error| format!("the task could not be given another log: {error}"));
         }
+        let had_ended = self.end.is_some();
         let answer = match FromTask::deserialize(&frame.body) {
             Ok(message) => self.take_message(message),
             Err(_) => self.ask(&frame.body).await,
         };
+        if let Some(end) = self.end.as_ref().filter(|_| !had_ended) {
+            self.keep(end).await;
+        }
         let sent = write_reply(
             &mut child.requests,
             id,
@@ -251,6 +255,25 @@ impl<'a> Supervision<'a> {
         )
         .await;
         sent.map_err(|error| format!("the task could not be answered: {error}"))
+    }
+
+    /// Writes down how the task says that it ended, before the task goes on: should this worker die before the process has
+    /// ended, the task is not run again.
+    async fn keep(&self, end: &End) {
+        if self.shared.running.has_given_up() {
+            return;
+        }
+        if let Some(claim) = self.facts.claim() {
+            let said = End {
+                rendered_fields: self.rendered.as_ref().map(ToString::to_string),
+                map_label: self.label.clone(),
+                ..end.clone()
+            };
+            let report = said.message(self.log.waiting());
+            let token = &self.facts.start.token;
+            self.shared.spool.keep(claim, token, &report).await;
+        }
+        processes::pause::point("python-said");
     }
 
     /// A message that is too large is an error of the task's, which it may handle.
@@ -455,46 +478,4 @@ impl<'a> Supervision<'a> {
 
 fn instant(text: &str) -> Option<Timestamp> {
     DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
-}
-
-fn take(stream: &mut UnixStream) -> Option<UnixStream> {
-    let (closed, _) = UnixStream::pair().ok()?;
-    Some(std::mem::replace(stream, closed))
-}
-
-enum Stream {
-    Output {
-        level: &'static str,
-        logger: &'static str,
-    },
-    Records,
-}
-
-/// Writes a stream of the child to the log, line by line, until it ends.
-async fn pump(mut stream: UnixStream, kind: Stream, log: TryLog) {
-    let mut lines = Lines::default();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let (complete, ended) = match stream.read(&mut buffer).await {
-            Ok(length @ 1..) => (lines.push(&buffer[..length]), false),
-            Ok(0) | Err(_) => (lines.finish().into_iter().collect(), true),
-        };
-        for line in complete {
-            match kind {
-                Stream::Output { level, logger } => {
-                    let left_out = line.left_out;
-                    let mut text = line.into_text();
-                    text.truncate(text.trim_ascii_end().len());
-                    if left_out > 0 {
-                        text.push_str(&format!(" ... [{left_out} bytes more are left out]"));
-                    }
-                    log.record(level, logger, &text).await;
-                }
-                Stream::Records => log.sdk_record(line).await,
-            }
-        }
-        if ended {
-            return;
-        }
-    }
 }

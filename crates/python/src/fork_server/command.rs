@@ -10,10 +10,7 @@ pub(super) fn command(config: &ForkServerConfig) -> Command {
     let bundles: Vec<Value> = config
         .bundles
         .iter()
-        .map(|bundle| {
-            json!({"name": bundle.name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
-                   "kwargs": {"path": bundle.path}})
-        })
+        .map(|bundle| json!({"name": bundle.name, "classpath": bundle.classpath, "kwargs": bundle.kwargs}))
         .collect();
     let mut command = Command::new(&config.python);
     // Nothing is written beside sources; what Python itself is not told by a variable, programs of tasks do not inherit.

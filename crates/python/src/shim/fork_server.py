@@ -48,6 +48,7 @@ try:
     from airflow.serialization.serialized_objects import DagSerialization
     from pydantic import TypeAdapter as _TypeAdapter
 
+    import updraft_bundles
     import updraft_children
     import updraft_compat
     import updraft_containers
@@ -170,9 +171,29 @@ class Message:
         return self.body
 
 
+def keep_explicit(dag, data):
+    """Writes down what a task says and the serializer leaves out: a value that is the schema's own default, where the
+    installation has another one (`retries=0` beside `[core] default_task_retries`). A mapped task would get the
+    installation's."""
+    defaults = (data.get("client_defaults") or {}).get("tasks") or {}
+    for encoded in data["dag"]["tasks"] if defaults else ():
+        body = encoded["__var"]
+        task = dag.task_dict[body["task_id"]]
+        partial = body.get("partial_kwargs") if task.is_mapped else None
+        for name, default in defaults.items():
+            if name in body or name in (partial or {}) or not hasattr(task, name):
+                continue
+            value = DagSerialization.serialize(getattr(task, name))
+            if isinstance(value, dict) and "__type" in value:
+                value = value["__var"]
+            if value is not None and value != default:
+                (body if partial is None else partial)[name] = value
+
+
 def describe(dag, data):
     """One DAG of a file, with everything that Python alone can tell."""
     timetable = dag.timetable
+    keep_explicit(dag, data)
     body = data["dag"]
     canonical = {key: value for key, value in body.items() if key not in ("fileloc", "_processor_dags_folder")}
     from airflow.serialization.encoders import coerce_to_core_timetable
@@ -213,13 +234,20 @@ def limit_memory(megabytes):
 
 # Who answers what is asked without a DAG file; the rest is about timetables.
 ANSWERS = {
-    "deadline": updraft_deadlines.answer, "listeners": lambda _: {"listeners": LISTENERS},
-    "mutation": updraft_mutations.answer, "news": updraft_listeners.tell_of_no_run,
+    "bundle": updraft_bundles.answer, "deadline": updraft_deadlines.answer,
+    "listeners": lambda _: {"listeners": LISTENERS}, "mutation": updraft_mutations.answer, "news": updraft_listeners.tell_of_no_run,
     "partition": updraft_partitions.answer,
 }
 
 
-def parse(request):
+def begin_if_permitted(request, page):
+    """The last step before user code that only one process may call: ends this one if that is another by now."""
+    if page is not None and not updraft_children.may_begin(page, request["life"]):
+        say("UpdraftVoid")
+        os._exit(updraft_children.VOID)
+
+
+def parse(request, page):
     """Parses one DAG file and sends what it found."""
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "client"
     decoder = comms.CommsDecoder()
@@ -230,6 +258,7 @@ def parse(request):
         os.environ.setdefault(name, "1")
     limit_memory(request["memory_mb"])
     if request.get("question"):
+        begin_if_permitted(request, page)
         answer = ANSWERS.get(request["question"]["kind"], updraft_timetables.answer)(request["question"])
         empty = {"dags": [], "import_errors": {}, "old_forms": []}
         decoder.send(Message({"type": "UpdraftParseResult", "answer": answer, **empty}))
@@ -241,6 +270,7 @@ def parse(request):
     )
     errors, dags = dict(bag.import_errors), []
     if request.get("callback"):
+        begin_if_permitted(request, page)
         errors.update(call_back(bag, request["callback"]))
         bag.dags.clear()
     for dag in bag.dags.values():
@@ -349,7 +379,7 @@ def child(request, fds):
     work = {
         "task": lambda: run_task(request, fds[5]),
         "triggers": lambda: run_triggers(request, fds[5]),
-        "parse": lambda: parse(request),
+        "parse": lambda: parse(request, fds[5] if len(fds) > 5 else None),
     }
 
     def target():

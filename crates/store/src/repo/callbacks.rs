@@ -28,6 +28,8 @@ pub struct RunCallback {
     pub reason: String,
     /// How often it has been tried before.
     pub attempts: u32,
+    /// Until when it is held: tells this claim from every other one.
+    pub held_until: Timestamp,
     /// What it is.
     pub kind: CallbackKind,
 }
@@ -155,6 +157,7 @@ impl Tx {
         let Some(mut row) = self.query_one(sql, params![now]).await? else {
             return Ok(None);
         };
+        let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let mut callback = RunCallback {
             id: row.next()?,
             run_key: Some(row.next()?).filter(|key| *key != NO_RUN),
@@ -162,6 +165,7 @@ impl Tx {
             is_failure: row.next()?,
             reason: row.next()?,
             attempts: row.next()?,
+            held_until: until,
             kind: CallbackKind::Run,
         };
         let claimed_until: i64 = row.next()?;
@@ -176,7 +180,6 @@ impl Tx {
         let listener = listener.map(|hook| CallbackKind::Listener(hook, facts.unwrap_or_default()));
         callback.kind = of_task.or(deadline).or(listener).unwrap_or(CallbackKind::Run);
         let sql = "UPDATE run_callback SET claimed_until = ?, attempts = attempts + 1 WHERE id = ? AND claimed_until = ?";
-        let until = now + chrono::Duration::from_std(hold).unwrap_or_default();
         let won = self
             .execute(sql, params![until, callback.id, claimed_until])
             .await?
@@ -185,13 +188,29 @@ impl Tx {
         Ok(won.then_some(callback))
     }
 
-    /// A callback has been called, or never can be.
+    /// A callback has been called, or never can be. One that somebody else has taken meanwhile is left to them.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn end_run_callback(&mut self, id: i64) -> Result<(), StoreError> {
-        self.execute("DELETE FROM run_callback WHERE id = ?", params![id])
-            .await
-            .map(|_| ())
+    pub async fn end_run_callback(&mut self, callback: &RunCallback) -> Result<(), StoreError> {
+        let sql = "DELETE FROM run_callback WHERE id = ? AND claimed_until = ?";
+        let values = params![callback.id, callback.held_until];
+        self.execute(sql, values).await.map(|_| ())
+    }
+
+    /// A callback did not begin: it waits until then, and that does not count as an attempt. One that somebody else has taken
+    /// meanwhile is left to them.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn give_back_run_callback(
+        &mut self,
+        callback: &RunCallback,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE run_callback SET claimed_until = ?, attempts = ? WHERE id = ? AND claimed_until = ?";
+        let values = params![until, callback.attempts, callback.id, callback.held_until];
+        self.execute(sql, values).await.map(|_| ())
     }
 }

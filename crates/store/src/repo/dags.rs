@@ -1,5 +1,6 @@
 //! DAGs and their versions.
 
+use super::files::FileKey;
 use crate::sql::{Row, Value};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
@@ -10,7 +11,8 @@ const COLUMNS: &str = "dag_id, is_paused, is_stale, fileloc, relative_fileloc, b
     owners, tags, timetable_type, timetable_summary, timetable_description, has_timetable, max_active_runs, \
     max_active_tasks, max_consecutive_failed, has_import_errors, has_task_limits, version_id, version_number, \
     last_parsed_at, last_parse_duration, next_logical_date, next_interval_start, next_interval_end, next_run_after, \
-    asset_expression, allowed_run_types";
+    asset_expression, allowed_run_types, \
+    (SELECT v.bundle_version FROM dag_version v WHERE v.id = dag.version_id) AS bundle_version";
 
 /// A DAG as lists show it.
 #[derive(Debug, Clone)]
@@ -50,9 +52,15 @@ pub struct DagRecord {
     pub asset_expression: Option<String>,
     /// `None` for all.
     pub allowed_run_types: Option<Vec<String>>,
+    pub bundle_version: Option<String>,
 }
 
 impl DagRecord {
+    /// Its file.
+    pub fn file(&self) -> FileKey {
+        FileKey::new(&self.bundle_name, &self.relative_fileloc)
+    }
+
     /// Whether its runs are about partitions.
     pub fn is_partitioned(&self) -> bool {
         matches!(
@@ -98,6 +106,7 @@ impl DagRecord {
             next_run_after: row.next()?,
             asset_expression: row.next()?,
             allowed_run_types: row.next::<Option<String>>()?.map(|text| words(&text)),
+            bundle_version: row.next()?,
         })
     }
 }
@@ -110,6 +119,7 @@ pub struct ParsedDag {
     pub fileloc: String,
     pub relative_fileloc: String,
     pub bundle_name: String,
+    pub bundle_version: Option<String>,
     pub display_name: Option<String>,
     pub description: Option<String>,
     pub owners: Vec<String>,
@@ -243,15 +253,18 @@ impl Tx {
             .map(|mut row| Ok::<_, StoreError>((row.next()?, row.next()?)))
             .transpose()?;
         if let Some((version_id, _)) = current {
-            let sql = "UPDATE dag_version SET source = ?, native = ?, serialized = ?, source_updated_at = ? \
-                       WHERE id = ? AND structure_hash = ?";
+            // The same in another bundle is another version: nobody goes on with what was remembered of the file.
+            let sql = "UPDATE dag_version SET source = ?, native = ?, serialized = ?, bundle_version = ?, \
+                       source_updated_at = ? WHERE id = ? AND structure_hash = ? AND bundle_name = ?";
             let values = params![
                 &parsed.source,
                 &parsed.native,
                 &parsed.serialized,
+                parsed.bundle_version.clone(),
                 now,
                 version_id,
-                &hash
+                &hash,
+                &parsed.bundle_name
             ];
             if self.execute(sql, values).await?.rows == 1 {
                 self.update_dag(parsed, now).await?;
@@ -263,7 +276,8 @@ impl Tx {
         }
         let number = current.map_or(1, |(_, number)| number + 1);
         let sql = "INSERT INTO dag_version (id, dag_id, version_number, structure_hash, serialized, native, source, fileloc, \
-                   relative_fileloc, bundle_name, created_at, source_updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                   relative_fileloc, bundle_name, bundle_version, created_at, source_updated_at) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let values = params![
             new_id,
             &parsed.dag_id,
@@ -275,6 +289,7 @@ impl Tx {
             &parsed.fileloc,
             &parsed.relative_fileloc,
             &parsed.bundle_name,
+            parsed.bundle_version.clone(),
             now,
             now,
         ];
@@ -361,13 +376,13 @@ impl Tx {
     /// As the database says.
     pub async fn retire_missing_dags(
         &mut self,
-        relative_fileloc: &str,
+        file: &FileKey,
         present: &[DagId],
         now: Timestamp,
     ) -> Result<Vec<DagId>, StoreError> {
-        let sql = "SELECT dag_id FROM dag WHERE relative_fileloc = ? AND is_stale = 0";
+        let sql = "SELECT dag_id FROM dag WHERE relative_fileloc = ? AND bundle_name = ? AND is_stale = 0";
         let mut gone = Vec::new();
-        for mut row in self.query(sql, params![relative_fileloc]).await? {
+        for mut row in self.query(sql, params![&file.path, &file.bundle]).await? {
             let dag_id: DagId = row.next()?;
             if !present.contains(&dag_id) {
                 gone.push(dag_id);
@@ -385,13 +400,9 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn set_import_error_flag(
-        &mut self,
-        relative_fileloc: &str,
-        broken: bool,
-    ) -> Result<(), StoreError> {
-        let sql = "UPDATE dag SET has_import_errors = ? WHERE relative_fileloc = ?";
-        self.execute(sql, params![broken, relative_fileloc])
+    pub async fn set_import_error_flag(&mut self, file: &FileKey, broken: bool) -> Result<(), StoreError> {
+        let sql = "UPDATE dag SET has_import_errors = ? WHERE relative_fileloc = ? AND bundle_name = ?";
+        self.execute(sql, params![broken, &file.path, &file.bundle])
             .await
             .map(|_| ())
     }
@@ -421,8 +432,9 @@ impl Tx {
         }
         self.activate_assets().await?;
         // A file that is still there is read again, and brings the DAG back.
-        let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path IN (SELECT relative_fileloc FROM dag WHERE dag_id = ?)";
-        self.execute(sql, params![dag_id]).await?;
+        if let Some(dag) = self.dag(dag_id).await? {
+            self.wake_file(&dag.file()).await?;
+        }
         Ok(self
             .execute("DELETE FROM dag WHERE dag_id = ?", params![dag_id])
             .await?

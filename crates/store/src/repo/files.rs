@@ -1,17 +1,54 @@
 //! DAG files: what was parsed, and what could not be.
 
+use super::dags::hex;
 use super::news::News;
 use crate::sql::{Row, Value, placeholders};
 use crate::unit_of_work::Tx;
 use crate::{StoreError, params};
 use model::{DagId, Timestamp};
-use std::collections::HashMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+/// Names a DAG file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileKey {
+    /// Name of its bundle.
+    pub bundle: String,
+    /// Path within the bundle.
+    pub path: String,
+}
+
+impl FileKey {
+    /// The file of this bundle with this path.
+    pub fn new(bundle: impl Into<String>, path: impl Into<String>) -> Self {
+        Self {
+            bundle: bundle.into(),
+            path: path.into(),
+        }
+    }
+
+    /// Together, name and path are too long for a key of MariaDB.
+    fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.bundle.as_bytes());
+        hasher.update([0]);
+        hasher.update(self.path.as_bytes());
+        hex(&hasher.finalize()[..16])
+    }
+}
+
+impl fmt::Display for FileKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.bundle, self.path)
+    }
+}
 
 /// A file as it was when it was parsed last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileRecord {
-    /// Path within the bundle.
-    pub path: String,
+    /// Which file.
+    pub key: FileKey,
     /// Hash of its content and of all that it depended on. Empty when it is to be parsed again.
     pub fingerprint: String,
     /// What it depended on (JSON list); empty when that is not known.
@@ -74,11 +111,11 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn files(&mut self) -> Result<Vec<FileRecord>, StoreError> {
-        let sql = "SELECT path, fingerprint, COALESCE(dependencies, ''), COALESCE(failures, 0), parsed_at, parse_duration \
-                   FROM dag_file ORDER BY path";
+        let sql = "SELECT bundle_name, path, fingerprint, dependencies, failures, parsed_at, parse_duration \
+                   FROM bundle_file ORDER BY bundle_name, path";
         let read = |mut row: Row| {
             Ok(FileRecord {
-                path: row.next()?,
+                key: FileKey::new(row.next::<String>()?, row.next::<String>()?),
                 fingerprint: row.next()?,
                 dependencies: row.next()?,
                 failures: row.next()?,
@@ -94,7 +131,7 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn files_are_asked_for(&mut self) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM dag_file WHERE fingerprint = '' LIMIT 1";
+        let sql = "SELECT 1 FROM bundle_file WHERE fingerprint = '' LIMIT 1";
         Ok(self.query_one(sql, &[]).await?.is_some())
     }
 
@@ -104,7 +141,7 @@ impl Tx {
     /// As the database says.
     pub async fn save_file(&mut self, file: &FileRecord) -> Result<(), StoreError> {
         let tail = self.dialect().on_duplicate(
-            "path",
+            "key_hash",
             &[
                 "fingerprint",
                 "dependencies",
@@ -114,11 +151,13 @@ impl Tx {
             ],
         );
         let sql = format!(
-            "INSERT INTO dag_file (path, fingerprint, imports, dependencies, failures, parsed_at, parse_duration) \
-             VALUES (?, ?, '[]', ?, ?, ?, ?){tail}"
+            "INSERT INTO bundle_file (key_hash, bundle_name, path, fingerprint, dependencies, failures, parsed_at, \
+             parse_duration) VALUES (?, ?, ?, ?, ?, ?, ?, ?){tail}"
         );
         let values = params![
-            &file.path,
+            file.key.hash(),
+            &file.key.bundle,
+            &file.key.path,
             &file.fingerprint,
             &file.dependencies,
             file.failures,
@@ -134,8 +173,9 @@ impl Tx {
     /// # Errors
     /// As the database says.
     pub async fn take_file(&mut self, file: &FileRecord, now: Timestamp) -> Result<bool, StoreError> {
-        let sql = "UPDATE dag_file SET parsed_at = ? WHERE path = ? AND parsed_at = ? AND parsed_at < ?";
-        let values = params![now, &file.path, file.parsed_at, now];
+        let sql =
+            "UPDATE bundle_file SET parsed_at = ? WHERE key_hash = ? AND parsed_at = ? AND parsed_at < ?";
+        let values = params![now, file.key.hash(), file.parsed_at, now];
         Ok(self.execute(sql, values).await?.rows == 1)
     }
 
@@ -145,8 +185,8 @@ impl Tx {
     /// As the database says.
     pub async fn wake_duplicates(&mut self, dag_ids: &[DagId]) -> Result<(), StoreError> {
         for dag_id in dag_ids {
-            let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path IN \
-                       (SELECT path FROM import_error WHERE stack_trace LIKE ?)";
+            let sql = "UPDATE bundle_file SET fingerprint = '', failures = 0 WHERE key_hash IN \
+                       (SELECT file_hash FROM import_error WHERE stack_trace LIKE ?)";
             let words = format!("%{}%", duplicate_words(dag_id));
             self.execute(sql, params![words]).await?;
         }
@@ -157,9 +197,9 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn wake_file(&mut self, path: &str) -> Result<(), StoreError> {
-        let sql = "UPDATE dag_file SET fingerprint = '', failures = 0 WHERE path = ?";
-        self.execute(sql, params![path]).await.map(|_| ())
+    pub async fn wake_file(&mut self, file: &FileKey) -> Result<(), StoreError> {
+        let sql = "UPDATE bundle_file SET fingerprint = '', failures = 0 WHERE key_hash = ?";
+        self.execute(sql, params![file.hash()]).await.map(|_| ())
     }
 
     /// Which setting of each of these variables and connections is the current one; those that are absent are left out.
@@ -199,8 +239,8 @@ impl Tx {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn forget_file(&mut self, path: &str) -> Result<(), StoreError> {
-        self.execute("DELETE FROM dag_file WHERE path = ?", params![path])
+    pub async fn forget_file(&mut self, file: &FileKey) -> Result<(), StoreError> {
+        self.execute("DELETE FROM bundle_file WHERE key_hash = ?", params![file.hash()])
             .await
             .map(|_| ())
     }
@@ -211,22 +251,24 @@ impl Tx {
     /// As the database says.
     pub async fn set_import_error(
         &mut self,
-        path: &str,
-        bundle_name: &str,
+        file: &FileKey,
         fileloc: &str,
         stack_trace: Option<&str>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(stack_trace) = stack_trace else {
             return self
-                .execute("DELETE FROM import_error WHERE path = ?", params![path])
+                .execute(
+                    "DELETE FROM import_error WHERE file_hash = ?",
+                    params![file.hash()],
+                )
                 .await
                 .map(|_| ());
         };
         let hooks = self.listeners().await?;
         if !hooks.is_empty() {
-            let sql = "SELECT id FROM import_error WHERE path = ?";
-            let is_new = self.query_one(sql, params![path]).await?.is_none();
+            let sql = "SELECT id FROM import_error WHERE file_hash = ?";
+            let is_new = self.query_one(sql, params![file.hash()]).await?.is_none();
             let news = News::ImportError {
                 is_new,
                 path: fileloc,
@@ -236,13 +278,53 @@ impl Tx {
         }
         let tail = self
             .dialect()
-            .on_duplicate("path", &["bundle_name", "fileloc", "stack_trace", "created_at"]);
+            .on_duplicate("file_hash", &["fileloc", "stack_trace", "created_at"]);
         let sql = format!(
-            "INSERT INTO import_error (path, bundle_name, fileloc, stack_trace, created_at) VALUES (?, ?, ?, ?, ?){tail}"
+            "INSERT INTO import_error (file_hash, path, bundle_name, fileloc, stack_trace, created_at) \
+             VALUES (?, ?, ?, ?, ?, ?){tail}"
         );
-        self.execute(&sql, params![path, bundle_name, fileloc, stack_trace, now])
+        let values = params![file.hash(), &file.path, &file.bundle, fileloc, stack_trace, now];
+        self.execute(&sql, values).await.map(|_| ())
+    }
+
+    /// Notes which version of its files a bundle has: what its DAGs run with from now on.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn set_bundle_version(
+        &mut self,
+        bundle: &str,
+        version: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE dag_version SET bundle_version = ? WHERE id IN \
+                   (SELECT version_id FROM dag WHERE bundle_name = ? AND is_stale = 0)";
+        self.execute(sql, params![version.map(str::to_owned), bundle])
             .await
             .map(|_| ())
+    }
+
+    /// The files that have DAGs or import errors although none of these files is there: they are gone, or their bundle is.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn files_without(&mut self, present: &HashSet<FileKey>) -> Result<Vec<FileKey>, StoreError> {
+        // What an earlier version noted has no hash, and is noted again when its file is parsed.
+        self.execute("DELETE FROM import_error WHERE file_hash IS NULL", &[])
+            .await?;
+        let mut gone = BTreeSet::new();
+        for sql in [
+            "SELECT DISTINCT bundle_name, relative_fileloc FROM dag WHERE is_stale = 0",
+            "SELECT bundle_name, path FROM import_error",
+            "SELECT bundle_name, path FROM bundle_file",
+        ] {
+            for mut row in self.query(sql, &[]).await? {
+                let key = FileKey::new(row.next::<String>()?, row.next::<String>()?);
+                if !present.contains(&key) {
+                    gone.insert(key);
+                }
+            }
+        }
+        Ok(gone.into_iter().collect())
     }
 
     /// All import errors, oldest first.

@@ -29,6 +29,8 @@ pub struct DagVersionRecord {
     pub fileloc: String,
     pub relative_fileloc: String,
     pub bundle_name: String,
+    /// Which version of its files the bundle had when it was parsed last, where it has versions.
+    pub bundle_version: Option<String>,
     pub created_at: Timestamp,
 }
 
@@ -43,6 +45,7 @@ fn read_version(mut row: Row) -> Result<DagVersionRecord, StoreError> {
         fileloc: row.next()?,
         relative_fileloc: row.next()?,
         bundle_name: row.next()?,
+        bundle_version: row.next()?,
         created_at: row.next()?,
     })
 }
@@ -54,11 +57,21 @@ impl Tx {
     /// As the database says.
     pub async fn dag_version(&mut self, id: DagVersionId) -> Result<Option<DagVersionRecord>, StoreError> {
         let sql = "SELECT id, dag_id, version_number, serialized, native, source, fileloc, relative_fileloc, bundle_name, \
-                   created_at FROM dag_version WHERE id = ?";
+                   bundle_version, created_at FROM dag_version WHERE id = ?";
         self.query_one(sql, params![id])
             .await?
             .map(read_version)
             .transpose()
+    }
+
+    /// Which version of its files a bundle had when this structure was parsed last.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn bundle_version(&mut self, id: DagVersionId) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT bundle_version FROM dag_version WHERE id = ?";
+        let row = self.query_one(sql, params![id]).await?;
+        row.map_or(Ok(None), |mut row| row.next())
     }
 
     /// All stored structures of a DAG, oldest first, without their texts.
@@ -67,7 +80,7 @@ impl Tx {
     /// As the database says.
     pub async fn dag_versions(&mut self, dag_id: &DagId) -> Result<Vec<DagVersionRecord>, StoreError> {
         let sql = "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, \
-                   relative_fileloc, bundle_name, created_at FROM dag_version WHERE dag_id = ? ORDER BY version_number";
+                   relative_fileloc, bundle_name, bundle_version, created_at FROM dag_version WHERE dag_id = ? ORDER BY version_number";
         self.query(sql, params![dag_id])
             .await?
             .into_iter()

@@ -20,6 +20,19 @@ pub struct WorkerRecord {
     pub concurrency: u32,
     /// Triggers that it runs at the same time.
     pub trigger_capacity: u32,
+    /// Its public key, as text.
+    pub key: String,
+    /// The pool whose join token it has.
+    pub pool: String,
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registered {
+    /// The life has begun; these earlier lives of the worker ended by it.
+    Begun(Vec<WorkerId>),
+    /// A worker with another key lives under this name, and nothing was changed.
+    NameTaken,
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {
@@ -28,7 +41,7 @@ pub(super) fn micros(duration: Duration) -> i64 {
 
 impl Tx {
     /// Registers a worker's new life. Earlier lives of the same name end by this, since the worker stops everything that
-    /// they left running before it registers; their ids are returned.
+    /// they left running before it registers. Where one of them still lives, only the worker with the same key may do so.
     ///
     /// # Errors
     /// As the database says.
@@ -36,25 +49,47 @@ impl Tx {
         &mut self,
         worker: &WorkerRecord,
         lease: Duration,
-    ) -> Result<Vec<WorkerId>, StoreError> {
-        let sql = "SELECT id FROM worker WHERE name = ? AND state IN ('active', 'draining') AND id <> ?";
-        let earlier: Vec<WorkerId> = self
-            .query(sql, params![&worker.name, worker.id])
-            .await?
-            .into_iter()
-            .map(|mut row| row.next())
-            .collect::<Result<_, _>>()?;
+    ) -> Result<Registered, StoreError> {
+        let (now, lock) = (self.dialect().now(), self.dialect().for_update());
+        let sql = format!("SELECT name, worker_key FROM worker WHERE id = ?{lock}");
+        if let Some(mut row) = self.query_one(&sql, params![worker.id]).await? {
+            let (name, key): (String, Option<String>) = (row.next()?, row.next()?);
+            if name != worker.name || key.as_ref() != Some(&worker.key) {
+                return Ok(Registered::NameTaken);
+            }
+        }
+        self.write_worker(worker, lease).await?;
+        // Read after writing and with locks: of two that register at the same time, one sees the other.
+        let sql = format!(
+            "SELECT id, worker_key, lease_expires_at >= {now} FROM worker WHERE name = ? \
+             AND state IN ('active', 'draining') AND id <> ?{lock}"
+        );
+        let mut earlier = Vec::new();
+        for mut row in self.query(&sql, params![&worker.name, worker.id]).await? {
+            let (id, key, lives): (WorkerId, Option<String>, bool) = (row.next()?, row.next()?, row.next()?);
+            if lives && key.is_some_and(|key| key != worker.key) {
+                self.execute("DELETE FROM worker WHERE id = ?", params![worker.id])
+                    .await?;
+                return Ok(Registered::NameTaken);
+            }
+            earlier.push(id);
+        }
         for id in &earlier {
             self.execute("UPDATE worker SET state = 'gone' WHERE id = ?", params![*id])
                 .await?;
         }
+        Ok(Registered::Begun(earlier))
+    }
+
+    async fn write_worker(&mut self, worker: &WorkerRecord, lease: Duration) -> Result<(), StoreError> {
         let now = self.dialect().now();
         let tail = self
             .dialect()
             .on_duplicate("id", &["state", "seen_at", "lease_expires_at"]);
         let sql = format!(
-            "INSERT INTO worker (id, name, hostname, queues, concurrency, trigger_capacity, state, registered_at, seen_at, \
-             lease_expires_at) VALUES (?, ?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
+            "INSERT INTO worker (id, name, hostname, queues, concurrency, trigger_capacity, worker_key, worker_pool, state, \
+             registered_at, seen_at, lease_expires_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'active', {now}, {now}, {now} + ?){tail}"
         );
         let queues = serde_json::to_string(&worker.queues).unwrap_or_else(|_| "[]".to_owned());
         let values = params![
@@ -64,10 +99,19 @@ impl Tx {
             queues,
             worker.concurrency,
             worker.trigger_capacity,
+            &worker.key,
+            &worker.pool,
             micros(lease)
         ];
-        self.execute(&sql, values).await?;
-        Ok(earlier)
+        self.execute(&sql, values).await.map(|_| ())
+    }
+
+    /// Returns `true` if that life of a worker has not ended.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn worker_lives(&mut self, id: WorkerId) -> Result<bool, StoreError> {
+        Ok(self.worker_name(id).await?.is_some())
     }
 
     /// Ends a worker's life: it left, or its lease ran out. Whether it was alive.

@@ -585,3 +585,42 @@ pub(super) const LENGTHS: &[Step] = &[
     },
     index("ix_revoked_token", "revoked_token", "ends_at"),
 ];
+
+/// By what a worker's life is known to be the same worker's, and the pool whose join token it registered with.
+pub(super) const WORKER_KEYS: &[Step] = &[
+    Step::Column {
+        table: "worker",
+        name: "worker_key",
+        word: "WORD",
+    },
+    Step::Column {
+        table: "worker",
+        name: "worker_pool",
+        word: "NAME",
+    },
+];
+
+/// Files of several bundles may have the same path. What was known of files before is learnt again by parsing them once.
+pub(super) const BUNDLES: &[Step] = &[
+    Step::Table {
+        name: "bundle_file",
+        columns: "key_hash WORD NOT NULL PRIMARY KEY, bundle_name NAME NOT NULL, path PATH NOT NULL,
+            fingerprint WORD NOT NULL, dependencies TEXT NOT NULL, failures INT64 NOT NULL, parsed_at INT64 NOT NULL,
+            parse_duration FLOAT64 NOT NULL",
+    },
+    Step::Drop {
+        name: "ux_import_error",
+        table: "import_error",
+    },
+    Step::Column {
+        table: "import_error",
+        name: "file_hash",
+        word: "WORD",
+    },
+    unique("ux_import_error_file", "import_error", "file_hash"),
+    Step::Column {
+        table: "dag_version",
+        name: "bundle_version",
+        word: "NAME",
+    },
+];

@@ -5,6 +5,7 @@ use super::{AutoRemove, DockerTask, Document};
 use crate::Shared;
 use crate::containers;
 use crate::log::{Lines, TryLog};
+use crate::native::fault::Fault;
 use crate::native::registry;
 use crate::native::scratch::Scratch;
 use crate::permission;
@@ -12,7 +13,7 @@ use crate::run::Facts;
 use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     ListImagesOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -53,11 +54,47 @@ impl Run<'_> {
         self.log.record(level, OPERATOR, text).await;
     }
 
-    /// The last look at the claim before the engine is asked.
+    /// The last look at the claim before the engine is asked to create a container.
     async fn permitted(&self) -> Result<(), Problem> {
         processes::pause::point("docker");
         let granted = permission::granted(self.facts, self.stop).await;
-        granted.map_err(|why| Problem::airflow(why.cause))
+        granted.map_err(|why| Problem::airflow(why.cause).by(Fault::Worker))
+    }
+
+    /// Starts the container, after a last look at the claim.
+    async fn start(&self, docker: &Docker, id: &str) -> Result<(), Problem> {
+        processes::pause::point("docker-start");
+        let begins = permission::begins(self.facts, self.stop).await;
+        begins.map_err(|why| Problem::airflow(why.cause).by(Fault::Worker))?;
+        match docker.start_container(id, None::<StartContainerOptions>).await {
+            Ok(()) => Ok(()),
+            Err(error @ Error::DockerResponseServerError { .. }) => Err(error.into()),
+            // It was asked, and nobody heard what it did.
+            Err(error) => self.was_started(docker, id, error).await,
+        }
+    }
+
+    /// Asks whether a container was started by a call that broke off.
+    async fn was_started(&self, docker: &Docker, id: &str, error: Error) -> Result<(), Problem> {
+        let since = Instant::now();
+        while since.elapsed() < AWAY {
+            match docker.inspect_container(id, None).await {
+                Ok(found) => {
+                    let status = found.state.and_then(|state| state.status);
+                    if status != Some(ContainerStateStatusEnum::CREATED) {
+                        return Ok(());
+                    }
+                    // Nothing may start it any more once we say that it never began.
+                    let force = RemoveContainerOptionsBuilder::default().force(true).build();
+                    docker.remove_container(id, Some(force)).await.ok();
+                    return Err(error.into());
+                }
+                Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            }
+        }
+        containers::kill_try(&self.shared.engines, self.facts).await;
+        Err(Problem::from(error).after_the_start())
     }
 
     /// Everything that the operator does in `execute`.
@@ -66,7 +103,7 @@ impl Run<'_> {
         let login = match &self.task.conn_id {
             Some(id) => {
                 let login = registry::login(self.shared, self.facts, self.log, id).await;
-                let login = login.map_err(Problem::airflow)?;
+                let login = login?;
                 let text = format!("Login into Docker Registry: {}", login.registry);
                 self.log.record("info", HOOK, &text).await;
                 Some(login)
@@ -128,9 +165,8 @@ impl Run<'_> {
                 }
             }
         }
-        Err(Problem::airflow(
-            "Failed to establish connection to any given Docker hosts.",
-        ))
+        let text = "Failed to establish connection to any given Docker hosts.";
+        Err(Problem::airflow(text).by(Fault::Platform))
     }
 
     /// Pulls the image. What goes wrong on the way is told; whether there is an image shows when the container is made.
@@ -146,6 +182,7 @@ impl Run<'_> {
             .build();
         let mut progress = std::pin::pin!(docker.create_image(Some(options), None, credentials));
         let mut latest: HashMap<String, String> = HashMap::new();
+        let mut failure = None;
         while let Some(step) = progress.next().await {
             match step {
                 Ok(info) => {
@@ -160,11 +197,18 @@ impl Run<'_> {
                     }
                 }
                 Err(error @ Error::DockerResponseServerError { .. }) => return Err(error.into()),
-                Err(error) => self.say("error", &message(&error)).await,
+                Err(error) => {
+                    self.say("error", &message(&error)).await;
+                    failure = Some(Problem::from(error));
+                }
             }
         }
         self.say("info", "::endgroup::").await;
-        Ok(())
+        match failure {
+            // There may be an image for all that, of an earlier pull; for Airflow it is as good.
+            Some(problem) if problem.fault != Fault::Task && !has_image(docker, image).await? => Err(problem),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, Problem> {
@@ -173,8 +217,14 @@ impl Run<'_> {
             return Ok(None);
         }
         let scratch = Scratch::new(document.host_tmp_dir.as_deref());
-        let scratch =
-            scratch.map_err(|error| Problem::airflow(format!("cannot make a scratch folder: {error}")))?;
+        let scratch = scratch.map_err(|error| {
+            // A folder that the task names is the task's matter.
+            let fault = match document.host_tmp_dir {
+                Some(_) => Fault::Task,
+                None => Fault::Worker,
+            };
+            Problem::airflow(format!("cannot make a scratch folder: {error}")).by(fault)
+        })?;
         Ok(Some(scratch))
     }
 
@@ -250,14 +300,16 @@ impl Run<'_> {
             .stream(true)
             .build();
         let attached = docker.attach_container(id, Some(options)).await?;
-        self.permitted().await?;
-        docker.start_container(id, None::<StartContainerOptions>).await?;
+        self.start(docker, id).await?;
         if !self.facts.permit.holds() {
             // We were stopped while the engine was asked.
             containers::kill_try(&self.shared.engines, self.facts).await;
         }
         let kept = self.read(attached).await;
-        let code = self.exit_code(docker, id).await?;
+        let code = self
+            .exit_code(docker, id)
+            .await
+            .map_err(Problem::after_the_start)?;
         let lines = kept.finish()?;
         let (memory_limit, out_of_memory) = match code {
             0 => (0, false),
@@ -307,7 +359,13 @@ impl Run<'_> {
             match waiting.next().await {
                 Some(Ok(answer)) => return Ok(answer.status_code),
                 Some(Err(Error::DockerContainerWaitError { code, .. })) => return Ok(code),
-                Some(Err(error @ Error::DockerResponseServerError { .. })) => return Err(error.into()),
+                Some(Err(
+                    error @ Error::DockerResponseServerError {
+                        status_code: ..500, ..
+                    },
+                )) => {
+                    return Err(error.into());
+                }
                 Some(Err(error)) => {
                     if away_since.get_or_insert_with(Instant::now).elapsed() > AWAY {
                         return Err(error.into());

@@ -1,5 +1,7 @@
 //! What became of a container, in docker-py's words.
 
+use crate::native::fault::{Fault, may_pass};
+use crate::native::registry::NoLogin;
 use bollard::errors::Error;
 use nix::sys::signal::Signal;
 
@@ -49,6 +51,7 @@ pub(super) struct Problem {
     /// The exception that Airflow would raise.
     pub(super) kind: &'static str,
     pub(super) text: String,
+    pub(super) fault: Fault,
 }
 
 impl Problem {
@@ -56,7 +59,54 @@ impl Problem {
         Self {
             kind: "AirflowException",
             text: text.into(),
+            fault: Fault::Task,
         }
+    }
+
+    /// The same, but that it is the fault of somebody else.
+    pub(super) fn by(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
+    /// The same, once a container may have been started.
+    pub(super) fn after_the_start(self) -> Self {
+        let fault = self.fault.after_the_start();
+        self.by(fault)
+    }
+}
+
+/// Words of the engine about a container that cannot be made as it was asked for, in lower case: it says so as if it had failed
+/// itself.
+const IMPOSSIBLE: [&str; 8] = [
+    "oci runtime",
+    "runc",
+    "mount",
+    "invalid",
+    "not found",
+    "denied",
+    "unauthorized",
+    "no matching manifest",
+];
+
+/// Returns `true` if the engine is away, or could not do what it was asked for no reason of the task's.
+fn is_of_the_engine(error: &Error) -> bool {
+    match error {
+        Error::DockerResponseServerError { status_code: 429, .. } => true,
+        Error::DockerResponseServerError {
+            status_code: 500..,
+            message,
+        } => {
+            let lower = message.to_lowercase();
+            may_pass(message) || !IMPOSSIBLE.iter().any(|text| lower.contains(text))
+        }
+        Error::DockerResponseServerError { .. } => false,
+        Error::DockerStreamError { error } => may_pass(error),
+        Error::RequestTimeoutError
+        | Error::IOError { .. }
+        | Error::HttpClientError { .. }
+        | Error::HyperResponseError { .. }
+        | Error::SocketNotFoundError(_) => true,
+        _ => false,
     }
 }
 
@@ -69,12 +119,28 @@ pub(super) fn message(error: &Error) -> String {
     }
 }
 
+impl From<NoLogin> for Problem {
+    fn from(why: NoLogin) -> Self {
+        match why {
+            NoLogin::Untold(text) => Self::airflow(text).by(Fault::Platform),
+            NoLogin::Unfit(text) => Self::airflow(text),
+        }
+    }
+}
+
 impl From<Error> for Problem {
+    /// What the engine said before anything was started.
     fn from(error: Error) -> Self {
+        let fault = if is_of_the_engine(&error) {
+            Fault::Platform
+        } else {
+            Fault::Task
+        };
         let Error::DockerResponseServerError { status_code, message } = &error else {
             return Self {
                 kind: "DockerException",
                 text: message(&error),
+                fault,
             };
         };
         let side = if *status_code < 500 { "Client" } else { "Server" };
@@ -86,6 +152,7 @@ impl From<Error> for Problem {
         Self {
             kind,
             text: format!("{status_code} {side} Error (\"{message}\")"),
+            fault,
         }
     }
 }
@@ -117,5 +184,28 @@ mod tests {
                 .cause()
                 .contains("ran out of memory (its mem_limit is 64 MiB)")
         );
+    }
+
+    #[test]
+    fn an_engine_that_fails_is_told_from_a_task_that_asks_for_the_impossible() {
+        let said = |status_code: u16, message: &str| {
+            let message = message.to_owned();
+            Problem::from(Error::DockerResponseServerError { status_code, message }).fault
+        };
+        assert_eq!(said(500, "i/o timeout"), Fault::Platform);
+        assert_eq!(said(503, "the engine is starting"), Fault::Platform);
+        assert_eq!(
+            said(500, "Get \"https://r/v2/\": dial tcp: no such host"),
+            Fault::Platform
+        );
+        assert_eq!(
+            said(500, "OCI runtime create failed: exec: \"x\": not found"),
+            Fault::Task
+        );
+        assert_eq!(said(404, "No such image: x:latest"), Fault::Task);
+        assert_eq!(said(409, "the name is in use"), Fault::Task);
+        let away = || Problem::from(Error::RequestTimeoutError);
+        assert_eq!(away().fault, Fault::Platform);
+        assert_eq!(away().after_the_start().fault, Fault::Lost);
     }
 }

@@ -4,6 +4,7 @@ use super::startup::{self, Patience};
 use super::watch::Watched;
 use super::{Containers, MANAGER, OPERATOR, OnFinish, OnKill, PodTask, Problem, logs, manifest, xcom};
 use crate::log::TryLog;
+use crate::native::fault::Fault;
 use crate::permission;
 use crate::run::Facts;
 use k8s_openapi::api::core::v1::Pod;
@@ -69,7 +70,7 @@ impl Run<'_> {
                 if let Ok(last) = pods.get(&name).await {
                     self.clean_up(&pods, &last).await;
                 }
-                Err(problem)
+                Err(problem.after_the_start())
             }
         }
     }
@@ -145,14 +146,14 @@ impl Run<'_> {
             }
         }
         processes::pause::point("pod");
-        let granted = permission::granted(self.facts, self.stop).await;
-        granted.map_err(|why| Problem::airflow(why.cause))?;
+        let begins = permission::begins(self.facts, self.stop).await;
+        begins.map_err(|why| Problem::airflow(why.cause).by(Fault::Worker))?;
         let pod = pods.create(&wanted).await?;
         if !self.facts.permit.holds() {
             // We were stopped while the cluster was asked; the next try makes a pod of its own.
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             pods.delete_exactly(name, pod.metadata.uid.clone()).await.ok();
-            return Err(Problem::airflow("the claim became void while its pod was made"));
+            return Err(Problem::airflow("the claim became void while its pod was made").by(Fault::Worker));
         }
         self.tell_match(&pod).await;
         Ok(pod)

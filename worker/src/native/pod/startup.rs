@@ -3,6 +3,7 @@
 use super::watch::Watched;
 use super::{MANAGER, Problem};
 use crate::log::TryLog;
+use crate::native::fault::Fault;
 use k8s_openapi::api::core::v1::Pod;
 use kubernetes::cluster::Pods;
 use kubernetes::state;
@@ -59,8 +60,10 @@ async fn until_started(pods: &Pods, name: &str, patience: &Patience, log: &TryLo
                 match state::phase(&pod) {
                     "Pending" | "Unknown" => {}
                     "Failed" if state::containers(&pod).is_empty() => {
-                        let problem = Problem::of("PodLaunchFailedException", "Pod failed before containers started");
-                        return Err(problem.because(state::cause(&pod, "")));
+                        // Evicted, refused by its node, or lost with it.
+                        let cause = state::cause(&pod, "");
+                        let text = format!("Pod failed before containers started: {cause}");
+                        return Err(Problem::of("PodLaunchFailedException", text).by(Fault::Unstarted));
                     }
                     _ => return Ok(pod),
                 }
