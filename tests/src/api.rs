@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long a DAG may take to be there, and a run to end.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// An answer as it came.
 #[derive(Debug, Clone)]
@@ -75,12 +77,18 @@ pub const ORDINARY: [(&str, &str); 2] = [
 pub struct Api {
     port: u16,
     token: Option<String>,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 impl Api {
     /// Not logged in.
     pub fn new(port: u16) -> Self {
-        Self { port, token: None }
+        Self {
+            port,
+            token: None,
+            patience: ANSWER,
+        }
     }
 
     /// With a token.
@@ -89,6 +97,22 @@ impl Api {
         Self {
             port: self.port,
             token: Some(token.to_owned()),
+            patience: self.patience,
+        }
+    }
+
+    /// The same API on another server of the installation.
+    #[must_use]
+    pub fn on(&self, port: u16) -> Self {
+        Self { port, ..self.clone() }
+    }
+
+    /// The same API, which may take so long for an answer.
+    #[must_use]
+    pub fn patient(&self, patience: Duration) -> Self {
+        Self {
+            patience,
+            ..self.clone()
         }
     }
 
@@ -170,7 +194,7 @@ impl Api {
         body: &[u8],
     ) -> anyhow::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(self.patience))?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (key, value) in headers {
             head.push_str(&format!("{key}: {value}\r\n"));

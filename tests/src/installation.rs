@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// A port that nobody uses now, and that is given once only. It is none of those that the system gives to connections that
 /// name no port: one of these could take it before the server does.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 16_000;
     const COUNT: u32 = 14_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
@@ -104,6 +104,11 @@ impl Installation {
     /// `$AIRFLOW_HOME`
     pub fn path(&self) -> &Path {
         self.home.path()
+    }
+
+    /// Leaves the home and its files where they are when this is dropped.
+    pub fn keep(&mut self) {
+        self.home.disable_cleanup(true);
     }
 
     /// Sets an environment variable of everything started from here on.
@@ -245,6 +250,11 @@ impl Process {
         ticks.sum::<f64>() / 100.0
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
     /// `kill -9`
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -253,9 +263,8 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
         // One that is gone is no error here; whoever waits will see.
-        kill(Pid::from_raw(pid), signal).ok();
+        kill(Pid::from_raw(self.pid()), signal).ok();
     }
 
     /// Waits for its end; whether it succeeded.

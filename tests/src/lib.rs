@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests: real processes, real services, and waits that say what they waited for.
 
 mod api;
+pub mod chaos;
 mod cluster;
 pub mod conformance;
 mod crowded_database;
@@ -9,6 +10,7 @@ mod engine;
 mod installation;
 mod kubernetes;
 pub mod lists;
+mod lots;
 mod manual_worker;
 mod parts;
 mod services;

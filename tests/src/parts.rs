@@ -43,8 +43,8 @@ pub fn docker() -> Option<String> {
 /// The image of busybox that the test engine has.
 pub const IMAGE: &str = "updraft-test/busybox:1";
 
-/// The client of MariaDB; `url` may name a database.
-fn client(url: &str) -> Command {
+/// The client of MariaDB; `url` may name a database. It prints a line for each row, its fields divided by tabs.
+pub(crate) fn mariadb_client(url: &str) -> Command {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (credentials, address) = rest.split_once('@').unwrap_or(("", rest));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
@@ -61,14 +61,14 @@ fn client(url: &str) -> Command {
         .args(["-h", host, "-P", port, "-u", user])
         .env("MYSQL_PWD", password);
     if !database.is_empty() {
-        command.arg(database);
+        command.arg(format!("--database={database}"));
     }
     command
 }
 
 /// Runs the client of MariaDB; `url` may name a database.
 fn mariadb(url: &str, sql: &str) -> Output {
-    client(url)
+    mariadb_client(url)
         .args(["-e", sql])
         .output()
         .expect("the client of MariaDB")
@@ -83,7 +83,7 @@ fn drop_in_the_end(url: &str, name: &str) {
     let mut sweeper = SWEEPER.lock().unwrap_or_else(PoisonError::into_inner);
     if sweeper.is_none() {
         drop_forgotten(url);
-        let client = client(url);
+        let client = mariadb_client(url);
         let mut command = Command::new("sh");
         // All that is read is kept until the end of the input.
         command

@@ -59,14 +59,21 @@ impl Service {
         std::net::TcpStream::connect(self.address()).is_ok()
     }
 
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub fn pid(self) -> i32 {
+        let text = std::fs::read_to_string(self.file_of_pid()).expect("the service's pid");
+        text.trim().parse().expect("a pid")
+    }
+
     /// `kill -9`
     ///
     /// # Panics
     /// When it is not running.
     pub fn kill(self) -> KilledService {
-        let text = std::fs::read_to_string(self.file_of_pid()).expect("the service's pid");
-        let pid = text.trim().parse().expect("a pid");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the service runs");
+        kill(Pid::from_raw(self.pid()), Signal::SIGKILL).expect("the service runs");
         wait_until("nobody listens", PATIENCE, || !self.listens());
         KilledService(self)
     }

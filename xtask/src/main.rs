@@ -34,6 +34,12 @@ enum Chore {
         #[arg(long)]
         stop: bool,
     },
+    /// Faults drawn from a seed against a cluster under load, on services of its own; checks all that is promised
+    Chaos {
+        /// Options; see `-- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// Checks which crate may use which
     Arrows,
     /// Runs DAG files on real Airflow and on Updraft and compares them: all examples of Airflow if none is named
@@ -79,6 +85,7 @@ fn main() -> ExitCode {
                 say(&format!("export {key}={value}"));
             }
         }),
+        Chore::Chaos { rest } => test::chaos(&rest),
         Chore::Arrows => arrows::check(),
         Chore::Conformance { rest } => test::against_airflow("conformance", &rest),
         Chore::Differential { rest } => test::against_airflow("differential", &rest),

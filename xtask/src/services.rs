@@ -9,34 +9,90 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const MARIADB_PORT: u16 = 13306;
-const RABBITMQ_PORT: u16 = 15673;
+/// The first ports of the instances of the tests, and of those of a campaign of faults, which kills and stops them.
+const OF_TESTS: u16 = 13306;
+const OF_CHAOS: u16 = 13506;
+/// From MariaDB's port to RabbitMQ's.
+const TO_RABBITMQ: u16 = 2367;
 const RABBITMQ_SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Running instances.
 pub(crate) struct Services {
     folder: PathBuf,
+    mariadb: u16,
+    rabbitmq: u16,
+    with_docker: bool,
 }
 
 impl Services {
     /// How tests reach them.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        vec![
+        let mut environment = vec![
             (
                 "UPDRAFT_TEST_MARIADB".to_owned(),
-                format!("mysql://updraft:updraft@127.0.0.1:{MARIADB_PORT}"),
+                format!("mysql://updraft:updraft@127.0.0.1:{}", self.mariadb),
             ),
             (
                 "UPDRAFT_TEST_RABBITMQ".to_owned(),
-                format!("amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//"),
+                format!("amqp://guest:guest@127.0.0.1:{}//", self.rabbitmq),
             ),
-            ("UPDRAFT_TEST_DOCKER".to_owned(), engine::address()),
             (
                 "UPDRAFT_TEST_SERVICES".to_owned(),
                 self.folder.to_string_lossy().into_owned(),
             ),
-        ]
+        ];
+        if self.with_docker {
+            environment.push(("UPDRAFT_TEST_DOCKER".to_owned(), engine::address()));
+        }
+        environment
+    }
+
+    /// Those of the tests.
+    fn of_tests() -> anyhow::Result<Self> {
+        Ok(Self {
+            folder: build_folder()?.join("services"),
+            mariadb: OF_TESTS,
+            rabbitmq: OF_TESTS + TO_RABBITMQ,
+            with_docker: true,
+        })
+    }
+
+    /// Starts MariaDB and RabbitMQ, unless they run.
+    fn launch(&self) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        if !listens(self.mariadb) {
+            self.start_mariadb()?;
+        }
+        if !listens(self.rabbitmq) {
+            self.start_rabbitmq()?;
+        }
+        Ok(())
+    }
+
+    /// Stops MariaDB and RabbitMQ, as a test may have left them.
+    pub(crate) fn kill(&self) {
+        for file in [self.folder.join("mariadb.pid"), self.folder.join("rabbitmq/pid")] {
+            let Ok(pid) = std::fs::read_to_string(&file) else {
+                continue;
+            };
+            // A number that was left behind may be somebody else's by now.
+            if self.is_ours(pid.trim()) {
+                Command::new("kill")
+                    .arg("-9")
+                    .arg(pid.trim())
+                    .stderr(Stdio::null())
+                    .status()
+                    .ok();
+            }
+            std::fs::remove_file(&file).ok();
+        }
+    }
+
+    /// Returns `true` if that process works on our data.
+    fn is_ours(&self, pid: &str) -> bool {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&*self.folder.to_string_lossy())
     }
 }
 
@@ -124,87 +180,105 @@ fn log_file(path: &Path) -> anyhow::Result<Stdio> {
     ))
 }
 
-/// Starts them, unless they run.
+/// Starts those of the tests, unless they run.
 pub(crate) fn start() -> anyhow::Result<Services> {
     install()?;
-    let folder = build_folder()?.join("services");
-    std::fs::create_dir_all(&folder)?;
-    if !listens(MARIADB_PORT) {
-        start_mariadb(&folder)?;
-    }
-    if !listens(RABBITMQ_PORT) {
-        start_rabbitmq(&folder)?;
-    }
-    engine::start(&folder)?;
-    Ok(Services { folder })
+    let services = Services::of_tests()?;
+    services.launch()?;
+    engine::start(&services.folder)?;
+    Ok(services)
 }
 
-fn start_mariadb(folder: &Path) -> anyhow::Result<()> {
-    let data = folder.join("mariadb");
-    let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
-    if data.exists() {
-        std::fs::remove_dir_all(&data)?;
-    }
-    let made = Command::new("mariadb-install-db")
-        .args([
-            "--no-defaults",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-        ])
-        .arg(format!("--user={user}"))
-        .arg(format!("--datadir={}", data.display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()?;
-    ensure!(made.success(), "mariadb-install-db failed");
-    let script = folder.join("mariadb-start.sh");
-    let init = folder.join("mariadb-init.sql");
-    std::fs::write(
-        &init,
-        // The server reads one statement per line.
-        "CREATE USER IF NOT EXISTS 'updraft'@'%' IDENTIFIED BY 'updraft';\nGRANT ALL ON *.* TO 'updraft'@'%';\n",
-    )?;
-    // Tests kill the server and start it again with this.
-    let command = format!(
-        "#!/bin/sh\nexec mariadbd --no-defaults --user={user} --datadir={} --port={MARIADB_PORT} --bind-address=127.0.0.1 \
+/// Starts MariaDB and RabbitMQ for a campaign of faults: fresh ones, at the first ports that are free.
+pub(crate) fn start_for_chaos() -> anyhow::Result<Services> {
+    install()?;
+    let mut services = Services {
+        folder: build_folder()?.join("chaos"),
+        mariadb: 0,
+        rabbitmq: 0,
+        with_docker: false,
+    };
+    // What an earlier campaign left, if it was ended by force.
+    services.kill();
+    let free = (OF_CHAOS..OF_CHAOS + 100)
+        .step_by(4)
+        .find(|port| !listens(*port) && !listens(port + TO_RABBITMQ) && !listens(port + TO_RABBITMQ + 1));
+    services.mariadb = free.context("no port is free for MariaDB and RabbitMQ")?;
+    services.rabbitmq = services.mariadb + TO_RABBITMQ;
+    services.launch()?;
+    Ok(services)
+}
+
+impl Services {
+    fn start_mariadb(&self) -> anyhow::Result<()> {
+        let (folder, port) = (&self.folder, self.mariadb);
+        let data = folder.join("mariadb");
+        let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+        if data.exists() {
+            std::fs::remove_dir_all(&data)?;
+        }
+        let made = Command::new("mariadb-install-db")
+            .args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+            ])
+            .arg(format!("--user={user}"))
+            .arg(format!("--datadir={}", data.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        ensure!(made.success(), "mariadb-install-db failed");
+        let script = folder.join("mariadb-start.sh");
+        let init = folder.join("mariadb-init.sql");
+        std::fs::write(
+            &init,
+            // The server reads one statement per line.
+            "CREATE USER IF NOT EXISTS 'updraft'@'%' IDENTIFIED BY 'updraft';\nGRANT ALL ON *.* TO 'updraft'@'%';\n",
+        )?;
+        // Tests kill the server and start it again with this.
+        let command = format!(
+            "#!/bin/sh\nexec mariadbd --no-defaults --user={user} --datadir={} --port={port} --bind-address=127.0.0.1 \
          --socket={} --pid-file={} --init-file={} --innodb-flush-log-at-trx-commit=1 --max-connections=300 \
          --innodb-buffer-pool-size=128M --skip-log-bin\n",
-        data.display(),
-        folder.join("mariadb.sock").display(),
-        folder.join("mariadb.pid").display(),
-        init.display(),
-    );
-    std::fs::write(&script, command)?;
-    let log = folder.join("mariadb.log");
-    launch(Command::new("sh").arg(&script), &log)?;
-    wait_for("MariaDB", MARIADB_PORT, &log)
-}
-
-fn start_rabbitmq(folder: &Path) -> anyhow::Result<()> {
-    let home = folder.join("rabbitmq");
-    if home.exists() {
-        std::fs::remove_dir_all(&home)?;
+            data.display(),
+            folder.join("mariadb.sock").display(),
+            folder.join("mariadb.pid").display(),
+            init.display(),
+        );
+        std::fs::write(&script, command)?;
+        let log = folder.join("mariadb.log");
+        launch(Command::new("sh").arg(&script), &log)?;
+        wait_for("MariaDB", port, &log)
     }
-    std::fs::create_dir_all(home.join("mnesia"))?;
-    std::fs::write(home.join("plugins"), "[].\n")?;
-    let script = folder.join("rabbitmq-start.sh");
-    let at = |name: &str| home.join(name).display().to_string();
-    let command = format!(
-        "#!/bin/sh\nexport HOME={} RABBITMQ_NODENAME=updraft@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
-         RABBITMQ_NODE_PORT={RABBITMQ_PORT} RABBITMQ_DIST_PORT={} RABBITMQ_MNESIA_BASE={} RABBITMQ_LOG_BASE={} \
+
+    fn start_rabbitmq(&self) -> anyhow::Result<()> {
+        let (folder, port) = (&self.folder, self.rabbitmq);
+        let home = folder.join("rabbitmq");
+        if home.exists() {
+            std::fs::remove_dir_all(&home)?;
+        }
+        std::fs::create_dir_all(home.join("mnesia"))?;
+        std::fs::write(home.join("plugins"), "[].\n")?;
+        let script = folder.join("rabbitmq-start.sh");
+        let at = |name: &str| home.join(name).display().to_string();
+        let command = format!(
+            "#!/bin/sh\nexport HOME={} RABBITMQ_NODENAME=updraft{port}@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+         RABBITMQ_NODE_PORT={port} RABBITMQ_DIST_PORT={} RABBITMQ_MNESIA_BASE={} RABBITMQ_LOG_BASE={} \
          ERL_EPMD_PORT=14369 ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_ENABLED_PLUGINS_FILE={} RABBITMQ_CONF_ENV_FILE=/dev/null \
          RABBITMQ_PID_FILE={}\nexec {RABBITMQ_SERVER}\n",
-        home.display(),
-        RABBITMQ_PORT + 1,
-        at("mnesia"),
-        at("log"),
-        at("plugins"),
-        at("pid"),
-    );
-    std::fs::write(&script, command)?;
-    let log = folder.join("rabbitmq.log");
-    launch(Command::new("sh").arg(&script), &log)?;
-    wait_for("RabbitMQ", RABBITMQ_PORT, &log)
+            home.display(),
+            port + 1,
+            at("mnesia"),
+            at("log"),
+            at("plugins"),
+            at("pid"),
+        );
+        std::fs::write(&script, command)?;
+        let log = folder.join("rabbitmq.log");
+        launch(Command::new("sh").arg(&script), &log)?;
+        wait_for("RabbitMQ", port, &log)
+    }
 }
 
 /// Starts a process that outlives this one.
@@ -218,20 +292,9 @@ pub(crate) fn launch(command: &mut Command, log: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stops them.
+/// Stops those of the tests.
 pub(crate) fn stop() -> anyhow::Result<()> {
-    let folder = build_folder()?.join("services");
-    for file in [folder.join("mariadb.pid"), folder.join("rabbitmq/pid")] {
-        if let Ok(pid) = std::fs::read_to_string(&file) {
-            // One that is gone is what we want.
-            Command::new("kill")
-                .arg("-9")
-                .arg(pid.trim())
-                .stderr(Stdio::null())
-                .status()
-                .ok();
-        }
-    }
+    Services::of_tests()?.kill();
     engine::stop();
     Ok(())
 }

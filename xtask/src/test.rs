@@ -158,3 +158,28 @@ pub(crate) fn measure(program: &'static str, rest: &[String]) -> anyhow::Result<
     }
     measured
 }
+
+/// Runs a campaign of faults, on MariaDB and RabbitMQ of its own.
+pub(crate) fn chaos(rest: &[String]) -> anyhow::Result<()> {
+    step("build", cargo().args(["build", "--workspace", "--quiet"]))?;
+    let mut campaign = cargo();
+    campaign
+        .args(["run", "--quiet", "-p", "updraft-tests", "--bin", "chaos", "--"])
+        .args(rest);
+    if rest
+        .iter()
+        .any(|argument| matches!(argument.as_str(), "--list" | "--help" | "-h"))
+    {
+        return step("chaos", &mut campaign);
+    }
+    let python = python()?;
+    let services = services::start_for_chaos()?;
+    let done = step(
+        "chaos",
+        campaign
+            .envs(services.environment())
+            .env("UPDRAFT_TEST_PYTHON", python),
+    );
+    services.kill();
+    done
+}

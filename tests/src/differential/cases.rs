@@ -1,6 +1,7 @@
 //! Cases: listed by hand, or generated from a seed.
 
 use super::expressions::template;
+use crate::lots::Lots;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
@@ -11,29 +12,6 @@ pub struct Case {
     pub name: String,
     /// What it is, as `python_side.py` reads it.
     pub body: Value,
-}
-
-/// Numbers that look random and are the same for the same seed, on every machine (SplitMix64).
-pub(super) struct Lots(u64);
-
-impl Lots {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 and below this one.
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    /// One of these.
-    pub(super) fn one<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len())]
-    }
 }
 
 /// The cases of `tests/differential/listed.json`.
@@ -53,7 +31,7 @@ fn case(name: String, mut body: Value) -> Case {
 
 /// The generated case of this number.
 pub fn generated(seed: u64, number: u64) -> Case {
-    let mut lots = Lots(seed.wrapping_mul(1_000_003).wrapping_add(number));
+    let mut lots = Lots::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
     let body = match lots.below(20) {
         0..=11 => of_template(&mut lots),
         12..=14 => of_output(&mut lots),

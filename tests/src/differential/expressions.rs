@@ -1,6 +1,6 @@
 //! Random templates: expressions that make sense in Jinja, and some that do not.
 
-use super::cases::Lots;
+use crate::lots::Lots;
 
 const NAMES: [&str; 26] = [
     "ds",

@@ -22,7 +22,7 @@ const SESSION: [&str; 4] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION innodb_lock_wait_timeout = 5, lock_wait_timeout = 10",
     "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')",
-    "SET SESSION idle_transaction_timeout = 15",
+    "SET SESSION idle_transaction_timeout = 5",
 ];
 
 /// Lists at a time. Those that come then wait for a connection of theirs.
