@@ -16,7 +16,7 @@ use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListImagesOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    ListImagesOptionsBuilder, RemoveContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
     StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures_util::StreamExt;
@@ -32,6 +32,8 @@ const HOOK: &str = "airflow.task.hooks.airflow.providers.docker.hooks.docker.Doc
 const GRACE: i32 = 10;
 /// How long an engine that is away is waited for before its container counts as lost.
 const AWAY: Duration = Duration::from_secs(60);
+/// Between two questions to an engine that is away, or busy with a container.
+const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of output that may be kept for `xcom_all`.
 const KEPT: usize = 16 << 20;
 /// How long after a container's end the engine may learn that memory was the reason, and the exit code that it has then.
@@ -84,13 +86,18 @@ impl Run<'_> {
                     if status != Some(ContainerStateStatusEnum::CREATED) {
                         return Ok(());
                     }
-                    // Nothing may start it any more once we say that it never began.
-                    let force = RemoveContainerOptionsBuilder::default().force(true).build();
-                    docker.remove_container(id, Some(force)).await.ok();
-                    return Err(error.into());
+                    // Nothing may start it any more once we say that it never began. Without force, one that the engine is
+                    // just starting is not removed.
+                    let removed = docker
+                        .remove_container(id, None::<RemoveContainerOptions>)
+                        .await;
+                    if removed.is_ok() {
+                        return Err(error.into());
+                    }
+                    tokio::time::sleep(LOOK).await;
                 }
                 Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Err(error.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(_) => tokio::time::sleep(LOOK).await,
             }
         }
         containers::kill_try(&self.shared.engines, self.facts).await;
@@ -373,7 +380,7 @@ impl Run<'_> {
                 }
                 None => away_since = away_since.or_else(|| Some(Instant::now())),
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -105,6 +105,7 @@ fn is_of_the_engine(error: &Error) -> bool {
         | Error::IOError { .. }
         | Error::HttpClientError { .. }
         | Error::HyperResponseError { .. }
+        | Error::HyperLegacyError { .. }
         | Error::SocketNotFoundError(_) => true,
         _ => false,
     }
