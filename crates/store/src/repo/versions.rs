@@ -102,7 +102,7 @@ impl Tx {
         }
         let sql = format!(
             "SELECT id, dag_id, version_number, '' AS serialized, '' AS native, '' AS source, fileloc, relative_fileloc, \
-             bundle_name, created_at FROM dag_version WHERE id IN ({})",
+             bundle_name, bundle_version, created_at FROM dag_version WHERE id IN ({})",
             placeholders(ids.len())
         );
         let rows = self.query(&sql, &id_values(ids)).await?;

@@ -88,9 +88,7 @@ impl Run<'_> {
                     }
                     // Nothing may start it any more once we say that it never began. Without force, one that the engine is
                     // just starting is not removed.
-                    let removed = docker
-                        .remove_container(id, None::<RemoveContainerOptions>)
-                        .await;
+                    let removed = docker.remove_container(id, None::<RemoveContainerOptions>).await;
                     if removed.is_ok() {
                         return Err(error.into());
                     }
