@@ -9,8 +9,9 @@ use std::time::Duration;
 
 /// What is answered on its way when a silence begins.
 const ON_ITS_WAY: u64 = 1_500;
-/// A report that is not answered at once is written down, and outlives its worker only then.
-const UNWRITTEN: u64 = 750;
+/// From the last word of a task to the end of its process, on a loaded machine: a worker that is killed in between was not
+/// told that the task is done.
+const ENDING: u64 = 750;
 /// Part of a lease, in percent, from which on a silence may cost it.
 const COSTS: u32 = 50;
 
@@ -46,8 +47,8 @@ impl Silence {
         {
             return Some(Self {
                 worker: own,
-                from: begun.start.saturating_sub(UNWRITTEN),
-                to: begun.end + UNWRITTEN,
+                from: begun.start.saturating_sub(ENDING),
+                to: begun.end + ENDING,
             });
         }
         let worker = match fault.kind.action {
