@@ -17,6 +17,8 @@ pub const MARK: char = '\u{fdd0}';
 const MARK_BYTES: usize = MARK.len_utf8();
 /// Digits of a whole number that always has room in 64 bits.
 const SAFE_DIGITS: usize = 18;
+/// Digits of a whole number that Python reads.
+const MOST_DIGITS: usize = 4300;
 
 /// What a text in a value stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub fn text(text: impl Into<String>) -> Value {
 /// Reads JSON that comes from people or from Python.
 ///
 /// # Errors
-/// When it is no JSON, or a float in it is too large for 64 bits.
+/// When it is no JSON, a float in it is too large for 64 bits, or a whole number has more digits than Python reads (4,300).
 pub fn read(json: &str) -> Result<Value, serde_json::Error> {
     match with_marks(json) {
         Cow::Borrowed(json) => serde_json::from_str(json),
@@ -148,7 +150,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 fn is_large(word: &str) -> bool {
-    word.parse::<i64>().is_err() && word.parse::<u64>().is_err()
+    word.len() <= MOST_DIGITS && word.parse::<i64>().is_err() && word.parse::<u64>().is_err()
 }
 
 /// JSON as it is stored, as it is written for others.
@@ -377,6 +379,7 @@ mod tests {
             "\"a",
             "\"\\",
             "1e400",
+            &"9".repeat(4301),
         ] {
             assert!(read(text).is_err(), "{text}");
         }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 /// A list that is counted faster than this is counted anew each time.
 const QUICK: Duration = Duration::from_millis(50);
 /// A count is good for so many times the time that it took.
-const FACTOR: u32 = 10;
+const FACTOR: u32 = 40;
 /// No count is good for longer.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(40);
 /// For so long after that it is still given to those who come while it is counted anew.
-const OVERLAP: Duration = Duration::from_secs(10);
+const OVERLAP: Duration = Duration::from_secs(20);
 /// Lists whose counts are kept.
 const MOST: usize = 1000;
 
