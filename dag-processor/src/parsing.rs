@@ -136,6 +136,7 @@ fn report(file: &DagFile, outcome: &FileOutcome, dependencies: &Dependencies) {
         "import_error"
     };
     metrics::counter!(metric::FILES_PARSED, "outcome" => word).increment(1);
+    tracing::debug!(file = %file.relative, outcome = word, "a file was parsed");
     for error in outcome.errors.values() {
         tracing::warn!(file = %file.relative, "import error: {}", outcome::summary(error));
     }

@@ -5,5 +5,5 @@ mod engines;
 mod observe;
 
 pub use compare::{Chosen, Difference, compare};
-pub use engines::{Engines, Side, airflow};
+pub use engines::{Engines, Side, airflow, airflow_with};
 pub use observe::{Observed, last_words, observe, observe_all, runs};

@@ -44,6 +44,18 @@ pub(crate) enum NativeTask {
     Pod(Box<PodTask>),
 }
 
+impl NativeTask {
+    /// What its templates came to, as JSON.
+    pub(crate) fn rendered(&self) -> Option<&str> {
+        match self {
+            Self::Empty => None,
+            Self::Bash(task) => Some(task.rendered()),
+            Self::Pod(task) => Some(task.rendered()),
+            Self::Docker(task) => Some(task.rendered()),
+        }
+    }
+}
+
 /// Renders a task.
 ///
 /// # Errors
@@ -69,13 +81,7 @@ pub(crate) async fn run(
     log: &TryLog,
     stop: &CancellationToken,
 ) -> End {
-    let rendered = match &task {
-        NativeTask::Empty => None,
-        NativeTask::Bash(task) => Some(task.rendered()),
-        NativeTask::Pod(task) => Some(task.rendered()),
-        NativeTask::Docker(task) => Some(task.rendered()),
-    };
-    if let Some(rendered) = rendered {
+    if let Some(rendered) = task.rendered() {
         facts.show_rendered(rendered.to_owned());
     }
     // The larger ones live on the heap: most tasks are small.

@@ -191,6 +191,7 @@ impl Reader<'_> {
             dag_run_conf_overrides_params: self.boolean("core", "dag_run_conf_overrides_params")?,
             default_impersonation: self.text("core", "default_impersonation"),
             unit_test_mode: self.boolean("core", "unit_test_mode")?,
+            task_reports: self.task_reports(),
             has_secrets_backend: [("secrets", "backend"), ("workers", "secrets_backend")]
                 .iter()
                 .any(|(section, key)| self.optional(section, key).is_some()),
@@ -220,6 +221,27 @@ impl Reader<'_> {
             file_timeout: self.seconds("dag_processor", "dag_file_processor_timeout")?,
             file_memory_mb: self.positive("updraft", "dag_file_memory_mb")?.into(),
         })
+    }
+
+    /// Which options are on by which Airflow's processes of tasks report to services; Updraft itself heeds none of them.
+    fn task_reports(&self) -> Vec<&'static str> {
+        [
+            ("sentry", "sentry_on", "[sentry] sentry_on"),
+            ("metrics", "statsd_on", "[metrics] statsd_on"),
+            (
+                "metrics",
+                "statsd_datadog_enabled",
+                "[metrics] statsd_datadog_enabled",
+            ),
+            ("metrics", "otel_on", "[metrics] otel_on"),
+        ]
+        .into_iter()
+        .filter(|(section, key, _)| {
+            let text = self.text(section, key).to_ascii_lowercase();
+            matches!(text.as_str(), "t" | "true" | "1")
+        })
+        .map(|(.., name)| name)
+        .collect()
     }
 
     /// The options of the sections that Airflow's own classes of DAGs and tasks read when they are made.

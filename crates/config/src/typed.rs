@@ -69,6 +69,8 @@ pub struct Core {
     pub dag_run_conf_overrides_params: bool,
     pub default_impersonation: String,
     pub unit_test_mode: bool,
+    /// The options that are on by which processes of tasks report to services of their own.
+    pub task_reports: Vec<&'static str>,
     /// `true` if connections and variables are looked for in a secrets backend first.
     pub has_secrets_backend: bool,
     pub users: Vec<SimpleUser>,

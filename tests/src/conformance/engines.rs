@@ -94,6 +94,24 @@ fn installation(python: &str, dags: &Path, plugins: Option<&Path>) -> Installati
 /// # Errors
 /// When it does not come up.
 pub fn airflow(python: &str, dags: &Path, plugins: Option<&Path>, level: &str) -> anyhow::Result<Side> {
+    airflow_with(
+        python,
+        dags,
+        plugins,
+        &[("AIRFLOW__LOGGING__LOGGING_LEVEL", level)],
+    )
+}
+
+/// As [`airflow`], with these options.
+///
+/// # Errors
+/// As [`airflow`].
+pub fn airflow_with(
+    python: &str,
+    dags: &Path,
+    plugins: Option<&Path>,
+    options: &[(&str, &str)],
+) -> anyhow::Result<Side> {
     let mut installation = installation(python, dags, plugins);
     let port = installation.port;
     let own = [
@@ -102,7 +120,6 @@ pub fn airflow(python: &str, dags: &Path, plugins: Option<&Path>, level: &str) -
             format!("http://127.0.0.1:{port}/execution/"),
         ),
         ("AIRFLOW__API__WORKERS", "1".to_owned()),
-        ("AIRFLOW__LOGGING__LOGGING_LEVEL", level.to_owned()),
         ("AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME", "0.2".to_owned()),
         (
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL",
@@ -113,6 +130,9 @@ pub fn airflow(python: &str, dags: &Path, plugins: Option<&Path>, level: &str) -
     ];
     for (name, value) in own {
         installation.set(name, &value);
+    }
+    for (name, value) in options {
+        installation.set(name, value);
     }
     let (ok, text) = installation.run(python, &["-m", "airflow", "db", "migrate"]);
     ensure!(ok, "{python} -m airflow db migrate: {text}");

@@ -375,6 +375,9 @@ async fn wait(
         () = tokio::time::sleep(limit) => Ended::TimedOut,
         () = stop.cancelled() => Ended::Stopped,
     };
+    if matches!(why, Ended::TimedOut) {
+        narrate::times_out(log).await;
+    }
     log.record("info", HOOK, "Sending SIGTERM signal to process group")
         .await;
     signal(Signal::SIGTERM);

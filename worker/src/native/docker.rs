@@ -197,6 +197,7 @@ pub(super) async fn run(
     let end = tokio::select! {
         outcome = work.as_mut() => judge(facts, &task, log, outcome).await,
         () = tokio::time::sleep(limit) => {
+            narrate::times_out(log).await;
             halt(&run, work).await;
             narrate::timed_out(facts, log).await
         }

@@ -38,13 +38,17 @@ pub(super) async fn failed(facts: &Facts, log: &TryLog, kind: &str, text: &str, 
     end
 }
 
-/// The operator ran longer than its `execution_timeout`.
+/// The operator has run as long as its `execution_timeout` lets it, and is about to be stopped.
+pub(super) async fn times_out(log: &TryLog) {
+    let pid = fields([("pid", std::process::id().into())]);
+    log.record_with("error", "task", "Process timed out", pid).await;
+}
+
+/// The operator was stopped because it ran longer than its `execution_timeout`.
 pub(super) async fn timed_out(facts: &Facts, log: &TryLog) -> End {
-    log.record("error", "task", "Process timed out").await;
-    End::failure(
-        facts,
-        "AirflowTaskTimeout: the task ran longer than its execution_timeout",
-    )
+    // As in Airflow it is named after the process that watches it.
+    let text = format!("Timeout, PID: {}", std::process::id());
+    failed(facts, log, "AirflowTaskTimeout", &text, "").await
 }
 
 /// The try is not wanted any more.

@@ -298,6 +298,7 @@ pub(super) async fn run(
     let mut end = tokio::select! {
         outcome = work => judge(facts, &task, log, outcome).await,
         () = tokio::time::sleep(limit) => {
+            narrate::times_out(log).await;
             tokio::time::timeout(CLEAN_UP, run.kill()).await.ok();
             narrate::timed_out(facts, log).await
         }

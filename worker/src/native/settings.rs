@@ -86,4 +86,40 @@ fn needs_python(config: &Config) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(is_set, option)| is_set.then_some(option))
+    // A service would hear of some tasks and not of others.
+    .or_else(|| core.task_reports.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn with(name: &str, value: &str) -> Settings {
+        let env = BTreeMap::from([
+            ("AIRFLOW_HOME".to_owned(), "/nonexistent".to_owned()),
+            (format!("AIRFLOW__{name}"), value.to_owned()),
+        ]);
+        let raw = config::RawConfig::load_from(env).unwrap();
+        Settings::of(&Config::from_raw(&raw).unwrap())
+    }
+
+    #[test]
+    fn options_that_only_python_heeds_leave_all_tasks_to_python() {
+        for (name, value) in [
+            ("LOGGING__LOGGING_LEVEL", "DEBUG"),
+            ("LOGGING__NAMESPACE_LEVELS", "airflow=WARNING"),
+            ("CORE__DEFAULT_IMPERSONATION", "nobody"),
+            ("SENTRY__SENTRY_ON", "True"),
+            ("METRICS__STATSD_ON", "true"),
+            ("METRICS__OTEL_ON", "1"),
+            ("METRICS__STATSD_DATADOG_ENABLED", "t"),
+        ] {
+            let settings = with(name, value);
+            assert!(settings.allow_native().is_err(), "{name}");
+        }
+        for (name, value) in [("METRICS__STATSD_ON", "False"), ("METRICS__STATSD_HOST", "h")] {
+            assert_eq!(with(name, value).allow_native(), Ok(()), "{name}");
+        }
+    }
 }
