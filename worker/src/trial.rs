@@ -55,7 +55,7 @@ impl Trials {
 
     /// The records that the log of a task in Python has of what its process wrote for it.
     pub async fn read_records(&self, written: &[u8]) -> Vec<Value> {
-        let log = TryLog::kept(self.settings.masker());
+        let log = TryLog::kept(self.settings.log_rules());
         let mut lines = Lines::default();
         for piece in written.chunks(PIECE) {
             for line in lines.push(piece) {
