@@ -323,6 +323,44 @@ fn a_worker_that_was_killed_with_its_watchdog_has_its_name_back_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
+/// The states of the lives of the worker of that name.
+fn lives(installation: &Installation, name: &str) -> String {
+    let code = "import sqlite3, sys\nprint(sqlite3.connect(sys.argv[1]).execute(\"select state from worker where name like ? order by registered_at\", ('%@' + sys.argv[2],)).fetchall())";
+    let output = Command::new(harness::python().unwrap_or_default())
+        .args(["-c", code])
+        .arg(installation.path().join("airflow.db"))
+        .arg(name)
+        .output()
+        .expect("Python runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_worker_whose_token_is_not_good_any_more_begins_a_new_life() {
+    let lease = ("AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT", "3");
+    let Some((installation, mut server)) = api_server(&[lease]) else {
+        return;
+    };
+    let worker = worker(&installation, "w", &[]);
+    joined(&worker);
+    server.kill();
+    let other = [(JWT_SECRET, "another secret, as long as the first")];
+    let mut server = installation.start("updraft-api-server", &[], &other);
+    wait_until("the worker hears that its token is void", PATIENCE, || {
+        worker.output().contains("the worker's token has run out")
+    });
+    wait_until("its join token is void, too", PATIENCE, || {
+        worker.output().contains("none of this installation's pools")
+    });
+    server.kill();
+    let _server = installation.start("updraft-api-server", &[], &[]);
+    eventually("its second life has begun", PATIENCE, || {
+        let text = lives(&installation, "w");
+        let expected = "[('gone',), ('active',)]";
+        (text == expected).then_some(()).ok_or(text)
+    });
+}
+
 /// A certificate authority in a folder, and a certificate of it for 127.0.0.1.
 fn certificates(folder: &Path) -> Option<()> {
     let openssl = |arguments: &str| {
@@ -344,6 +382,23 @@ fn certificates(folder: &Path) -> Option<()> {
     )
 }
 
+/// The first byte of whoever speaks TLS.
+const TLS: u8 = 0x16;
+
+/// The first byte that the first caller sends.
+fn first_byte(listener: &TcpListener) -> u8 {
+    listener.set_nonblocking(true).expect("a listener");
+    let mut connection = eventually("somebody calls", PATIENCE, || {
+        let accepted = listener.accept().map_err(|error| error.to_string());
+        accepted.map(|(connection, _)| connection)
+    });
+    connection.set_nonblocking(false).expect("a connection");
+    connection.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut first = [0];
+    connection.read_exact(&mut first).expect("a byte");
+    first[0]
+}
+
 #[test]
 fn the_control_plane_speaks_tls_and_an_https_address_never_anything_else() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -362,8 +417,13 @@ fn the_control_plane_speaks_tls_and_an_https_address_never_anything_else() {
     const TRUSTED: &str = "AIRFLOW__UPDRAFT__CONTROL_PLANE_CA";
     let secure = format!("https://127.0.0.1:{}", installation.control_port);
     installation.set(ADDRESS, &secure);
-    let trusting = worker(&installation, "trusting", &[(TRUSTED, &path("ca.pem"))]);
+    let broker = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let amqps = format!("amqps://{}", broker.local_addr().expect("an address"));
+    let more = [(TRUSTED, path("ca.pem")), ("AIRFLOW__CELERY__BROKER_URL", amqps)];
+    let more: Vec<(&str, &str)> = more.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut trusting = worker(&installation, "trusting", &more);
     joined(&trusting);
+    assert_eq!(first_byte(&broker), TLS);
     let strict = worker(&installation, "strict", &[]);
     let clear = format!("http://127.0.0.1:{}", installation.control_port);
     let clear = worker(&installation, "clear", &[(ADDRESS, &clear)]);
@@ -383,28 +443,15 @@ fn the_control_plane_speaks_tls_and_an_https_address_never_anything_else() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("https://{}", listener.local_addr().expect("an address"));
     let _probing = worker(&installation, "probing", &[(ADDRESS, &address)]);
-    let (mut connection, _) = listener.accept().expect("a connection");
-    let mut first = [0];
-    connection.read_exact(&mut first).expect("a byte");
-    assert_eq!(first, [0x16]);
+    assert_eq!(first_byte(&listener), TLS);
     // The watchdog speaks it, too: the death is told, and the name is free long before the lease is over.
-    let mut trusting = trusting;
     trusting.kill();
-    let dead = |installation: &Installation| {
-        let db = installation.path().join("airflow.db");
-        let output = Command::new(harness::python().unwrap_or_default())
-            .args(["-c", "import sqlite3, sys\nprint(sqlite3.connect(sys.argv[1]).execute(\"select state from worker where name like '%trusting'\").fetchall())"])
-            .arg(db)
-            .output()
-            .expect("Python runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
     eventually(
         "the watchdog has told of the death",
         Duration::from_secs(20),
         || {
-            let text = dead(&installation);
-            text.contains("gone").then_some(()).ok_or(text)
+            let text = lives(&installation, "trusting");
+            (text == "[('gone',)]").then_some(()).ok_or(text)
         },
     );
     for (cert, expected) in [("", "grpc_ssl_cert"), ("/nonexistent.pem", "grpc_ssl_cert")] {

@@ -21,7 +21,7 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
     // By registering, the claims of earlier lives end; what these have in hand is told before.
     shared.spool.deliver_earlier(&shared.control).await;
     let mut wait = Duration::from_millis(200);
-    let mut told = false;
+    let mut told = String::new();
     loop {
         let id = WorkerId::new(uuid::Uuid::now_v7());
         let sent = BootInstant::now();
@@ -35,12 +35,13 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
                 return lease;
             }
             Err(status) => {
-                if !told {
+                // Each reason once: a control plane that is away may refuse us when it is back.
+                if told != status.message() {
                     tracing::warn!(
                         "cannot register with the control plane at {}, trying again: {status}",
                         shared.config.updraft.control_plane
                     );
-                    told = true;
+                    told = status.message().to_owned();
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(3));

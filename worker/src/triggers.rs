@@ -350,7 +350,8 @@ impl Host {
                 let worker = shared.id();
                 message.worker_id = worker.to_string();
                 match shared.control.trigger_fired(worker, message.clone()).await {
-                    Err(status) if is_transient(&status) => {
+                    // A worker whose token has run out registers anew.
+                    Err(status) if is_transient(&status) || status.code() == tonic::Code::Unauthenticated => {
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(Duration::from_secs(3));
                     }

@@ -44,12 +44,7 @@ impl Workers {
         itself(self.app.tokens.worker(token_of(request)?), claimed)
     }
 
-    /// The same, of one whose life has not ended.
-    async fn living_worker<T>(&self, request: &Request<T>, claimed: &str) -> Result<WorkerId, Status> {
-        let id = self.worker(request, claimed)?;
-        self.must_live(id).await.map(|()| id)
-    }
-
+    /// Lets only a worker pass whose life has not ended.
     async fn must_live(&self, id: WorkerId) -> Result<(), Status> {
         let lives = async { self.app.store.reader().await?.worker_lives(id).await };
         match lives.await.map_err(|error: StoreError| store_status(&error))? {
@@ -234,7 +229,8 @@ impl WorkerService for Workers {
         &self,
         request: Request<SyncTriggersRequest>,
     ) -> Result<Response<SyncTriggersReply>, Status> {
-        let worker = self.living_worker(&request, &request.get_ref().worker_id).await?;
+        let worker = self.worker(&request, &request.get_ref().worker_id)?;
+        self.must_live(worker).await?;
         let reply = triggers::sync(&self.app, worker, request.into_inner()).await?;
         Ok(Response::new(reply))
     }
@@ -243,7 +239,8 @@ impl WorkerService for Workers {
         &self,
         request: Request<TriggerFiredRequest>,
     ) -> Result<Response<TriggerFiredReply>, Status> {
-        let worker = self.living_worker(&request, &request.get_ref().worker_id).await?;
+        // Also of one whose life has ended: an event of a trigger that nobody else has taken yet has happened.
+        let worker = self.worker(&request, &request.get_ref().worker_id)?;
         let reply = triggers::fired(&self.app, worker, request.into_inner()).await?;
         Ok(Response::new(reply))
     }

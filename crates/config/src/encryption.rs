@@ -3,7 +3,6 @@
 
 use crate::error::ConfigError;
 use crate::raw::RawConfig;
-use crate::reader::Reader;
 
 const MODES: [&str; 5] = [
     "DISABLED",
@@ -33,31 +32,27 @@ const NOT_THERE: [(&str, &str, &str); 3] = [
 ];
 
 /// Refuses options that cannot be honoured.
-pub(super) fn check(read: &Reader<'_>) -> Result<(), ConfigError> {
+pub(super) fn check(raw: &RawConfig) -> Result<(), ConfigError> {
+    let text = |section: &str, key: &str| raw.get(section, key).map_or("", |(value, _)| value.trim());
     for (section, key, allowed) in NOT_THERE {
-        if read.optional(section, key).is_some() {
-            return Err(read.0.bad_value(section, key, allowed));
+        if !text(section, key).is_empty() {
+            return Err(raw.bad_value(section, key, allowed));
         }
     }
-    if !wants(read.0, "celery", "ssl_active") {
+    if !is_true(text("celery", "ssl_active")).unwrap_or(false) {
         return Ok(());
     }
     for key in ["ssl_cacert", "ssl_cert", "ssl_key"] {
-        if read.optional("celery", key).is_some() {
+        if !text("celery", key).is_empty() {
             let allowed = "nothing: an amqps:// server is trusted by the certificates of the machine, or those of the variable SSL_CERT_FILE";
-            return Err(read.0.bad_value("celery", key, allowed));
+            return Err(raw.bad_value("celery", key, allowed));
         }
     }
-    if read.text("celery", "broker_url").starts_with("amqps://") {
+    if text("celery", "broker_url").starts_with("amqps://") {
         return Ok(());
     }
     let allowed = "an amqps:// URL, as [celery] ssl_active is set";
-    Err(read.0.bad_value("celery", "broker_url", allowed))
-}
-
-fn wants(raw: &RawConfig, section: &str, key: &str) -> bool {
-    raw.get(section, key)
-        .is_some_and(|(value, _)| is_true(value).unwrap_or(false))
+    Err(raw.bad_value("celery", "broker_url", allowed))
 }
 
 fn is_true(value: &str) -> Option<bool> {

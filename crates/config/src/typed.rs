@@ -255,8 +255,8 @@ impl Config {
     /// # Errors
     /// At the first option with a value that it cannot have.
     pub fn from_raw(raw: &RawConfig) -> Result<Self, ConfigError> {
+        encryption::check(raw)?;
         let read = Reader(raw);
-        encryption::check(&read)?;
         Ok(Self {
             home: raw.home().to_owned(),
             unheeded: raw.unheeded(),

@@ -396,6 +396,8 @@ async fn only_the_same_key_takes_the_name_of_a_living_worker() {
         tokio::time::sleep(StdDuration::from_millis(20)).await;
         assert_eq!(register(&thief, LEASE).await, Registered::Begun(vec![again.id]));
         store::transact!(world.store, "retire", |tx| tx.retire_worker(thief.id).await).unwrap();
+        // A life that has ended does not begin again.
+        assert_eq!(register(&thief, LEASE).await, Registered::NameTaken);
         assert_eq!(register(&worker("one"), LEASE).await, Registered::Begun(vec![]));
     }
 }

@@ -31,7 +31,7 @@ pub struct WorkerRecord {
 pub enum Registered {
     /// The life has begun; these earlier lives of the worker ended by it.
     Begun(Vec<WorkerId>),
-    /// A worker with another key lives under this name, and nothing was changed.
+    /// A worker with another key lives under this name, or the life is another's or has ended. Nothing was changed.
     NameTaken,
 }
 
@@ -51,10 +51,11 @@ impl Tx {
         lease: Duration,
     ) -> Result<Registered, StoreError> {
         let (now, lock) = (self.dialect().now(), self.dialect().for_update());
-        let sql = format!("SELECT name, worker_key FROM worker WHERE id = ?{lock}");
+        let sql = format!("SELECT name, worker_key, state <> 'gone' FROM worker WHERE id = ?{lock}");
         if let Some(mut row) = self.query_one(&sql, params![worker.id]).await? {
             let (name, key): (String, Option<String>) = (row.next()?, row.next()?);
-            if name != worker.name || key.as_ref() != Some(&worker.key) {
+            let lives: bool = row.next()?;
+            if !lives || name != worker.name || key.as_ref() != Some(&worker.key) {
                 return Ok(Registered::NameTaken);
             }
         }
