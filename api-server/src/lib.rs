@@ -20,6 +20,7 @@ mod watch;
 
 pub use backfill::{BackfillDate, BackfillError, BackfillRequest, Reprocess, create_backfill, dry_run};
 pub use clearing::{ClearChoice, clear_tasks};
+pub use params::check as check_conf;
 pub use partitions::{ClearedPartitions, PartitionClearing, clear_partitions};
 pub use trigger::{TriggerError, TriggerRequest, trigger_run};
 

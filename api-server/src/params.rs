@@ -63,7 +63,10 @@ pub(crate) fn shown(params: Option<&Value>, source: &Value) -> Value {
 
 /// Checks the params of a serialized DAG with a run's conf over their defaults. The text says what is wrong, in Airflow's
 /// words (`SerializedParamsDict.validate`).
-pub(crate) fn check(dag: &Value, conf: &Map<String, Value>) -> Result<(), String> {
+///
+/// # Errors
+/// When a value does not fit the schema of its param, or a param has no value.
+pub fn check(dag: &Value, conf: &Map<String, Value>) -> Result<(), String> {
     for param in declared(dag.get("params")) {
         let checked = match conf.get(param.name).or(param.default.as_ref()) {
             Some(value) => param.check(value),

@@ -2,14 +2,19 @@
 //! everything that a user sees of them must be the same. Some are held against real Airflow's recorded answers, too.
 
 mod cases;
+mod commands;
 mod compare;
 mod expressions;
+mod meant;
+mod operators;
 mod record;
+mod schemas;
 mod sides;
 
 pub use cases::{Case, generated, listed};
 pub use compare::{Difference, differences};
-pub use record::{record, recorded, write};
+pub use meant::AllMeant;
+pub use record::{Recorded, record, recorded, write};
 pub use sides::{NativeSide, PythonSide};
 
 use serde_json::Value;
@@ -27,7 +32,7 @@ pub struct Tally {
     /// Why cases were left to Python, and how many.
     pub declined: BTreeMap<String, usize>,
     /// What was not the same.
-    pub differences: Vec<String>,
+    pub differences: Vec<Difference>,
 }
 
 impl Tally {
@@ -42,11 +47,9 @@ impl Tally {
         }
     }
 
-    fn note(&mut self, case: &Case, replay: &str, found: Vec<Difference>) {
-        for difference in found {
-            self.differences
-                .push(format!("{} ({replay}): {difference}", case.name));
-        }
+    /// The differences, one text for each.
+    pub fn texts(&self) -> Vec<String> {
+        self.differences.iter().map(Difference::to_string).collect()
     }
 }
 
@@ -62,9 +65,8 @@ pub fn compare(
     replay: &str,
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
-    let native = NativeSide::new()?;
+    let mut native = NativeSide::new()?;
     let mut python = PythonSide::start(python)?;
-    let mut answers = Vec::new();
     if let Some(first) = cases.first() {
         python.ask(first)?;
     }
@@ -76,42 +78,45 @@ pub fn compare(
         }
         tally.cases += 1;
         let again = format!("{replay} --only {}", case.name);
-        if let Some(why) = answer.get("refused") {
+        let of = (case.name.as_str(), again.as_str());
+        if answer.get("refused").is_some() {
             tally.refused += 1;
-            answers.push(why.clone());
             continue;
         }
-        let in_python = compare::Outcome::read(&answer["python"]);
+        let mut in_python = answer["python"].clone();
+        if let Some(written) = answer["python"]["written"].as_str() {
+            let records = written.lines().filter(|line| !line.is_empty());
+            let records = records
+                .map(serde_json::from_str)
+                .collect::<Result<Vec<Value>, _>>()?;
+            in_python["records"] = records.into();
+            let seen = native.supervise(case, &in_python, written)?;
+            let [sent, seen] = [&in_python, &seen].map(compare::Outcome::read);
+            let found = differences(of, "Python", &sent, "worker", &seen);
+            tally.differences.extend(found);
+        }
+        let in_python = compare::Outcome::read(&in_python);
         let expected = recorded.get(&case.name).map(compare::Outcome::read);
         if let Some(expected) = &expected {
-            tally.note(
-                case,
-                &again,
-                differences("Airflow", expected, "Python", &in_python),
-            );
+            let found = differences(of, "Airflow", expected, "Python", &in_python);
+            tally.differences.extend(found);
         }
         if !answer["native"].is_object() {
             *tally.declined.entry("when it was parsed".to_owned()).or_default() += 1;
             continue;
         }
-        let ended = native.run(case, answer["startup"].clone(), &answer["native"]);
+        let ended = native.run(case, answer["startup"].clone(), &answer["native"])?;
         if let Some(why) = ended["declined"].as_str() {
             *tally.declined.entry(reason(why)).or_default() += 1;
             continue;
         }
         tally.native += 1;
         let natively = compare::Outcome::read(&ended);
-        tally.note(
-            case,
-            &again,
-            differences("Python", &in_python, "native", &natively),
-        );
+        let found = differences(of, "Python", &in_python, "native", &natively);
+        tally.differences.extend(found);
         if let Some(expected) = &expected {
-            tally.note(
-                case,
-                &again,
-                differences("Airflow", expected, "native", &natively),
-            );
+            let found = differences(of, "Airflow", expected, "native", &natively);
+            tally.differences.extend(found);
         }
     }
     Ok(tally)

@@ -1,9 +1,13 @@
 //! Cases: listed by hand, or generated from a seed.
 
+use super::commands::{of_environment, of_exit, of_output};
 use super::expressions::template;
+use super::operators::{of_docker, of_pod};
+use super::schemas::{of_params, of_trigger};
 use crate::lots::Lots;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// One task and the run that it is in.
 #[derive(Debug, Clone)]
@@ -14,6 +18,27 @@ pub struct Case {
     pub body: Value,
 }
 
+impl Case {
+    /// A case of that name.
+    pub fn new(name: String, mut body: Value) -> Self {
+        body["dag_id"] = json!(format!("case_{name}"));
+        Self { name, body }
+    }
+
+    /// What is compared: a task that runs (`bash`), what its templates come to (`docker`, `pod`), or whether a run is
+    /// refused (`trigger`).
+    pub fn kind(&self) -> &str {
+        self.body["kind"].as_str().unwrap_or("bash")
+    }
+
+    /// The options of `airflow.cfg` that it sets, as variables.
+    pub fn options(&self) -> BTreeMap<String, String> {
+        let set = self.body["options"].as_object().into_iter().flatten();
+        set.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect()
+    }
+}
+
 /// The cases of `tests/differential/listed.json`.
 ///
 /// # Errors
@@ -21,28 +46,60 @@ pub struct Case {
 pub fn listed() -> anyhow::Result<Vec<Case>> {
     let cases: Map<String, Value> = serde_json::from_str(include_str!("../../differential/listed.json"))
         .context("tests/differential/listed.json")?;
-    Ok(cases.into_iter().map(|(name, body)| case(name, body)).collect())
-}
-
-fn case(name: String, mut body: Value) -> Case {
-    body["dag_id"] = json!(format!("case_{name}"));
-    Case { name, body }
+    Ok(cases
+        .into_iter()
+        .map(|(name, body)| Case::new(name, body))
+        .collect())
 }
 
 /// The generated case of this number.
 pub fn generated(seed: u64, number: u64) -> Case {
     let mut lots = Lots::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
-    let body = match lots.below(20) {
-        0..=11 => of_template(&mut lots),
-        12..=14 => of_output(&mut lots),
-        15 | 16 => of_environment(&mut lots),
-        17 | 18 => of_params(&mut lots),
-        _ => of_exit(&mut lots),
+    let mut body = match lots.below(40) {
+        0..=15 => of_template(&mut lots),
+        16..=20 => of_output(&mut lots),
+        21..=24 => of_environment(&mut lots),
+        25..=28 => of_params(&mut lots),
+        29 | 30 => of_exit(&mut lots),
+        31..=33 => of_docker(&mut lots),
+        34 | 35 => of_pod(&mut lots),
+        _ => of_trigger(&mut lots),
     };
-    case(number.to_string(), body)
+    if lots.below(4) == 0 {
+        body["options"] = options(&mut lots);
+    }
+    Case::new(number.to_string(), body)
 }
 
-fn usual_params() -> Value {
+/// Options of `airflow.cfg` that both ways heed, each with some of its values.
+const OPTIONS: [(&str, &[&str]); 8] = [
+    (
+        "CORE__MAX_TEMPLATED_FIELD_LENGTH",
+        &["0", "-1", "1", "60", "90", "100", "200", "1000", "1000000"],
+    ),
+    ("CORE__HIDE_SENSITIVE_VAR_CONN_FIELDS", &["False", "True"]),
+    (
+        "CORE__SENSITIVE_VAR_CONN_NAMES",
+        &["", "a", "host", "b_1, x.y", "bash_command", "IMAGE,k"],
+    ),
+    ("CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", &["False", "True"]),
+    ("LOGGING__MIN_LENGTH_MASKED_SECRET", &["1", "5", "20"]),
+    ("CORE__DEFAULT_TIMEZONE", &["Asia/Seoul", "America/New_York"]),
+    ("LOGGING__LOGGING_LEVEL", &["WARNING", "DEBUG"]),
+    ("SCHEDULER__CREATE_CRON_DATA_INTERVALS", &["True"]),
+];
+
+/// One or two of them, set.
+fn options(lots: &mut Lots) -> Value {
+    let mut set = Map::new();
+    for _ in 0..=lots.below(2) {
+        let (name, values) = *lots.one(&OPTIONS);
+        set.insert(format!("AIRFLOW__{name}"), (*lots.one(values)).into());
+    }
+    set.into()
+}
+
+pub(super) fn usual_params() -> Value {
     json!({
         "n": 3, "f": 2.5, "s": "a-b c", "u": "Grüße", "t": true, "z": null, "l": [1, "x", 2.5, null, "it's"],
         "d": {"k": "v", "n": [1], "b": false}, "e": "",
@@ -57,196 +114,4 @@ fn of_template(lots: &mut Lots) -> Value {
         "try_number": 1 + lots.below(3), "run_id": lots.one(&["r", "manual__2025-03-01T16:30:00+00:00"]),
         "logical_date": lots.one(&["2025-03-01T16:30:00Z", "2024-12-31T23:59:59.123456Z", "2025-03-30T00:30:00Z"]),
     })
-}
-
-fn of_output(lots: &mut Lots) -> Value {
-    const PIECES: [&str; 22] = [
-        "\\n",
-        "\\n\\n",
-        "\\r\\n",
-        "\\r",
-        " ",
-        "\\t",
-        "a",
-        "b c",
-        "Grüße",
-        "漢字",
-        "😀",
-        "\\377",
-        "\\303",
-        "\\342\\202",
-        "\\355\\240\\200",
-        "\\034",
-        "\\302\\205",
-        "\\302\\240",
-        "\\033[31mred\\033[0m",
-        "\\001",
-        "%%",
-        "::group::x",
-    ];
-    let mut commands = Vec::new();
-    for _ in 0..=lots.below(4) {
-        let length = lots.one(&[10_usize, 65_534, 65_535, 65_536, 65_537, 131_072, 200_000]);
-        commands.push(match lots.below(8) {
-            0 => format!("head -c {length} /dev/zero | tr '\\0' x"),
-            1 => format!("yes ü | head -n {} | tr -d '\\n'", length / 2),
-            2 => "echo err >&2".to_owned(),
-            _ => {
-                let text: String = (0..=lots.below(6)).map(|_| *lots.one(&PIECES)).collect();
-                format!("printf '{text}'")
-            }
-        });
-    }
-    json!({"bash_command": commands.join("; "), "do_xcom_push": lots.below(8) > 0})
-}
-
-fn of_environment(lots: &mut Lots) -> Value {
-    let mut env = Map::new();
-    for name in [
-        "A",
-        "B_1",
-        "PATH",
-        "LC_ALL",
-        "AIRFLOW_CTX_DAG_ID",
-        "api_key",
-        "X.Y",
-    ] {
-        if lots.below(3) == 0 {
-            let value = match lots.below(3) {
-                0 => template(lots),
-                _ => (*lots.one(&["", "x", "a b", "{{ ds }}", "1=2", "Grüße\n", "/usr/bin:/bin"])).to_owned(),
-            };
-            env.insert(name.to_owned(), value.into());
-        }
-    }
-    let append = lots.below(2) == 0;
-    let show = if append {
-        "echo \"$A|$B_1|$AIRFLOW_CTX_DAG_ID|$AIRFLOW_CTX_TRY_NUMBER|$api_key\""
-    } else {
-        "export -p | grep -v -e OLDPWD -e PWD -e SHLVL -e UPDRAFT"
-    };
-    let mut body = json!({
-        "bash_command": format!("{show}; pwd | sed s/airflowtmp.*/TMP/"), "env": env, "append_env": append,
-        "params": usual_params(), "conf": {"c": "blue", "l": []},
-        "owner": lots.one(&["airflow", "me"]),
-    });
-    if lots.below(3) == 0 {
-        body["cwd"] = (*lots.one(&[
-            "/",
-            "/tmp",
-            "/nonexistent",
-            "/etc/hosts",
-            "{{ params.s }}",
-            "",
-            "tmp",
-        ]))
-        .into();
-    }
-    body
-}
-
-fn of_params(lots: &mut Lots) -> Value {
-    const SCHEMAS: [(&str, &str, &str); 9] = [
-        ("1", r#"{"type": "integer", "minimum": 0}"#, "-1"),
-        (
-            "\"x\"",
-            r#"{"oneOf": [{"type": "string"}, {"type": "integer"}]}"#,
-            "1.5",
-        ),
-        (
-            "\"x\"",
-            r#"{"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}"#,
-            "[1, 2]",
-        ),
-        (
-            "[1]",
-            r#"{"type": "array", "items": {"type": "integer"}}"#,
-            "[\"a\"]",
-        ),
-        (
-            "{\"a\": 1}",
-            r#"{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}"#,
-            "{\"b\": 1}",
-        ),
-        ("\"a\"", r#"{"enum": ["a", "b"]}"#, "\"c\""),
-        ("null", r#"{"type": ["null", "string"]}"#, "\"set\""),
-        ("2.0", r#"{"type": "number", "maximum": 3}"#, "3"),
-        (
-            "\"2025-01-01\"",
-            r#"{"type": "string", "format": "date"}"#,
-            "\"soon\"",
-        ),
-    ];
-    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let (mut params, mut of_task, mut conf) = (usual_params(), json!({}), json!({}));
-    for name in ["p", "q", "n"] {
-        let (default, schema, other) = lots.one(&SCHEMAS);
-        if lots.below(2) == 0 {
-            let owner = if lots.below(3) == 0 {
-                &mut of_task
-            } else {
-                &mut params
-            };
-            owner[name] = json!({"default": read(default), "schema": read(schema)});
-        }
-        if lots.below(3) == 0 {
-            conf[name] = read(if lots.below(2) == 0 { other } else { default });
-        }
-    }
-    for (name, value) in [
-        ("f", json!(1e16)),
-        ("free", json!({"x": [1.0, null, "ü'"]})),
-        ("s", json!(true)),
-    ] {
-        if lots.below(3) == 0 {
-            conf[name] = value;
-        }
-    }
-    json!({
-        "bash_command": ": {{ params }} {{ params.n }} {{ params.p | default('-') }} {{ dag_run.conf }}",
-        "params": params, "task_params": of_task, "conf": conf,
-    })
-}
-
-fn of_exit(lots: &mut Lots) -> Value {
-    let codes = [
-        json!(99),
-        json!(null),
-        json!(0),
-        json!([]),
-        json!([0]),
-        json!([1, 2]),
-        json!([-15, 143]),
-        json!(["1"]),
-        json!([1.0]),
-        json!([true]),
-        json!({"kind": "set", "items": [3, 99]}),
-        json!({"kind": "tuple", "items": [99, 1]}),
-        json!({"kind": "range", "items": [1, 4]}),
-    ];
-    let ends = [
-        "exit 0",
-        "exit 1",
-        "exit 2",
-        "exit 3",
-        "exit 99",
-        "exit 127",
-        "exit 143",
-        "exit 255",
-        "exit 256",
-        "false",
-        "kill -TERM $$",
-        "kill -KILL $$",
-        "kill -HUP $$",
-        "nosuchcommand",
-        "if",
-        "false | true",
-        "set -e; false; echo on",
-        "exec 1>&- 2>&-; exit 4",
-    ];
-    let mut body = json!({"bash_command": format!("echo out; {}", lots.one(&ends))});
-    if lots.below(2) == 0 {
-        body["skip_on_exit_code"] = lots.one(&codes).clone();
-    }
-    body
 }

@@ -9,6 +9,8 @@ import io
 import json
 import os
 import sys
+import tempfile
+import types
 import uuid
 
 answers = os.fdopen(os.dup(1), "w")
@@ -25,18 +27,32 @@ def shim(name):
     return module
 
 
+import airflow.sdk.execution_time.comms as comms
 import airflow.sdk.execution_time.task_runner as task_runner
 import structlog
 from airflow.sdk.execution_time.comms import StartupDetails
 from airflow.sdk.log import configure_logging
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.settings import _configure_secrets_masker
 
 from differential_build import build
 
+for name in ("notes", "dependencies", "stand_ins"):
+    shim(name)
+old_modules = sys.modules["updraft_old_modules"] = types.ModuleType("updraft_old_modules")
+with open(os.path.join(os.environ["UPDRAFT_SHIM"], "old_modules.txt")) as table:
+    old_modules.TABLE = table.read()
+shim("old_names")
+shim("compat").install()
 native = shim("native")
 records = io.BytesIO()
 configure_logging(json_output=True, output=records, sending_to_supervisor=True)
 NAMES = {"SucceedTask": "ENDING_SUCCESS", "RetryTask": "ENDING_UP_FOR_RETRY"}
 STATES = {"failed": "ENDING_FAILED", "skipped": "ENDING_SKIPPED"}
+
+
+# Characters of an XCom from which on it is looked at as it is sent, too.
+LARGE = 60_000
 
 
 class Supervisor:
@@ -45,7 +61,7 @@ class Supervisor:
     socket = None
 
     def __init__(self):
-        self.state, self.rendered, self.xcoms = None, None, {}
+        self.state, self.rendered, self.xcoms, self.frames = None, None, {}, []
 
     def send(self, msg):
         kind = type(msg).__name__
@@ -53,10 +69,19 @@ class Supervisor:
             self.rendered = msg.rendered_fields
         elif kind == "SetXCom":
             self.xcoms[msg.key] = msg.value
+            if len(str(msg.value)) > LARGE:
+                self.keep_frame(msg)
         elif kind == "TaskState":
             self.state = self.state or STATES.get(msg.state, msg.state)
         elif kind in NAMES:
             self.state = self.state or NAMES[kind]
+
+
+    def keep_frame(self, msg):
+        """Keeps the bytes that would be sent, in a file."""
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            file.write(comms._RequestFrame(id=1, body=msg.model_dump()).as_bytes())
+        self.frames.append({"key": msg.key, "path": file.name})
 
 
 def startup(case):
@@ -99,18 +124,72 @@ def run(dag, started):
     except Exception as error:  # noqa: BLE001 - as main does
         log.exception("Top level error")
         supervisor.state = STATES["failed"]
-    lines = [json.loads(line) for line in records.getvalue().splitlines() if line]
-    return {"state": supervisor.state, "rendered": supervisor.rendered, "xcoms": supervisor.xcoms, "records": lines}
+    return {
+        "state": supervisor.state, "rendered": supervisor.rendered, "xcoms": supervisor.xcoms, "frames": supervisor.frames,
+        "written": records.getvalue().decode(),
+    }
+
+
+def render(dag, started):
+    """What the templates of the one task come to."""
+    what = StartupDetails.model_validate(started)
+    ti = task_runner.RuntimeTaskInstance.model_construct(
+        **what.ti.model_dump(exclude_unset=True), task=dag.task_dict["t"], bundle_instance=None,
+        _ti_context_from_server=what.ti_context, max_tries=0, start_date=what.start_date,
+        state=task_runner.TaskInstanceState.RUNNING, sentry_integration="",
+    )
+    task_runner.SUPERVISOR_COMMS = Supervisor()
+    try:
+        ti.render_templates(ti.get_template_context())
+        rendered, state = task_runner._serialize_rendered_fields(ti.task), "rendered"
+    except Exception:  # noqa: BLE001 - the task would fail
+        rendered, state = None, "cannot be rendered"
+    return {"state": state, "rendered": rendered, "xcoms": {}, "records": []}
+
+
+def trigger(data, case):
+    """Whether a run with the case's conf is taken, as the API server decides it."""
+    params = DagSerialization.from_dict(data).params
+    try:
+        params.deep_merge(case.get("conf") or {}).validate()
+        state, words = "taken", None
+    except Exception as error:  # noqa: BLE001 - the run is refused
+        state, words = "refused", str(error)
+    return {"state": state, "rendered": {"words": words}, "xcoms": {}, "records": []}
+
+
+SET = set()
+
+
+def set_options(options):
+    """Sets options of Airflow for the cases from here on."""
+    for name in SET:
+        os.environ.pop(name, None)
+    SET.clear()
+    SET.update(options)
+    os.environ.update(options)
+    _configure_secrets_masker()
 
 
 def answer(case):
+    set_options(case.get("options") or {})
+    if (case.get("options") or {}).get("AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH") in ("0", "-1", "1"):
+        return {"refused": "fields shorter than None are not compared yet"}
     try:
         dag = build(case)
+        if case.get("kind") == "trigger":
+            data = DagSerialization.to_dict(dag)
+            decided = trigger(data, case)
+            if decided["state"] == "refused":
+                # The words of refusals are not compared yet.
+                return {"refused": decided["rendered"]["words"]}
+            return {"native": data["dag"], "startup": None, "python": decided}
     except Exception as error:  # noqa: BLE001 - a case that Airflow refuses is no case
         return {"refused": f"{type(error).__name__}: {error}"}
     started = startup(case)
     document = native.side_document(dag)["tasks"].get("t")
-    return {"native": document, "startup": started, "python": run(dag, started)}
+    look = run if case.get("kind", "bash") == "bash" else render
+    return {"native": document, "startup": started, "python": look(dag, started)}
 
 
 import airflow.providers.standard.hooks.subprocess as hook

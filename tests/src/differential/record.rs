@@ -1,8 +1,8 @@
 //! Real Airflow's answers: asked for by hand, kept in a file.
 
 use super::Case;
-use super::compare::Outcome;
-use crate::conformance::{Side, airflow};
+use super::compare::{Outcome, is_of_the_process};
+use crate::conformance::{Side, airflow_with};
 use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -14,20 +14,56 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// Runs at the same time; Airflow on SQLite does not bear many.
 const AT_ONCE: usize = 12;
 
-/// The answers of `tests/differential/recorded.json`, by the name of the case.
+/// A case and what real Airflow made of it.
+pub struct Recorded {
+    /// The case.
+    pub case: Case,
+    /// The answer.
+    pub answer: Value,
+}
+
+/// The cases of `tests/differential/recorded.json`, each with real Airflow's answer.
 ///
 /// # Errors
 /// When the file is no such list.
-pub fn recorded() -> anyhow::Result<BTreeMap<String, Value>> {
-    serde_json::from_str(include_str!("../../differential/recorded.json"))
-        .context("tests/differential/recorded.json")
+pub fn recorded() -> anyhow::Result<Vec<Recorded>> {
+    let all: Map<String, Value> = serde_json::from_str(include_str!("../../differential/recorded.json"))
+        .context("tests/differential/recorded.json")?;
+    let read = |(name, mut entry): (String, Value)| Recorded {
+        case: Case::new(name, entry["case"].take()),
+        answer: entry["answer"].take(),
+    };
+    Ok(all.into_iter().map(read).collect())
 }
 
-/// Runs the cases on real Airflow and returns its answers by name.
+/// Runs the cases on real Airflow and returns them with its answers by name. Cases with options of their own have an
+/// Airflow of their own.
 ///
 /// # Errors
 /// When Airflow does not come up, or does not run a case.
 pub fn record(python: &str, cases: &[Case], say: impl Fn(&str)) -> anyhow::Result<Map<String, Value>> {
+    let mut by_options: BTreeMap<BTreeMap<String, String>, Vec<&Case>> = BTreeMap::new();
+    for case in cases {
+        by_options.entry(case.options()).or_default().push(case);
+    }
+    let mut answers = Map::new();
+    for (options, cases) in by_options {
+        say(&format!(
+            "starting Airflow for {} cases with {options:?}",
+            cases.len()
+        ));
+        record_some(python, &options, &cases, &mut answers, &say)?;
+    }
+    Ok(answers)
+}
+
+fn record_some(
+    python: &str,
+    options: &BTreeMap<String, String>,
+    cases: &[&Case],
+    answers: &mut Map<String, Value>,
+    say: &impl Fn(&str),
+) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let dags = folder.path().join("dags");
     std::fs::create_dir_all(&dags)?;
@@ -40,15 +76,18 @@ pub fn record(python: &str, cases: &[Case], say: impl Fn(&str)) -> anyhow::Resul
             "# airflow DAG\n{build}\n\nimport json\nimport pathlib\n\nfor case in json.loads(pathlib.Path(__file__).with_name(\"cases.json\").read_text()):\n    try:\n        globals()[case[\"dag_id\"]] = build(case)\n    except Exception:\n        pass\n"
         ),
     )?;
-    say("starting Airflow");
-    let side = airflow(python, &dags, None, "INFO")?;
+    let mut set = vec![("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")];
+    set.extend(options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let side = airflow_with(python, &dags, None, &set)?;
     wait_for(&side, cases)?;
-    let mut answers = Map::new();
     let begin = Instant::now();
     for batch in cases.chunks(AT_ONCE) {
         let mut started = Vec::new();
         for case in batch {
-            if start(&side, case)? {
+            let start = start(&side, case)?;
+            if case.kind() == "trigger" {
+                answers.insert(case.name.clone(), entry(case, &start.answer()));
+            } else if matches!(start, Start::Taken) {
                 started.push(case);
             }
         }
@@ -64,22 +103,31 @@ pub fn record(python: &str, cases: &[Case], say: impl Fn(&str)) -> anyhow::Resul
                     say(&format!("not recorded: {} shows this machine", case.name));
                 }
                 Ok(answer) => {
-                    answers.insert(case.name.clone(), answer);
+                    answers.insert(case.name.clone(), entry(case, &answer));
                     say(&format!("recorded {}", case.name));
                 }
                 Err(error) => say(&format!("not recorded: {error:#}")),
             }
         }
     }
-    Ok(answers)
+    Ok(())
+}
+
+fn entry(case: &Case, answer: &Value) -> Value {
+    json!({"case": case.body, "answer": answer})
 }
 
 fn dag_id(case: &Case) -> &str {
     case.body["dag_id"].as_str().unwrap_or_default()
 }
 
-fn wait_for(side: &Side, cases: &[Case]) -> anyhow::Result<()> {
-    let last = cases.iter().rev().map(dag_id).next().context("no cases")?;
+fn wait_for(side: &Side, cases: &[&Case]) -> anyhow::Result<()> {
+    let last = cases
+        .iter()
+        .rev()
+        .map(|case| dag_id(case))
+        .next()
+        .context("no cases")?;
     let begin = Instant::now();
     loop {
         let (status, _) = side.api.call("GET", &format!("/api/v2/dags/{last}"), None)?;
@@ -98,14 +146,35 @@ fn run_id(case: &Case) -> &str {
     case.body["run_id"].as_str().unwrap_or("r")
 }
 
-/// Starts a case. Returns `false` if Airflow does not take it.
-fn start(side: &Side, case: &Case) -> anyhow::Result<bool> {
+/// What Airflow says to a run.
+enum Start {
+    Taken,
+    Refused(String),
+    /// There is no such DAG: it could not be made.
+    Unknown,
+}
+
+impl Start {
+    /// What of it is compared.
+    fn answer(&self) -> Value {
+        let (state, words) = match self {
+            Self::Taken => ("taken", Value::Null),
+            Self::Refused(words) => ("refused", words.as_str().into()),
+            Self::Unknown => ("unknown", Value::Null),
+        };
+        let extent = json!({"of the process": false, "frames": false, "sources": false});
+        json!({"state": state, "rendered": {"words": words}, "xcoms": {}, "records": [], "extent": extent})
+    }
+}
+
+/// Starts a case.
+fn start(side: &Side, case: &Case) -> anyhow::Result<Start> {
     let path = format!("/api/v2/dags/{}", dag_id(case));
     let (status, _) = side
         .api
         .call("PATCH", &path, Some(&json!({"is_paused": false})))?;
     if status == 404 {
-        return Ok(false);
+        return Ok(Start::Unknown);
     }
     let date = case.body.get("logical_date").cloned();
     let body = json!({
@@ -116,8 +185,11 @@ fn start(side: &Side, case: &Case) -> anyhow::Result<bool> {
     loop {
         let (status, answer) = side.api.call("POST", &format!("{path}/dagRuns"), Some(&body))?;
         match status {
-            200 => return Ok(true),
-            400 => return Ok(false),
+            200 => return Ok(Start::Taken),
+            400 => {
+                let words = answer["detail"].as_str().unwrap_or_default().to_owned();
+                return Ok(Start::Refused(words));
+            }
             // Its SQLite is locked.
             _ if begin.elapsed() < Duration::from_secs(60) => std::thread::sleep(Duration::from_secs(1)),
             _ => anyhow::bail!("{} cannot be triggered: {status} {answer}", case.name),
@@ -183,7 +255,12 @@ fn records(side: &Side, path: &str) -> anyhow::Result<Vec<Value>> {
                 .last()
                 .is_some_and(|record| record["event"] == "::endgroup::")
         {
-            return Ok(records[first..].to_vec());
+            // What comes before is about the process, and where the log is from.
+            let whole = records
+                .iter()
+                .enumerate()
+                .filter(|(at, record)| *at >= first || is_of_the_process(record));
+            return Ok(whole.map(|(_, record)| record.clone()).collect());
         }
         ensure!(
             begin.elapsed() < Duration::from_secs(30),

@@ -2,9 +2,10 @@
 
 use super::Case;
 use anyhow::{Context, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
@@ -25,6 +26,13 @@ fn options(home: &Path) -> BTreeMap<String, String> {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect()
 }
+
+/// What every process of a task of ours has beside; natively the same.
+const MARKS: [(&str, &str); 3] = [
+    ("UPDRAFT_WORKER_LIFE", "trial"),
+    ("UPDRAFT_WORKER_NAME", "trial"),
+    ("UPDRAFT_CLAIM_EPOCH", "0"),
+];
 
 /// One long-lived Python that runs cases one after the other.
 pub struct PythonSide {
@@ -53,6 +61,7 @@ impl PythonSide {
             .arg(program)
             .envs(options(home.path()))
             .env("UPDRAFT_SHIM", shim)
+            .envs(MARKS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -101,7 +110,10 @@ impl Drop for PythonSide {
 /// The native runner.
 pub struct NativeSide {
     runtime: tokio::runtime::Runtime,
-    trials: Trials,
+    /// Workers with these options, by what is set.
+    trials: BTreeMap<BTreeMap<String, String>, Trials>,
+    /// A descriptor that programs inherit: no command is to see it.
+    _open: OwnedFd,
 }
 
 impl NativeSide {
@@ -111,13 +123,75 @@ impl NativeSide {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let trials = Trials::new(options(Path::new("/nonexistent")))?;
-        Ok(Self { runtime, trials })
+        Ok(Self {
+            runtime,
+            trials: BTreeMap::new(),
+            _open: nix::unistd::dup(std::io::stderr())?,
+        })
     }
 
-    /// Runs a case, given its `StartupDetails` and the side document that the shim wrote.
-    pub fn run(&self, case: &Case, startup: Value, document: &Value) -> Value {
+    /// Runs a case, given its `StartupDetails` and what the shim wrote of it.
+    ///
+    /// # Errors
+    /// When its options cannot be used.
+    pub fn run(&mut self, case: &Case, startup: Value, document: &Value) -> anyhow::Result<Value> {
+        if case.kind() == "trigger" {
+            return Ok(trigger(case, document));
+        }
+        let trials = worker(&mut self.trials, case)?;
+        if case.kind() != "bash" {
+            return Ok(trials.render(startup, document));
+        }
         let limit = case.body["execution_timeout"].as_f64().unwrap_or(0.0);
-        self.runtime.block_on(self.trials.run(startup, document, limit))
+        Ok(self.runtime.block_on(trials.run(startup, document, limit)))
     }
+}
+
+impl NativeSide {
+    /// What a worker makes of what the case's process wrote and sent while it ran in Python.
+    ///
+    /// # Errors
+    /// When its options cannot be used, or what was sent cannot be read.
+    pub fn supervise(&mut self, case: &Case, in_python: &Value, written: &str) -> anyhow::Result<Value> {
+        let trials = worker(&mut self.trials, case)?;
+        let mut seen = in_python.clone();
+        seen["records"] = self
+            .runtime
+            .block_on(trials.read_records(written.as_bytes()))
+            .into();
+        for sent in in_python["frames"].as_array().into_iter().flatten() {
+            let path = sent["path"].as_str().context("a path")?;
+            let frame = std::fs::read(path)?;
+            std::fs::remove_file(path)?;
+            let key = sent["key"].as_str().context("a key")?;
+            seen["xcoms"][key] = match self.runtime.block_on(trials.read_message(&frame)) {
+                Ok(mut message) => message["value"].take(),
+                Err(why) => why.into(),
+            };
+        }
+        Ok(seen)
+    }
+}
+
+/// A worker with the case's options.
+fn worker<'a>(
+    all: &'a mut BTreeMap<BTreeMap<String, String>, Trials>,
+    case: &Case,
+) -> anyhow::Result<&'a Trials> {
+    let set = case.options();
+    if !all.contains_key(&set) {
+        let options = options(Path::new("/nonexistent")).into_iter().chain(set.clone());
+        all.insert(set.clone(), Trials::new(options.collect())?);
+    }
+    all.get(&set).context("a worker with these options")
+}
+
+/// Whether a run with the case's conf is taken.
+fn trigger(case: &Case, dag: &Value) -> Value {
+    let conf = case.body["conf"].as_object().cloned().unwrap_or_default();
+    let (state, words) = match api_server::check_conf(dag, &conf) {
+        Ok(()) => ("taken", Value::Null),
+        Err(why) => ("refused", why.into()),
+    };
+    json!({"state": state, "rendered": {"words": words}, "xcoms": {}, "records": []})
 }
