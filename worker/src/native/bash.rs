@@ -9,6 +9,7 @@ use crate::log::{LINE, Lines, TryLog};
 use crate::permission;
 use crate::run::{End, Facts, NeverStarted};
 use model::python_text::{decode_with_backslashes, repr_text, rstrip};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
@@ -209,7 +210,10 @@ async fn execute(
             return Err(format!("The cwd {cwd} must be a directory"));
         }
         Some(_) => None,
-        None => Some(Scratch::new(None).map_err(|error| format!("cannot make a scratch folder: {error}"))?),
+        None => match Scratch::new(None) {
+            Ok(scratch) => Some(scratch),
+            Err(error) => return Ok(never_started(format!("cannot make a scratch folder: {error}"))),
+        },
     };
     log.record(
         "info",
@@ -232,10 +236,12 @@ async fn execute(
         (None, None) => &mut command,
     };
     environment(surroundings, facts, task, &mut command);
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let copy = writer
-        .try_clone()
-        .map_err(|error| format!("cannot make a pipe: {error}"))?;
+    let pipe = pipe2(OFlag::O_CLOEXEC).map_err(std::io::Error::from);
+    let pipe = pipe.and_then(|(reader, writer)| Ok((reader, writer.try_clone()?, writer)));
+    let (reader, copy, writer) = match pipe {
+        Ok(ends) => ends,
+        Err(error) => return Ok(never_started(format!("cannot make a pipe: {error}"))),
+    };
     command
         .stdin(Stdio::null())
         .stdout(Stdio::from(writer))
@@ -251,7 +257,10 @@ async fn execute(
         Ok(child) => child,
         Err(error) if error.raw_os_error() == Some(session::WITHOUT_CLAIM) => {
             let cause = "the claim was void when the command was to start".to_owned();
-            return Ok((Ended::NeverStarted(NeverStarted { cause }), Last::default()));
+            return Ok(never_started(cause));
+        }
+        Err(error) if is_want_of_room(&error) => {
+            return Ok(never_started(format!("cannot start {}: {error}", bash())));
         }
         Err(error) => return Err(format!("cannot start {}: {error}", bash())),
     };
@@ -268,6 +277,20 @@ async fn execute(
     let ended = wait(&mut child, reader, log, limit, &surroundings.patience, stop).await;
     drop(scratch);
     ended
+}
+
+/// The command did not begin, for no fault of the task's.
+fn never_started(cause: String) -> (Ended, Last) {
+    (Ended::NeverStarted(NeverStarted { cause }), Last::default())
+}
+
+/// Returns `true` if the system has no room for another process: memory, processes or descriptors.
+fn is_want_of_room(error: &std::io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        number,
+        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+    )
 }
 
 fn environment(surroundings: &Surroundings<'_>, facts: &Facts, task: &BashTask, command: &mut Command) {
