@@ -196,7 +196,21 @@ fn a_worker_that_cannot_start_tasks_takes_none_and_says_so(cluster: &mut Cluster
     cluster
         .installation
         .set("AIRFLOW__UPDRAFT__PYTHON", &ours.to_string_lossy());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let port = port.expect("a free port").port();
+    cluster
+        .installation
+        .set("AIRFLOW__UPDRAFT__METRICS_PORT", &port.to_string());
     cluster.restart("worker-1");
+    let health = |wanted: u16, problem: &str| {
+        eventually("its health says so", PATIENCE, || {
+            match Api::new(port).call("GET", "/health", None) {
+                Ok((status, text)) if status == wanted && text.to_string().contains(problem) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    health(503, "tasks that need Python cannot run");
     let api = &cluster.api;
     let run = api.trigger("sick", &json!({"logical_date": null}));
     eventually("it is explained", PATIENCE, || {
@@ -210,6 +224,7 @@ fn a_worker_that_cannot_start_tasks_takes_none_and_says_so(cluster: &mut Cluster
     write(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
     assert_eq!(api.wait_for_end("sick", &run), "success");
     assert_eq!(task(api, "sick", &run)["try_number"], 1);
+    health(200, "healthy");
 }
 
 const LOUD: &str = r#"

@@ -1,6 +1,9 @@
-//! How soon the tasks of a worker that was killed run again: Python tasks, whose next worker must be warm.
+//! How soon what was lost runs again: Python tasks of a worker that was killed, whose next worker must be warm, and tasks whose
+//! message was lost.
 
+use broker::{Broker, RabbitBroker};
 use harness::{Cluster, Process, eventually, wait_until};
+use model::QueueName;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -11,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Until all tasks of a killed worker run again; and what a machine that is busy with other things may take.
 const BOUND: f64 = 5.0;
 const BUSY: f64 = 15.0;
+/// The same for a task whose message somebody took and forgot.
+const STOLEN: f64 = 10.0;
 const TASKS: usize = 4;
 const ROUNDS: usize = 3;
 
@@ -22,7 +27,10 @@ fn dags(witness: &Path) -> String {
          \x20   @task\n    def t(n, run_id=None, ti=None):\n\
          \x20       with open('{w}', 'a') as out: print(run_id, ti.try_number, n, time.time(), file=out)\n\
          \x20       while ti.try_number == 1: time.sleep(1)\n\
-         \x20   t.expand(n=list(range({TASKS})))\n",
+         \x20   t.expand(n=list(range({TASKS})))\n\
+         from airflow.providers.standard.operators.bash import BashOperator\n\
+         with DAG('stolen', schedule=None):\n\
+         \x20   BashOperator(task_id='t', bash_command='touch {w}.stolen')\n",
         w = witness.display()
     )
 }
@@ -134,4 +142,31 @@ fn python_tasks_of_a_killed_worker_run_again_within_seconds() {
         assert!(all[ROUNDS / 2] < BOUND, "{dies:?}: {all:?}");
         assert!(all[ROUNDS - 1] < BUSY, "{dies:?}: {all:?}");
     }
+}
+
+#[test]
+fn a_task_whose_message_was_stolen_runs_within_seconds() {
+    let (Some(scene), Some(url)) = (Scene::set(), harness::rabbitmq_url()) else {
+        return;
+    };
+    let queue = &scene.cluster.installation.environment()["AIRFLOW__OPERATORS__DEFAULT_QUEUE"];
+    let queue = QueueName::new(queue.as_str());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let began = scene.witness.with_extension("stolen");
+    let run = runtime.block_on(async {
+        let thief = RabbitBroker::new(&url, "thief").expect("a broker");
+        let mut deliveries = thief.consume(&queue, 1).await.expect("its messages");
+        let body = json!({"logical_date": null, "dag_run_id": "stolen"});
+        let run = scene.cluster.api.trigger("stolen", &body);
+        let stolen = tokio::time::timeout(PATIENCE, deliveries.next()).await;
+        stolen.expect("the message").ack().await;
+        run
+    });
+    let begin = now();
+    let _worker = scene.worker("one");
+    wait_until("the task runs", PATIENCE, || began.exists());
+    let seconds = now() - begin;
+    println!("stolen: {seconds:.2}");
+    assert!(seconds < STOLEN + BUSY, "{seconds}");
+    assert_eq!(scene.cluster.api.wait_for_end("stolen", &run), "success");
 }

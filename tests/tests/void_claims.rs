@@ -219,31 +219,33 @@ fn a_worker_that_was_stopped_before_it_made_a_container_never_starts_it() {
     let Some(engine) = Engine::find() else { return };
     let Some(scene) = Scene::set() else { return };
     scene.cluster.api.wait_for_dag("void_docker");
-    let stopped = scene.cluster.installation.path().join("stopped");
-    let at = format!("docker:{}", stopped.display());
-    let first = scene.worker("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
-    // Of a name of its own, by which its containers are found.
-    let run_id = scene.trigger("void_docker", &uuid::Uuid::new_v4().simple().to_string());
-    wait_until("the worker is stopped", PATIENCE, || stopped.exists());
-    let second = scene.worker("two", &[]);
-    assert_eq!(scene.cluster.api.wait_for_end("void_docker", &run_id), "success");
-    first.signal(Signal::SIGCONT);
-    wait_until("the first worker begins a new life", PATIENCE, || {
-        first.output().contains("registering anew")
-    });
-    drop(second);
-    let after = scene.trigger("void_bash", "after-container");
-    assert_eq!(scene.cluster.api.wait_for_end("void_bash", &after), "success");
-    let label = format!("label=updraft.dag_run_id={run_id}");
-    let all = engine.run(&["ps", "--all", "--quiet", "--filter", &label]);
-    let mut started = 0;
-    for container in all.lines() {
-        // One that was made and never started has the zero of Go's clock here.
-        let at = engine.run(&["inspect", "--format", "{{.State.StartedAt}}", container]);
-        started += usize::from(!at.starts_with("0001"));
-        engine.run(&["rm", "--force", container]);
+    for point in ["docker", "docker-start"] {
+        let stopped = scene.cluster.installation.path().join(point);
+        let at = format!("{point}:{}", stopped.display());
+        let first = scene.worker("one", &[("UPDRAFT_TEST_STOP_AT", &at)]);
+        // Of a name of its own, by which its containers are found.
+        let run_id = scene.trigger("void_docker", &uuid::Uuid::new_v4().simple().to_string());
+        wait_until("the worker is stopped", PATIENCE, || stopped.exists());
+        let second = scene.worker("two", &[]);
+        assert_eq!(scene.cluster.api.wait_for_end("void_docker", &run_id), "success");
+        first.signal(Signal::SIGCONT);
+        wait_until("the first worker begins a new life", PATIENCE, || {
+            first.output().contains("registering anew")
+        });
+        drop(second);
+        let after = scene.trigger("void_bash", &format!("after-{point}"));
+        assert_eq!(scene.cluster.api.wait_for_end("void_bash", &after), "success");
+        let label = format!("label=updraft.dag_run_id={run_id}");
+        let all = engine.run(&["ps", "--all", "--quiet", "--filter", &label]);
+        let mut started = 0;
+        for container in all.lines() {
+            // One that was made and never started has the zero of Go's clock here.
+            let at = engine.run(&["inspect", "--format", "{{.State.StartedAt}}", container]);
+            started += usize::from(!at.starts_with("0001"));
+            engine.run(&["rm", "--force", container]);
+        }
+        assert_eq!(started, 1, "{point}: {all}\n{}", first.output());
     }
-    assert_eq!(started, 1, "{all}\n{}", first.output());
 }
 
 #[test]

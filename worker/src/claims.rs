@@ -3,6 +3,7 @@
 use crate::control::is_transient;
 use crate::running::{Asked, RunningTask};
 use crate::{Shared, run};
+use backoff::Backoff;
 use broker::{Deliveries, Delivery};
 use lifecycle::{Kind, Lifecycle, Stop};
 use model::{ClaimEpoch, QueueName, TaskInstanceId, TryNumber};
@@ -159,7 +160,7 @@ async fn claim(shared: &Shared, wish: &Wish) -> Claimed {
     // Taken first: should the worker begin another life in between, it permits nothing.
     let permit = shared.lease.permit();
     let asked = shared.running.ask(shared.id());
-    let mut wait = Duration::from_millis(50);
+    let mut backoff = Backoff::new(crate::FIRST_PAUSE, crate::LONGEST_PAUSE);
     for _ in 0..CLAIM_TRIES {
         match shared.control.claim(shared, wish, &asked).await {
             Ok(reply) => match reply.outcome {
@@ -179,8 +180,7 @@ async fn claim(shared: &Shared, wish: &Wish) -> Claimed {
             },
             Err(_) if asked.is_void() => return Claimed::Later,
             Err(status) if is_transient(&status) => {
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(3));
+                backoff.pause().await;
             }
             Err(status) => {
                 tracing::error!(task_instance = %wish.id, "a claim was refused: {status}");

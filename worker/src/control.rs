@@ -6,6 +6,7 @@ use crate::claims::Wish;
 use crate::pass::Passes;
 use crate::running::{Asked, Held, Named};
 use crate::watchdog::Farewell;
+use backoff::Backoff;
 use identity::Membership;
 use model::WorkerId;
 use proto::v1::worker_service_client::WorkerServiceClient;
@@ -209,7 +210,7 @@ impl ControlPlane {
     /// connections) is asked again, as the SDK's own client does; one that is not there at all is the caller's matter.
     pub(crate) async fn ask(&self, token: &str, request: Vec<u8>) -> Result<AskReply, Status> {
         let begin = Instant::now();
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         let mut attempts = 1;
         loop {
             let reply = self.ask_once(token, request.clone()).await?;
@@ -221,8 +222,7 @@ impl ControlPlane {
             if !again {
                 return Ok(reply);
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            backoff.pause().await;
             attempts += 1;
         }
     }

@@ -1,6 +1,7 @@
 //! Registering, and staying registered.
 
 use crate::Shared;
+use backoff::Backoff;
 use lifecycle::Stop;
 use model::{ClaimEpoch, WorkerId};
 use processes::lease::BootInstant;
@@ -20,7 +21,7 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
         .await;
     // By registering, the claims of earlier lives end; what these have in hand is told before.
     shared.spool.deliver_earlier(&shared.control).await;
-    let mut wait = Duration::from_millis(200);
+    let mut backoff = Backoff::new(Duration::from_millis(200), crate::LONGEST_PAUSE);
     let mut told = String::new();
     loop {
         let id = WorkerId::new(uuid::Uuid::now_v7());
@@ -43,8 +44,7 @@ pub(crate) async fn register(shared: &Shared) -> Duration {
                     );
                     told = status.message().to_owned();
                 }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(3));
+                backoff.pause().await;
             }
         }
     }

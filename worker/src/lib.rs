@@ -63,6 +63,10 @@ const LAST_MOMENTS: Duration = Duration::from_secs(5);
 /// How long the watchdog waits for the process to end once the worker has left.
 const AFTERWARDS: Duration = Duration::from_secs(60);
 
+/// Pauses between calls of a control plane that is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
 /// A worker. Clones share everything.
 #[derive(Clone)]
 pub struct Worker {

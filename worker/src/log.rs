@@ -4,6 +4,7 @@ mod lines;
 mod record;
 
 use crate::control::{ControlPlane, is_transient};
+use backoff::Backoff;
 use chrono::Utc;
 pub(crate) use lines::{LINE, Line, Lines};
 pub(crate) use record::Level;
@@ -198,13 +199,12 @@ impl TryLog {
         loop {
             self.shared.wrote.notified().await;
             tokio::time::sleep(LINGER).await;
-            let mut wait = Duration::from_millis(100);
+            let mut backoff = Backoff::new(Duration::from_millis(100), crate::LONGEST_PAUSE);
             while self.has_waiting() {
                 if self.send_chunk().await {
-                    wait = Duration::from_millis(100);
+                    backoff.reset();
                 } else {
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(3));
+                    backoff.pause().await;
                 }
             }
         }

@@ -7,6 +7,7 @@ use crate::Shared;
 use crate::containers;
 use crate::log::TryLog;
 use crate::run::{End, Facts, NeverStarted};
+use backoff::Backoff;
 use python::{ForkServer, Work};
 use std::time::Duration;
 use supervision::{Begun, Supervision};
@@ -46,7 +47,8 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
             "this worker has no Python; set [updraft] python to the interpreter of the DAGs' environment",
         );
     };
-    let (begin, mut pause, mut tries) = (Instant::now(), FIRST_PAUSE, 0);
+    let (begin, mut tries) = (Instant::now(), 0);
+    let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
     loop {
         let lost = match attempt(shared, python, facts, log, stop).await {
             Attempt::Ended(end) => return *end,
@@ -77,10 +79,9 @@ pub(crate) async fn run(shared: &Shared, facts: &Facts, log: &TryLog, stop: &Can
             lost.cause
         );
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = backoff.pause() => {}
             () = stop.cancelled() => {}
         }
-        pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::log::TryLog;
 use crate::permission::Witness;
 use crate::running::{Held, RunningTask};
 use crate::{Shared, native, python_task};
+use backoff::Backoff;
 use chrono::Utc;
 use model::{ClaimEpoch, Timestamp};
 use processes::lease::Permit;
@@ -449,7 +450,7 @@ async fn send(
 async fn deliver(shared: &Shared, facts: &Facts, request: &ReportRequest, task: &RunningTask) -> Sent {
     let stop = task.stopped();
     let begin = Instant::now();
-    let mut wait = Duration::from_millis(50);
+    let mut backoff = Backoff::new(crate::FIRST_PAUSE, crate::LONGEST_PAUSE);
     while begin.elapsed() < REPORT_FOR {
         match shared.control.report(&facts.start.token, request.clone()).await {
             Ok(reply) => {
@@ -474,8 +475,7 @@ async fn deliver(shared: &Shared, facts: &Facts, request: &ReportRequest, task: 
                         false => Sent::Settled,
                     };
                 }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(3));
+                backoff.pause().await;
             }
             Err(status) => return Sent::Refused(status),
         }

@@ -6,6 +6,7 @@
 use crate::Shared;
 use crate::control::is_transient;
 use crate::log::{Line, Lines, TryLog};
+use backoff::Backoff;
 use lifecycle::Stop;
 use nix::sys::signal::Signal;
 use processes::lease::Permit;
@@ -345,15 +346,14 @@ impl Host {
                 // The task may go on elsewhere, and write to the same log, as soon as this is told.
                 log.send_rest().await;
             }
-            let mut wait = Duration::from_millis(50);
+            let mut backoff = Backoff::new(crate::FIRST_PAUSE, crate::LONGEST_PAUSE);
             loop {
                 let worker = shared.id();
                 message.worker_id = worker.to_string();
                 match shared.control.trigger_fired(worker, message.clone()).await {
                     // A worker whose token has run out registers anew.
                     Err(status) if is_transient(&status) || status.code() == tonic::Code::Unauthenticated => {
-                        tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(Duration::from_secs(3));
+                        backoff.pause().await;
                     }
                     Err(status) => {
                         tracing::error!(trigger = id, "the event of a trigger was refused: {status}");

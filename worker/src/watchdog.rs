@@ -6,12 +6,14 @@
 //! process groups nor new sessions escape it.
 
 mod begun;
+mod wards;
 
 use crate::WorkerName;
 use crate::address::Address;
 use crate::containers::{self, Engine};
 use crate::spool;
 use begun::{Claimed, TaskChange};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use processes::lease::{BootInstant, Lease};
 use processes::orphans::Kept;
 use proto::v1::Claim;
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+pub(crate) use wards::kill_all;
 
 /// Names the worker's life in the environment of everything that it starts.
 pub const LIFE: &str = "UPDRAFT_WORKER_LIFE";
@@ -44,7 +48,7 @@ pub(crate) struct Farewell {
 }
 
 /// What a worker tells its watchdog again and again, a line of JSON each time.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Renewal {
     /// When the lease ends, in nanoseconds of CLOCK_BOOTTIME; absent when only the engines are told. An instant, not a
     /// span: however late it is read, the lease ends when it does.
@@ -60,10 +64,25 @@ struct Renewal {
     tasks: Option<TaskChange>,
 }
 
+impl Renewal {
+    /// Keeps what is told once and holds until it is told anew.
+    fn note(&mut self, newer: &Self) {
+        if newer.until.is_some() {
+            self.until = newer.until;
+            self.farewell.clone_from(&newer.farewell);
+        }
+        if !newer.keeps_engines {
+            self.engines.clone_from(&newer.engines);
+        }
+    }
+}
+
 /// The longest wait of a watchdog before it looks at the clock again: waits do not count the time that the machine sleeps.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two looks at what the worker says, and the bytes of one look. The pipe holds much more than is said in between.
+/// Bytes that the pipe to a watchdog holds.
+const ROOM: i32 = 1 << 20;
+/// Between two looks at what the worker says, and the bytes of one look.
 const LULL: Duration = Duration::from_millis(5);
 const PIPE: usize = 64 << 10;
 
@@ -81,6 +100,8 @@ pub struct Watchdog {
     spooled: Arc<Mutex<BTreeMap<PathBuf, String>>>,
     /// The claims under which user code may have begun.
     begun: Arc<Mutex<BTreeSet<Claimed>>>,
+    /// What a successor is told.
+    known: Arc<Mutex<Renewal>>,
 }
 
 impl Watchdog {
@@ -100,6 +121,7 @@ impl Watchdog {
             process: Some(process),
             spooled: Arc::default(),
             begun: Arc::default(),
+            known: Arc::default(),
         })
     }
 
@@ -113,6 +135,7 @@ impl Watchdog {
             process: None,
             spooled: Arc::default(),
             begun: Arc::default(),
+            known: Arc::default(),
         }
     }
 
@@ -182,16 +205,11 @@ impl Watchdog {
 
     fn say(&self, mut renewal: Renewal) {
         let Some(process) = &self.process else { return };
-        let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
-        renewal.spooled = self
-            .spooled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let Ok(line) = serde_json::to_string(&renewal) else {
-            return;
-        };
-        if tell(&mut process.0, &line) {
+        let mut process = lock(process);
+        let mut known = lock(&self.known);
+        known.note(&renewal);
+        renewal.spooled = lock(&self.spooled).clone();
+        if tell(&mut process.0, &renewal) {
             return;
         }
         // It is dead or deaf; one that still lived would kill at the end of the lease it knows.
@@ -200,9 +218,12 @@ impl Watchdog {
         match spawn(&self.arguments, &self.life) {
             Ok(successor) => {
                 *process = successor;
-                renewal.tasks = Some(TaskChange::All(lock(&self.begun).clone()));
-                let line = serde_json::to_string(&renewal).unwrap_or(line);
-                tell(&mut process.0, &line);
+                let all = Renewal {
+                    spooled: renewal.spooled,
+                    tasks: Some(TaskChange::All(lock(&self.begun).clone())),
+                    ..known.clone()
+                };
+                tell(&mut process.0, &all);
                 tracing::warn!("the watchdog was gone; there is another one");
             }
             Err(error) => tracing::error!(
@@ -244,13 +265,23 @@ fn spawn(arguments: &[String], life: &str) -> std::io::Result<(Child, Kept)> {
         // Signals meant for the worker's process group must not reach it.
         .process_group_zero()
         .spawn()?;
+    if let Some(pipe) = &child.stdin {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // Where that is more than a user may have, it holds less.
+        fcntl(pipe, FcntlArg::F_SETPIPE_SZ(ROOM)).ok();
+    }
     let kept = Kept::new(i32::try_from(child.id()).map_err(std::io::Error::other)?);
     Ok((child, kept))
 }
 
-fn tell(process: &mut Child, line: &str) -> bool {
-    let pipe = process.stdin.as_mut();
-    pipe.is_some_and(|pipe| pipe.write_all(format!("{line}\n").as_bytes()).is_ok())
+/// Returns `true` if the watchdog will read it. One that does not read what it was told before takes no more, and is not waited
+/// for.
+fn tell(process: &mut Child, renewal: &Renewal) -> bool {
+    let (Some(pipe), Ok(mut line)) = (process.stdin.as_mut(), serde_json::to_vec(renewal)) else {
+        return false;
+    };
+    line.push(b'\n');
+    pipe.write_all(&line).is_ok()
 }
 
 trait OwnGroup {
@@ -294,11 +325,8 @@ pub fn main(life: &str) -> std::process::ExitCode {
                 let renewal: Renewal = serde_json::from_str(&line).unwrap_or_default();
                 if let Some(until) = renewal.until {
                     deadline = BootInstant::from_nanos(until);
-                    last.farewell = renewal.farewell;
                 }
-                if !renewal.keeps_engines {
-                    last.engines = renewal.engines;
-                }
+                last.note(&renewal);
                 last.spooled = renewal.spooled;
                 if let Some(change) = renewal.tasks {
                     change.apply(&mut begun);
@@ -438,80 +466,4 @@ fn sign<T>(request: &mut tonic::Request<T>, token: &str) -> Result<(), tonic::St
     request.metadata_mut().insert("authorization", token);
     request.set_timeout(Duration::from_secs(5));
     Ok(())
-}
-
-/// Kills every process with `mark` in its environment, but none with `spare`, until two looks in a row find none: a
-/// process may fork while we look. Returns how many were killed.
-pub(crate) fn kill_all(mark: &str, spare: Option<&str>) -> usize {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    let own = Pid::this().as_raw();
-    let (mut killed, mut clean) = (0, 0);
-    for _ in 0..200 {
-        let wards: Vec<i32> = marked(mark, spare)
-            .into_iter()
-            .filter(|pid| *pid != own)
-            .collect();
-        if wards.is_empty() {
-            clean += 1;
-            if clean == 2 {
-                break;
-            }
-        } else {
-            clean = 0;
-        }
-        for pid in wards {
-            // One that is gone already is what we want.
-            killed += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    killed
-}
-
-/// Live processes with `mark` in their environment as it was when they were started.
-fn marked(mark: &str, spare: Option<&str>) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let has = |environment: &[u8], text: &str| {
-        environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == text.as_bytes())
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            // A zombie has no environment, so it is not found.
-            std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                has(&environment, mark) && !spare.is_some_and(|spare| has(&environment, spare))
-            })
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_and_kills_marked_processes_whatever_their_session() {
-        let mark = format!("{LIFE}=test-{}", std::process::id());
-        let (key, value) = mark.split_once('=').unwrap();
-        let mut child = Command::new("setsid")
-            .args(["sh", "-c", "sleep 100 & sleep 100"])
-            .env(key, value)
-            .spawn()
-            .unwrap();
-        for _ in 0..500 {
-            if marked(&mark, None).len() >= 2 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert!(kill_all(&mark, None) >= 2);
-        assert!(marked(&mark, None).is_empty());
-        child.wait().unwrap();
-    }
 }

@@ -1,6 +1,7 @@
 //! Whether this worker can start tasks. One that cannot takes none, says why, and looks again until it can.
 
 use crate::Shared;
+use backoff::Backoff;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -100,13 +101,15 @@ impl Wellness {
 /// Checks at the start, and again whenever a try could not be started, whether the worker can start tasks. Never ends.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     loop {
-        let mut pause = FIRST_LOOK;
+        let mut backoff = Backoff::new(FIRST_LOOK, LAST_LOOK);
         while let Err(problem) = check(&shared).await {
+            // Told at once; that it is well again comes with the next heartbeat that is heard.
+            shared.health.unwell(problem.clone());
             shared.wellness.set(Some(problem));
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
+            backoff.pause().await;
         }
         if let Some(problem) = shared.wellness.tired() {
+            shared.health.unwell(problem.clone());
             shared.wellness.set(Some(problem));
             tokio::time::sleep(REST).await;
             continue;

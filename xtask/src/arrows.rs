@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::process::Command;
 
 /// Crates from the ground up: each may use only those before it.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
+    "updraft-backoff",
     "updraft-model",
     "updraft-scheduling",
     "updraft-lifecycle",

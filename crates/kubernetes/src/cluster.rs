@@ -1,5 +1,6 @@
 //! Where a cluster is, and calls of its API that outlive what is transient.
 
+use backoff::Backoff;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -113,22 +114,9 @@ pub fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 404)
 }
 
-/// Pauses that grow.
-#[derive(Debug)]
-pub struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(FIRST_PAUSE)
-    }
-}
-
-impl Pauses {
-    /// Waits; longer with each call.
-    pub async fn next(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LAST_PAUSE);
-    }
+/// Pauses between calls of a cluster that fails.
+pub fn pauses() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LAST_PAUSE)
 }
 
 /// Tries a call again while its failures are transient.
@@ -139,14 +127,14 @@ pub async fn persistently<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut pauses = Pauses::default();
+    let mut pauses = pauses();
     for _ in 1..TRIES {
         match tokio::time::timeout(ANSWER, call()).await {
             Ok(Err(error)) if is_transient(&error) => tracing::debug!("trying again: {error}"),
             Ok(done) => return done,
             Err(_) => tracing::debug!("trying again: no answer"),
         }
-        pauses.next().await;
+        pauses.pause().await;
     }
     call().await
 }

@@ -8,6 +8,7 @@ mod process;
 
 use crate::bundle::Bundle;
 use crate::parse::Instead;
+use backoff::Backoff;
 use lifecycle::{Kind, Lifecycle, Part};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -308,24 +309,24 @@ impl ForkServer {
 
 /// Starts fork servers, one after the other died, and keeps a copy at hand.
 async fn keep(inner: Weak<Inner>, died: Arc<Notify>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
     loop {
         let Some(inner) = inner.upgrade() else { return };
         match renew(&inner).await {
             Ok(()) => {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 drop(inner);
                 died.notified().await;
             }
             Err(problem) => {
+                let pause = backoff.next_pause();
                 tracing::error!(
                     "Python cannot be used: {problem}; trying again in {} s",
-                    pause.as_secs()
+                    pause.as_secs_f64().ceil()
                 );
                 inner.state.send_replace(State::Broken(problem));
                 drop(inner);
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LAST_PAUSE);
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::counts::Counts;
 use crate::marks::Marks;
 use crate::sql::{Affected, Dialect, Driver, Mode, Row, Session, Value};
 use crate::{Store, StoreError};
+use backoff::Backoff;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,10 @@ impl Tx {
     }
 }
 
+/// Pauses between the attempts of one transaction.
+const FIRST_PAUSE: Duration = Duration::from_millis(40);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often a transaction is run before its error is handed on.
 const MOST_ATTEMPTS: u32 = 6;
 
@@ -104,12 +109,18 @@ const MOST_ATTEMPTS: u32 = 6;
 pub struct Attempts {
     name: &'static str,
     made: u32,
+    backoff: Backoff,
 }
 
 impl Attempts {
     #[doc(hidden)]
-    pub const fn new(name: &'static str) -> Self {
-        Self { name, made: 0 }
+    pub fn new(name: &'static str) -> Self {
+        let backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE).growing_by(4);
+        Self {
+            name,
+            made: 0,
+            backoff,
+        }
     }
 
     /// Whether to run the transaction again after this error; waits first if so.
@@ -120,9 +131,7 @@ impl Attempts {
             return false;
         }
         metrics::counter!("updraft_store_retries_total", "transaction" => self.name).increment(1);
-        let ceiling = 10u64 << (self.made * 2).min(8);
-        let wait = rand::random_range(ceiling / 2..=ceiling).min(1000);
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        self.backoff.pause().await;
         true
     }
 }

@@ -5,7 +5,7 @@ use chrono::{Duration, Utc};
 use model::ClaimEpoch;
 use model::task_instance::{Finding, LossCause, Outcome, StateName};
 use scheduling::Decision;
-use store::repo::{Claimed, Reported};
+use store::repo::{Claimed, LossLimits, Reported};
 
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_goes_back_to_the_queue_as_the_same_try() {
@@ -235,5 +235,81 @@ async fn workers_that_leave_in_good_order_or_a_try_in_between_accuse_nobody() {
         turn("died", Some(LossCause::WorkerDied)).await;
         turn("reported", None).await;
         turn("died again", Some(LossCause::WorkerDied)).await;
+    }
+}
+
+/// How a claim ends for no fault of the task's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// User code never began.
+    BeforeItBegan,
+    /// It began, and its end was never reported.
+    Unreported,
+    /// It began, and its worker was told to go.
+    Shutdown,
+}
+
+const LOSSES: [Loss; 3] = [Loss::BeforeItBegan, Loss::Unreported, Loss::Shutdown];
+
+#[tokio::test]
+async fn whatever_the_infrastructure_loses_in_whatever_order_no_try_of_the_users_is_used_up() {
+    for world in worlds(1).await {
+        let (key, id) = world.queued_one().await;
+        let worker = world.register("w").await;
+        let limits = LossLimits {
+            infra_retries: 1000,
+            start_retries: 1000,
+            ..LIMITS
+        };
+        let lose = async |cause: LossCause| {
+            let graphs = store::Graphs::default();
+            store::transact!(world.store, "lose", |tx| {
+                let lost = tx.tasks_of_worker(worker).await?;
+                tx.lose_all(&graphs, &lost, limits, &cause, Utc::now()).await
+            })
+            .unwrap();
+        };
+        let mut epoch = 0;
+        for first in LOSSES {
+            for second in LOSSES {
+                for third in LOSSES {
+                    let order = [first, second, third];
+                    let own = world.task(id).await;
+                    let left = |ti: &store::repo::TaskInstanceRecord| {
+                        i64::from(ti.max_tries) - i64::from(ti.try_number.0)
+                    };
+                    let (before, mut number) = (left(&own), own.try_number.0);
+                    for loss in order {
+                        epoch += 1;
+                        let claimed = world.claim(id, worker, &format!("c{epoch}")).await;
+                        assert!(matches!(claimed, Claimed::Granted(_)), "{order:?}");
+                        let from = match loss {
+                            Loss::BeforeItBegan => {
+                                let (graphs, held) = (store::Graphs::default(), (id, ClaimEpoch(epoch)));
+                                store::transact!(world.store, "give back", |tx| tx
+                                    .give_back(&graphs, held, limits, "away", Utc::now())
+                                    .await)
+                                .unwrap();
+                                StateName::UpForReschedule
+                            }
+                            Loss::Unreported => {
+                                lose(LossCause::Unreported("lost".into())).await;
+                                number += 1;
+                                StateName::UpForRetry
+                            }
+                            Loss::Shutdown => {
+                                lose(LossCause::WorkerShutdown).await;
+                                number += 1;
+                                StateName::UpForRetry
+                            }
+                        };
+                        assert_eq!(world.task(id).await.state, from, "{order:?}");
+                        world.queue_again(key, from).await;
+                        let again = world.task(id).await;
+                        assert_eq!((again.try_number.0, left(&again)), (number, before), "{order:?}");
+                    }
+                }
+            }
+        }
     }
 }

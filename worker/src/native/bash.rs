@@ -9,6 +9,7 @@ use crate::log::{LINE, Lines, TryLog};
 use crate::permission;
 use crate::run::{End, Facts, NeverStarted};
 use model::python_text::{decode_with_backslashes, repr_text, rstrip};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::pipe2;
@@ -214,7 +215,10 @@ async fn execute(
             return Err(format!("The cwd {cwd} must be a directory"));
         }
         Some(_) => None,
-        None => Some(Scratch::new(None).map_err(|error| format!("cannot make a scratch folder: {error}"))?),
+        None => match Scratch::new(None) {
+            Ok(scratch) => Some(scratch),
+            Err(error) => return Ok(never_started(format!("cannot make a scratch folder: {error}"))),
+        },
     };
     log.record(
         "info",
@@ -234,8 +238,10 @@ async fn execute(
         (None, Some(scratch)) => scratch.path().to_owned(),
         (None, None) => PathBuf::from("."),
     };
-    let (program, reader) = program(task, environment(surroundings, facts, task), folder)
-        .map_err(|error| format!("cannot make a pipe: {error}"))?;
+    let (program, reader) = match program(task, environment(surroundings, facts, task), folder) {
+        Ok(made) => made,
+        Err(error) => return Ok(never_started(format!("cannot make a pipe: {error}"))),
+    };
     processes::pause::point("bash");
     if let Err(why) = permission::begins(facts, stop).await {
         return Ok((Ended::NeverStarted(why), Last::default()));
@@ -245,7 +251,10 @@ async fn execute(
         Ok(child) => child,
         Err(StartError::Void) => {
             let cause = "the claim was void when the command was to start".to_owned();
-            return Ok((Ended::NeverStarted(NeverStarted { cause }), Last::default()));
+            return Ok(never_started(cause));
+        }
+        Err(error) if is_want_of_room(&error) => {
+            return Ok(never_started(format!("cannot start {}: {error}", bash())));
         }
         Err(error) => return Err(format!("cannot start {}: {error}", bash())),
     };
@@ -258,6 +267,23 @@ async fn execute(
     let ended = wait(&mut child, reader, log, limit, &surroundings.patience, stop).await;
     drop(scratch);
     ended
+}
+
+/// The command did not begin, for no fault of the task's.
+fn never_started(cause: String) -> (Ended, Last) {
+    (Ended::NeverStarted(NeverStarted { cause }), Last::default())
+}
+
+/// Returns `true` if the system has no room for another process: memory, processes or descriptors.
+fn is_want_of_room(error: &StartError) -> bool {
+    let StartError::System(error) = error else {
+        return false;
+    };
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        number,
+        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+    )
 }
 
 /// The program to start, and the end of the pipe at which its output is read.

@@ -2,6 +2,7 @@
 
 mod container;
 mod outcome;
+mod start;
 mod words;
 
 use super::Settings;

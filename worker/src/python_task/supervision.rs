@@ -5,6 +5,7 @@ use crate::Shared;
 use crate::control::is_away;
 use crate::log::TryLog;
 use crate::run::{End, Facts};
+use backoff::Backoff;
 use chrono::{DateTime, Utc};
 use model::Timestamp;
 use model::trigger::{Deferral, timed_out};
@@ -411,13 +412,12 @@ impl<'a> Supervision<'a> {
     /// server was restarted.
     async fn ask(&self, body: &Value) -> Answer {
         let (begin, request) = (Instant::now(), body.to_string().into_bytes());
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         let outcome = loop {
             let control = &self.shared.control;
             match control.ask(&self.facts.start.token, request.clone()).await {
                 Err(status) if is_away(&status) && begin.elapsed() < AWAY => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
+                    backoff.pause().await;
                 }
                 other => break other,
             }

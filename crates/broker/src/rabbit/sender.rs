@@ -5,6 +5,7 @@ use super::connection::Link;
 use super::consumer::declare_hints;
 use super::{HINTS, RabbitBroker};
 use crate::Hint;
+use backoff::Backoff;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel};
 use std::collections::{HashSet, VecDeque};
@@ -83,7 +84,7 @@ pub struct HintSender {
 impl HintSender {
     /// Sends until it is dropped; a server that is away is waited for.
     pub async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         loop {
             let hints = self.hinting.take();
             if hints.is_empty() {
@@ -91,12 +92,11 @@ impl HintSender {
                 continue;
             }
             if self.send(&hints).await {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 continue;
             }
             self.hinting.give_back(hints);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            backoff.pause().await;
         }
     }
 

@@ -13,11 +13,11 @@ use crate::run::Facts;
 use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListImagesOptionsBuilder, RemoveContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder, WaitContainerOptions,
+    ListImagesOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptions,
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -31,9 +31,9 @@ const HOOK: &str = "airflow.task.hooks.airflow.providers.docker.hooks.docker.Doc
 /// Seconds between SIGTERM and SIGKILL when a container is stopped: docker's own.
 const GRACE: i32 = 10;
 /// How long an engine that is away is waited for before its container counts as lost.
-const AWAY: Duration = Duration::from_secs(60);
+pub(super) const AWAY: Duration = Duration::from_secs(60);
 /// Between two questions to an engine that is away, or busy with a container.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of output that may be kept for `xcom_all`.
 const KEPT: usize = 16 << 20;
 /// How long after a container's end the engine may learn that memory was the reason, and the exit code that it has then.
@@ -61,45 +61,6 @@ impl Run<'_> {
         processes::pause::point("docker");
         let granted = permission::granted(self.facts, self.stop).await;
         granted.map_err(|why| Problem::airflow(why.cause).by(Fault::Worker))
-    }
-
-    /// Starts the container, after a last look at the claim.
-    async fn start(&self, docker: &Docker, id: &str) -> Result<(), Problem> {
-        processes::pause::point("docker-start");
-        let begins = permission::begins(self.facts, self.stop).await;
-        begins.map_err(|why| Problem::airflow(why.cause).by(Fault::Worker))?;
-        match docker.start_container(id, None::<StartContainerOptions>).await {
-            Ok(()) => Ok(()),
-            Err(error @ Error::DockerResponseServerError { .. }) => Err(error.into()),
-            // It was asked, and nobody heard what it did.
-            Err(error) => self.was_started(docker, id, error).await,
-        }
-    }
-
-    /// Asks whether a container was started by a call that broke off.
-    async fn was_started(&self, docker: &Docker, id: &str, error: Error) -> Result<(), Problem> {
-        let since = Instant::now();
-        while since.elapsed() < AWAY {
-            match docker.inspect_container(id, None).await {
-                Ok(found) => {
-                    let status = found.state.and_then(|state| state.status);
-                    if status != Some(ContainerStateStatusEnum::CREATED) {
-                        return Ok(());
-                    }
-                    // Nothing may start it any more once we say that it never began. Without force, one that the engine is
-                    // just starting is not removed.
-                    let removed = docker.remove_container(id, None::<RemoveContainerOptions>).await;
-                    if removed.is_ok() {
-                        return Err(error.into());
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-                Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Err(error.into()),
-                Err(_) => tokio::time::sleep(LOOK).await,
-            }
-        }
-        containers::kill_try(&self.shared.engines, self.facts).await;
-        Err(Problem::from(error).after_the_start())
     }
 
     /// Everything that the operator does in `execute`.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{AsyncRead, AsyncReadExt};
 use kube::Error;
 use kube::api::LogParams;
-use kubernetes::cluster::{Pauses, Pods, is_transient};
+use kubernetes::cluster::{Pods, is_transient, pauses};
 use kubernetes::state;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -80,7 +80,7 @@ pub(super) async fn follow(
     log: &TryLog,
 ) -> Result<(), Error> {
     let mut position = Position::default();
-    let mut pauses = Pauses::default();
+    let mut pauses = pauses();
     let mut failures = 0;
     loop {
         let since = position.reopen().map(|at| at.timestamp());
@@ -118,7 +118,7 @@ pub(super) async fn follow(
             log.record("warning", MANAGER, &text).await;
             return Ok(());
         }
-        pauses.next().await;
+        pauses.pause().await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! A pod as it changes: a watch that survives resets, expired versions and silence.
 
+use backoff::Backoff;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Error;
 use kube::api::{WatchEvent, WatchParams};
-use kubernetes::cluster::{ANSWER, Pauses, Pods, is_absent};
+use kubernetes::cluster::{ANSWER, Pods, is_absent, pauses};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,7 +22,7 @@ pub(super) struct Watched<'a> {
     /// The last version seen.
     version: Option<String>,
     stream: Option<BoxStream<'static, Result<WatchEvent<Pod>, Error>>>,
-    pauses: Pauses,
+    pauses: Backoff,
     /// When silence has lasted too long. It outlives a caller who does not wait to the end.
     quiet_until: Instant,
 }
@@ -33,7 +34,7 @@ impl<'a> Watched<'a> {
             name: name.to_owned(),
             version: None,
             stream: None,
-            pauses: Pauses::default(),
+            pauses: pauses(),
             quiet_until: Instant::now() + SILENCE,
         }
     }
@@ -58,7 +59,7 @@ impl<'a> Watched<'a> {
                     let version = pod.metadata.resource_version.clone();
                     if version != self.version {
                         self.version = version;
-                        self.pauses = Pauses::default();
+                        self.pauses.reset();
                         return Ok(Some(pod));
                     }
                 }
@@ -69,7 +70,7 @@ impl<'a> Watched<'a> {
                 // An expired version, a reset connection: what was missed is looked up.
                 Ok(Some(Ok(WatchEvent::Error(_)) | Err(_))) => {
                     self.stream = None;
-                    self.pauses.next().await;
+                    self.pauses.pause().await;
                 }
             }
         }
@@ -93,7 +94,7 @@ impl<'a> Watched<'a> {
                 self.quiet_until = Instant::now() + SILENCE;
             }
             // The next look tells whether it is for good.
-            Ok(Err(_)) | Err(_) => self.pauses.next().await,
+            Ok(Err(_)) | Err(_) => self.pauses.pause().await,
         }
         if version == self.version {
             return Ok(Looked::Same);
