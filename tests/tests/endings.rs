@@ -58,7 +58,7 @@ fn a_report_that_the_database_refuses_ends_its_try_with_the_reason(api: &Api) {
     assert_eq!(api.wait_for_end("refused", &run), "failed");
     let log = api.log("refused", &run, "updates", 1).join("\n");
     assert!(
-        log.contains("could not be stored") && log.contains("Data too long"),
+        log.contains("could not be stored") && log.contains("too long"),
         "{log}"
     );
 }

@@ -245,14 +245,7 @@ async fn a_farewell_tells_of_one_death(worker: &mut ManualWorker, other: &Manual
         code(worker.ask(farewell, &question).await),
         Some(Code::Unauthenticated)
     );
-    for message in [
-        leave(worker, false),
-        leave(other, true),
-        LeaveRequest {
-            tells_held: true,
-            ..leave(worker, true)
-        },
-    ] {
+    for message in [leave(worker, false), leave(other, true)] {
         let refused = worker.client.leave(signed(message, farewell)).await;
         assert_eq!(code(refused), Some(Code::PermissionDenied));
     }

@@ -54,11 +54,11 @@ impl Workers {
     }
 
     /// The worker whose life a call ends: that is told by itself, or, once it is dead, by its watchdog, which can say nothing
-    /// else.
+    /// else than that and what had begun.
     fn leaver(&self, request: &Request<LeaveRequest>) -> Result<WorkerId, Status> {
         let (token, message) = (token_of(request)?, request.get_ref());
         match self.app.tokens.farewell(token) {
-            Ok(id) if message.died && !message.tells_held => itself(Ok(id), &message.worker_id),
+            Ok(id) if message.died => itself(Ok(id), &message.worker_id),
             Ok(_) => Err(Status::permission_denied(
                 "with this token only a worker's death can be told",
             )),

@@ -72,7 +72,7 @@ pub fn generated(seed: u64, number: u64) -> Case {
 }
 
 /// Options of `airflow.cfg` that both ways heed, each with some of its values.
-const OPTIONS: [(&str, &[&str]); 8] = [
+const OPTIONS: [(&str, &[&str]); 7] = [
     (
         "CORE__MAX_TEMPLATED_FIELD_LENGTH",
         &["0", "-1", "1", "60", "90", "100", "200", "1000", "1000000"],
@@ -85,7 +85,6 @@ const OPTIONS: [(&str, &[&str]); 8] = [
     ("CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", &["False", "True"]),
     ("LOGGING__MIN_LENGTH_MASKED_SECRET", &["1", "5", "20"]),
     ("CORE__DEFAULT_TIMEZONE", &["Asia/Seoul", "America/New_York"]),
-    ("LOGGING__LOGGING_LEVEL", &["WARNING", "DEBUG"]),
     ("SCHEDULER__CREATE_CRON_DATA_INTERVALS", &["True"]),
 ];
 
