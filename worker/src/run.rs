@@ -227,7 +227,10 @@ pub(crate) async fn run_task(
     );
     telemetry::set_parent(&span, Some(&facts.start.trace_context));
     let ending = run_and_report(&shared, &facts, &mut task).instrument(span).await;
-    facts.witness.is_over();
+    // Of one that is lost, or given up because the worker leaves, it must stay known that it had begun.
+    if ending != Ending::Unspecified && !shared.running.has_given_up() {
+        facts.witness.is_over();
+    }
     ending
 }
 
