@@ -162,72 +162,30 @@ fn every_program_ends_well_when_it_is_asked_to() {
     }
 }
 
-/// Lets each part hang in a program of its own, several at a time, and asks the program to end.
-fn hangs_hold_nobody_up(place: usize) {
-    let of = PROGRAMS[place];
+#[test]
+fn a_part_that_hangs_holds_nobody_up_and_is_named() {
+    let of = PROGRAMS[0];
     let Some((installation, _server)) = installation(of) else {
         return;
     };
-    let parts = parts(&installation, of);
-    let parts = parts.into_iter().filter(|(_, kind)| kind != "Request");
-    let parts = parts.map(|(part, _)| part).collect::<Vec<_>>();
-    for some in parts.chunks(4) {
-        let started = some.iter().map(|part| {
-            let wish = format!("hang:{part}");
-            let process = installation.start(of.0, of.1, &[("UPDRAFT_TEST_FAULT", &wish), LOUD]);
-            (part, process)
-        });
-        let mut started = started.collect::<Vec<_>>();
-        for (part, process) in &started {
-            let begun = format!("part=\"{part}\"");
-            eventually("the part is started", START, || {
-                let output = process.output();
-                if output.contains(&begun) {
-                    Ok(())
-                } else {
-                    Err(format!("{part}: {output}"))
-                }
-            });
-            process.signal(Signal::SIGTERM);
+    let hang = ("UPDRAFT_TEST_FAULT", "hang:creator");
+    let mut process = installation.start(of.0, of.1, &[hang, LOUD]);
+    eventually("it runs", START, || {
+        let output = process.output();
+        if output.contains("publisher") {
+            Ok(())
+        } else {
+            Err(output)
         }
-        for (part, process) in &mut started {
-            let code = process.exit_code(Duration::from_secs(90));
-            let output = process.output();
-            assert_eq!(code, Some(1), "{part}: {output}");
-            let left = output
-                .lines()
-                .find(|line| line.contains("did not end and are left: "));
-            assert!(
-                left.is_some_and(|line| line.contains(part.as_str())),
-                "{part}: {output}"
-            );
-        }
-    }
-}
-
-#[test]
-fn a_part_of_a_scheduler_that_hangs_holds_nobody_up_and_is_named() {
-    hangs_hold_nobody_up(0);
-}
-
-#[test]
-fn a_part_of_a_worker_that_hangs_holds_nobody_up_and_is_named() {
-    hangs_hold_nobody_up(1);
-}
-
-#[test]
-fn a_part_of_a_dag_processor_that_hangs_holds_nobody_up_and_is_named() {
-    hangs_hold_nobody_up(2);
-}
-
-#[test]
-fn a_part_of_an_api_server_that_hangs_holds_nobody_up_and_is_named() {
-    hangs_hold_nobody_up(3);
-}
-
-#[test]
-fn a_part_of_a_triggerer_that_hangs_holds_nobody_up_and_is_named() {
-    hangs_hold_nobody_up(4);
+    });
+    process.signal(Signal::SIGTERM);
+    let code = process.exit_code(Duration::from_secs(60));
+    let output = process.output();
+    assert_eq!(code, Some(1), "{output}");
+    assert!(
+        output.contains("did not end and are left: ") && output.contains("creator"),
+        "{output}"
+    );
 }
 
 #[test]
