@@ -313,3 +313,34 @@ async fn whatever_the_infrastructure_loses_in_whatever_order_no_try_of_the_users
         }
     }
 }
+
+#[tokio::test]
+async fn a_task_that_the_infrastructure_loses_too_often_has_its_own_retries_still() {
+    for world in worlds(1).await {
+        let (key, id) = world.queued_one().await;
+        let worker = world.register("w").await;
+        let limits = LossLimits {
+            infra_retries: 2,
+            ..LIMITS
+        };
+        let own = world.task(id).await;
+        let retries = own.max_tries + 1 - own.try_number.0;
+        for loss in 0..=2 + retries {
+            let claimed = world.claim(id, worker, &format!("c{loss}")).await;
+            assert!(matches!(claimed, Claimed::Granted(_)), "{loss}");
+            let graphs = store::Graphs::default();
+            store::transact!(world.store, "lose", |tx| {
+                let lost = tx.tasks_of_worker(worker).await?;
+                tx.lose_all(&graphs, &lost, limits, &LossCause::WorkerShutdown, Utc::now())
+                    .await
+            })
+            .unwrap();
+            if loss == 2 + retries {
+                assert_eq!(world.state(id).await, StateName::Failed);
+            } else {
+                assert_eq!(world.state(id).await, StateName::UpForRetry, "{loss}");
+                world.queue_again(key, StateName::UpForRetry).await;
+            }
+        }
+    }
+}

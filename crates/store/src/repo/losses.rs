@@ -62,9 +62,20 @@ impl LostTask {
     }
 }
 
+/// Who gives the next try after a loss.
+#[derive(Clone, Copy)]
+enum Retry {
+    /// The infrastructure: the task's own retries stay as they are.
+    Ours(Timestamp),
+    /// The task, if it has one left: the infrastructure has given all of its own.
+    Own(Timestamp),
+    /// Nobody.
+    Never,
+}
+
 /// What a lost claim leads to.
 struct Ending<'a> {
-    retry_at: Option<Timestamp>,
+    retry: Retry,
     /// Shown as the cause of the end.
     text: &'a str,
     /// `true` if it counts as the loss of a worker.
@@ -96,8 +107,8 @@ impl Tx {
         rows.into_iter().map(LostTask::read).collect()
     }
 
-    /// Ends claims whose tries will never be reported. Each task instance is tried again, as often as `limits` say, without
-    /// counting against its own retries; callbacks that its process would have called are noted. Returns the runs concerned.
+    /// Ends claims whose tries will never be reported. Each task instance is tried again, as often as `limits` say without
+    /// counting against its own retries, then as long as it has one; callbacks that its process would have called are noted. Returns the runs concerned.
     ///
     /// # Errors
     /// As the database says.
@@ -112,7 +123,11 @@ impl Tx {
         let mut runs = Vec::new();
         for task in lost {
             let wait = Duration::seconds(1 << task.infra_losses.min(5));
-            let may_retry = task.infra_losses < limits.infra_retries && !task.is_poison;
+            let retry = match () {
+                () if task.is_poison => Retry::Never,
+                () if task.infra_losses < limits.infra_retries => Retry::Ours(now + wait),
+                () => Retry::Own(now + wait),
+            };
             let text = if task.is_poison {
                 format!(
                     "The worker that ran it met its end {} times in a row ({cause}). It is not tried again, because it may \
@@ -124,7 +139,7 @@ impl Tx {
                 cause.to_string()
             };
             let ending = Ending {
-                retry_at: may_retry.then(|| now + wait),
+                retry,
                 text: &text,
                 lost_worker: cause.killed_the_worker(),
             };
@@ -155,7 +170,11 @@ impl Tx {
         let Some(ti) = self.locked(id).await? else {
             return Ok(None);
         };
-        let retry_at = ending.retry_at;
+        let retry_at = match ending.retry {
+            Retry::Ours(at) => Some(at),
+            Retry::Own(at) => ti.should_retry().then_some(at),
+            Retry::Never => None,
+        };
         let Ok(next) = ti
             .full_state()?
             .apply(TaskEvent::Lose { epoch, retry_at }, ti.counters())
@@ -163,8 +182,8 @@ impl Tx {
             return Ok(None);
         };
         let next = next.name();
-        // A try that the infrastructure lost does not count against the task's own retries.
-        let extra = u32::from(next == StateName::UpForRetry && !ti.should_retry());
+        let is_ours = matches!(ending.retry, Retry::Ours(_));
+        let extra = u32::from(next == StateName::UpForRetry && is_ours);
         let sql = "UPDATE task_instance SET state = ?, end_date = ?, not_before = ?, exit_cause = ?, reschedules = 0, \
                    infra_losses = infra_losses + 1, worker_losses = COALESCE(worker_losses, 0) + ?, unstarted = NULL, \
                    max_tries = max_tries + ?, next_method = NULL, next_kwargs = NULL, updated_at = ? \
@@ -192,7 +211,7 @@ impl Tx {
     }
 
     /// Ends a claim under which user code never began. The same try is started again after a pause that grows with each
-    /// time; when it has gone back to the queue as often as `limits` say, it fails. Returns the run, or `None` when the claim
+    /// time; when it has gone back to the queue as often as `limits` say, the try fails. Returns the run, or `None` when the claim
     /// is not held any more: asking again changes nothing.
     ///
     /// # Errors
@@ -217,7 +236,7 @@ impl Tx {
                 before + 1
             );
             let ending = Ending {
-                retry_at: None,
+                retry: Retry::Own(now + Duration::seconds(LONGEST_PAUSE)),
                 text: &text,
                 lost_worker: false,
             };
