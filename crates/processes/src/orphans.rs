@@ -3,10 +3,12 @@
 //! Without that they would be left to the first process of the machine, or, where we are the first process of a
 //! container, be ours and stay zombies for ever.
 
+use crate::ends;
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::collections::{HashMap, HashSet};
+use std::process::ExitStatus;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,16 +74,17 @@ fn reap_for_ever() {
         std::thread::sleep(LOOK);
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::All, peek) {
-            Ok(WaitStatus::StillAlive) | Err(_) => {
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD | Errno::EINTR) => {
                 seen.clear();
                 continue;
             }
-            Ok(_) => {}
+            // An error, too, where one ended by a real-time signal.
+            Ok(_) | Err(_) => {}
         }
         let mut zombies = zombies();
         kept(|kept| zombies.retain(|pid| !kept.contains_key(pid)));
         for pid in zombies.intersection(&seen) {
-            waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)).ok();
+            ends::reap(*pid).ok();
         }
         seen = zombies;
     }
@@ -106,14 +109,8 @@ fn zombies() -> HashSet<i32> {
 }
 
 /// Waits until a child, also one that was adopted, has ended, and reaps it. Blocks. `None` when it is no child of ours.
-pub fn wait(pid: i32) -> Option<WaitStatus> {
-    loop {
-        match waitpid(Pid::from_raw(pid), None) {
-            Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) => return Some(status),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return None,
-        }
-    }
+pub fn wait(pid: i32) -> Option<ExitStatus> {
+    ends::wait(pid).ok()
 }
 
 /// Waits until a child has ended, without reaping it. Blocks for `patience` at most. Returns `true` when it has ended, or

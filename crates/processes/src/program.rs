@@ -4,19 +4,18 @@
 //! milliseconds in a large one. Here parent and child share their memory until the program begins, and the parent's
 //! thread waits that long, as with `posix_spawn` (which cannot look at a lease).
 
+use crate::ends;
 use crate::lease::Permit;
 use crate::orphans::Kept;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::ptr::null_mut;
@@ -114,7 +113,7 @@ impl Program {
         match orders.error.into_inner() {
             0 => Ok(Child::new(pid, kept)),
             error => {
-                waitpid(Pid::from_raw(pid), None).ok();
+                ends::wait(pid).ok();
                 Err(match error {
                     libc::ECANCELED => StartError::Void,
                     _ => io::Error::from_raw_os_error(error).into(),
@@ -277,7 +276,7 @@ impl Child {
     /// How it ended, if it has.
     fn look(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = reap(self.pid)?;
+            self.status = ends::reap(self.pid.as_raw())?;
         }
         Ok(self.status)
     }
@@ -303,23 +302,15 @@ fn end_of(pid: c_int) -> Option<AsyncFd<OwnedFd>> {
     }
 }
 
-/// How the process ended, if it has; it is gone then.
-fn reap(pid: Pid) -> io::Result<Option<ExitStatus>> {
-    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(_, code)) => Ok(Some(ExitStatus::from_raw(code << 8))),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(ExitStatus::from_raw(signal as c_int))),
-        Ok(_) | Err(Errno::EINTR) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lease::Lease;
     use nix::sys::signal::{SigHandler, signal};
+    use nix::sys::wait::{WaitStatus, waitpid};
     use std::fs::File;
     use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
 
     fn shell(script: &str) -> (Program, File) {
         let (reader, writer) = nix::unistd::pipe().unwrap();
@@ -408,6 +399,18 @@ mod tests {
             waitpid(pid, None),
             Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))
         ));
+    }
+
+    #[tokio::test]
+    async fn any_end_is_told_as_it_was() {
+        for code in [0, 1, 127, 128, 255] {
+            assert_eq!(run(&format!("exit {code}")).await.0.code(), Some(code));
+        }
+        // Real-time signals, too.
+        for number in [libc::SIGTERM, libc::SIGKILL, libc::SIGRTMIN(), libc::SIGRTMAX()] {
+            let (status, _) = run(&format!("kill -{number} $$")).await;
+            assert_eq!(status.signal(), Some(number));
+        }
     }
 
     #[tokio::test]

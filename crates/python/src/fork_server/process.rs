@@ -9,7 +9,6 @@ use nix::sys::socket::{
     shutdown, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use processes::orphans::{self, Kept};
 use serde::Deserialize;
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -337,11 +337,10 @@ fn adopt_children(server: i32, children: HashMap<i32, (oneshot::Sender<ChildExit
     }
     for (pid, (sender, kept)) in children {
         let wait = move || {
-            let exit = match orphans::wait(pid) {
-                Some(WaitStatus::Exited(_, code)) => ChildExit::Code(code),
-                Some(WaitStatus::Signaled(_, signal, _)) => ChildExit::Signal(signal as i32),
-                Some(_) | None => ChildExit::Lost,
-            };
+            let exit = orphans::wait(pid).map_or(ChildExit::Lost, |status| match status.code() {
+                Some(code) => ChildExit::Code(code),
+                None => status.signal().map_or(ChildExit::Lost, ChildExit::Signal),
+            });
             drop(kept);
             sender.send(exit).ok();
         };
