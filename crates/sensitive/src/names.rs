@@ -42,7 +42,8 @@ impl Names {
     /// Names as the options say: `[core] hide_sensitive_var_conn_fields` and `[core] sensitive_var_conn_names`.
     pub fn new(hides: bool, more: &[String]) -> Self {
         let own = WORDS.iter().map(|word| (*word).to_owned());
-        let more = more.iter().map(|word| word.trim().to_lowercase());
+        // As they are written: Airflow compares them with names in lower case, too.
+        let more = more.iter().map(|word| word.trim().to_owned());
         Self {
             hides,
             words: own.chain(more.filter(|word| !word.is_empty())).collect(),
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn names_are_sensitive_by_the_words_in_them_and_by_those_of_the_options() {
-        let names = Names::new(true, &["Pin ".to_owned(), String::new()]);
+        let names = Names::new(true, &["pin ".to_owned(), "HOST".to_owned(), String::new()]);
         for name in ["API-KEY", "db_password", "x.secret", "my pin", " Token"] {
             assert!(names.is_sensitive(name), "{name}");
         }

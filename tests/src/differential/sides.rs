@@ -186,7 +186,7 @@ fn worker<'a>(
     all.get(&set).context("a worker with these options")
 }
 
-/// Whether a run with the case's conf is taken.
+/// Asks whether a run with the case's conf is taken.
 fn trigger(case: &Case, dag: &Value) -> Value {
     let conf = case.body["conf"].as_object().cloned().unwrap_or_default();
     let (state, words) = match api_server::check_conf(dag, &conf) {
