@@ -13,6 +13,7 @@ pub mod lists;
 mod lots;
 mod manual_worker;
 mod parts;
+pub mod program;
 mod services;
 mod sick_engine;
 pub mod timetables;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use harness::chaos::{Amount, KINDS, Kind, Plan, draw, find, run};
-use std::io::Write;
+use harness::program::{end, say};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,20 +47,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match work(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn say(text: &str) {
-    // A closed standard output is no reason to fail.
-    writeln!(std::io::stdout(), "{text}").ok();
+    end(work(&Arguments::parse()))
 }
 
 fn kinds(arguments: &Arguments) -> anyhow::Result<Vec<&'static Kind>> {

@@ -8,9 +8,9 @@ use harness::Api;
 use harness::conformance::{
     Chosen, Difference, Engines, Observed, compare, last_words, observe, observe_all, runs,
 };
+use harness::program::{end, say};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,19 +49,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn say(text: &str) {
-    // A closed standard output is no reason to fail.
-    writeln!(std::io::stdout(), "{text}").ok();
+    end(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {

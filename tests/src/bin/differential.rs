@@ -5,9 +5,9 @@ use clap::Parser;
 use harness::differential::{
     AllMeant, Case, Recorded, Tally, compare, generated, listed, record, recorded, write,
 };
+use harness::program::{end, say};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -39,19 +39,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn say(text: &str) {
-    // A closed standard output is no reason to fail.
-    writeln!(std::io::stdout(), "{text}").ok();
+    end(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {

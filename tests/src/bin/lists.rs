@@ -3,8 +3,8 @@
 use anyhow::Context;
 use clap::Parser;
 use harness::lists::{Answers, KINDS, Kind, Pace, Store, drive, fill, path};
+use harness::program::say;
 use harness::{Installation, mariadb_database, mariadb_query, mariadb_url};
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,6 @@ struct Arguments {
     /// Only questions of this kind
     #[arg(long)]
     only: Option<String>,
-}
-
-fn say(text: &str) {
-    // Nobody to tell is no reason to fail.
-    writeln!(std::io::stdout(), "{text}").ok();
 }
 
 fn share(sorted: &[Duration], of_hundred: usize) -> Duration {

@@ -38,7 +38,7 @@ pub struct Plan {
     pub kinds: Vec<&'static Kind>,
     /// The command that does all of it again.
     pub replay: String,
-    /// Whether all files are left where they are, even if nothing broke.
+    /// `true` if all files are left where they are, even if nothing broke.
     pub keep: bool,
 }
 

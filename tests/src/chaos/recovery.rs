@@ -1,4 +1,4 @@
-//! Whether everything goes on: what the fault struck has been taken up again, and a new run comes through.
+//! Looks whether everything goes on: what the fault struck has been taken up again, and a new run comes through.
 
 use super::faults::World;
 use super::load::{Answered, trigger};

@@ -1,5 +1,6 @@
 //! Fills a metadata store with ended runs and task instances, to see how lists behave that are large.
 
+use crate::parts::mariadb_client;
 use anyhow::Context;
 use chrono::{DateTime, Duration, Utc};
 use std::fmt::Write as _;
@@ -137,28 +138,7 @@ fn client(url: &str) -> anyhow::Result<Command> {
         command.arg(path);
         return Ok(command);
     }
-    let rest = url.split_once("://").map(|(_, rest)| rest);
-    let (credentials, address) = rest
-        .and_then(|rest| rest.split_once('@'))
-        .context("no user in the URL")?;
-    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let (address, database) = address.split_once('/').context("no database in the URL")?;
-    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
-    let mut command = Command::new("mariadb");
-    command
-        .args([
-            "--no-defaults",
-            "--protocol=tcp",
-            "-h",
-            host,
-            "-P",
-            port,
-            "-u",
-            user,
-        ])
-        .arg(database)
-        .env("MYSQL_PWD", password);
-    Ok(command)
+    Ok(mariadb_client(url))
 }
 
 /// Fills the store at `url` (`sqlite:///PATH` or `mysql://...`, migrated) with `runs` runs of [`DAGS`] DAGs, each of
