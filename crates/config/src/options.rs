@@ -554,7 +554,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "updraft",
         "infra_retries",
         "3",
-        "Tries of a task instance that may be lost to a dead worker without counting against its retries.",
+        "Tries of a task instance that may be lost to a dead worker without counting against its retries; later ones count.",
     ),
     option(
         "updraft",
@@ -566,7 +566,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "updraft",
         "start_retries",
         "20",
-        "How often a try that could not be started goes back to the queue, with pauses of up to a minute, before it fails.",
+        "How often a try that could not be started goes back to the queue, with pauses of up to a minute, before it counts as failed.",
     ),
     option(
         "updraft",
